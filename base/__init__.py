@@ -1,0 +1,1 @@
+"""What every room may import: errors, the registry, seeds, safe files. No torch, no numpy at import."""
