@@ -1,0 +1,10 @@
+"""One file per distillation method. This room knows `flow` and nothing else of the project.
+
+A new method is one file: a frozen dataclass with a `loss` and a `sampler`, registered under a name, and its
+module listed below (or, in another package, declared as an entry point of group `mdtbench.methods`).
+"""
+
+from . import cm, mdt, pcm, scm, undistilled, vm  # noqa: F401  (importing a module registers its method)
+from .contract import METHODS, Distillation, Loss, Method, Step
+
+__all__ = ["METHODS", "Distillation", "Loss", "Method", "Step"]

@@ -1,0 +1,47 @@
+"""What a source of shapes offers the rest of the tool: named assets and a digest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from .mesh import Mesh
+
+
+class Asset(Protocol):
+    """One shape that is loaded on demand. Assets and sources are picklable, so worker processes can load."""
+
+    @property
+    def id(self) -> str:
+        """Unique in its source and stable from run to run."""
+        ...
+
+    @property
+    def category(self) -> str:
+        """Name of the kind of thing, `""` when unknown."""
+        ...
+
+    def load(self) -> Mesh:
+        """The shape, normalised as `Mesh.normalised` does.
+
+        Raises:
+            AssetError: the shape cannot be used; the message is the reason.
+        """
+        ...
+
+
+class Source(Protocol):
+    """A fixed list of assets."""
+
+    @property
+    def name(self) -> str:
+        """Short name for manifests and messages."""
+        ...
+
+    def assets(self) -> Sequence[Asset]:
+        """All assets, sorted by id."""
+        ...
+
+    def digest(self) -> str:
+        """sha256, in hexadecimal, of all that the assets are made from: equal digests mean equal shapes."""
+        ...

@@ -1,0 +1,28 @@
+"""The derivative of a velocity along a trajectory: exact (forward mode) or by a backward difference."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .guidance import Velocity
+from .layout import Layout
+from .path import jump
+
+
+def total_derivative(velocity: Velocity, x: Tensor, t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """phi and dphi/dt along a trajectory of velocity v: JVP[phi; (x, t); (v, 1)].
+
+    The fused attention kernels have no forward-mode derivative, hence the math kernel.
+    Cost: about three forward passes.
+    """
+    with sdpa_kernel(SDPBackend.MATH):
+        phi, dphi = torch.func.jvp(velocity, (x, t), (v, torch.ones_like(t)))
+    return phi, dphi
+
+
+def earlier_point(x: Tensor, t: Tensor, v: Tensor, delta: float, layout: Layout) -> tuple[Tensor, Tensor]:
+    """The point (x', t') one Euler step of length `delta` towards the data; t' is never below 0."""
+    t_earlier = (t - delta).clamp(min=0)
+    return jump(x, v, t, t_earlier, layout), t_earlier

@@ -1,0 +1,109 @@
+"""From noise to data in a few steps. All samplers agree when they take one step.
+
+A sampler gets a guided velocity `v(x, t, cfg_strength)`; distilled students are sampled with cfg_strength 0,
+because guidance was distilled into them. Source of the formulas: TRELLIS
+(`FlowEulerGuidanceIntervalSampler`) and of consistency models (Song et al., 2023, Algorithm 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .guidance import GuidedVelocity
+from .layout import Layout
+from .times import sampling_times
+
+
+class Sampler(Protocol):
+    steps: int
+
+    def sample(
+        self, velocity: GuidedVelocity, noise: Tensor, layout: Layout, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """x_0 from noise; `generators` (one, or one per sample) feed the samplers that draw fresh noise."""
+        ...
+
+    def note(self) -> str:
+        """What a reader of the table must know about this use of the sampler; usually empty."""
+        ...
+
+
+@dataclass(frozen=True)
+class Euler:
+    """TRELLIS' sampler. Guidance acts while cfg_interval[0] <= t <= cfg_interval[1].
+
+    Biased for a perfect few-step student beyond one step: its output is an average velocity, not a velocity.
+    """
+
+    steps: int
+    rescale_t: float = 1.0
+    cfg_strength: float = 0.0
+    cfg_interval: tuple[float, float] = (0.0, 1.0)
+
+    def sample(
+        self, velocity: GuidedVelocity, noise: Tensor, layout: Layout, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        del generators
+        x = noise
+        low, high = self.cfg_interval
+        for t, t_next in pairwise(sampling_times(self.steps, self.rescale_t)):
+            strength = self.cfg_strength if low <= t <= high else 0.0
+            x = x - (t - t_next) * velocity(x, _batch_of(t, x, layout), strength)
+        return x
+
+    def note(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True)
+class Renoise:
+    """Jump to the data, add fresh noise of the next time, jump again (multistep consistency sampling)."""
+
+    steps: int
+    rescale_t: float = 1.0
+
+    def sample(
+        self, velocity: GuidedVelocity, noise: Tensor, layout: Layout, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        x_t = noise
+        for t, t_next in pairwise(sampling_times(self.steps, self.rescale_t)):
+            x_0 = x_t - t * velocity(x_t, _batch_of(t, noise, layout), 0.0)
+            if t_next == 0:
+                return x_0
+            x_t = (1 - t_next) * x_0 + t_next * layout.randn(generators)
+        raise ValueError("a sampler needs at least one step")
+
+    def note(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Deterministic jumps from phase edge to phase edge (phased consistency models).
+
+    With `steps` = `phases` every jump is one that was trained. Fewer steps leap over edges: out of design.
+    """
+
+    steps: int
+    phases: int
+    rescale_t: float = 1.0
+
+    def sample(
+        self, velocity: GuidedVelocity, noise: Tensor, layout: Layout, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        return Euler(self.steps, self.rescale_t).sample(velocity, noise, layout, generators)
+
+    def note(self) -> str:
+        if self.steps == self.phases:
+            return ""
+        return f"{self.steps} step(s) of a student trained for {self.phases} phases: out of its design"
+
+
+def _batch_of(t: float, x: Tensor, layout: Layout) -> Tensor:
+    return torch.full((layout.batch_size,), t, dtype=x.dtype, device=x.device)

@@ -1,0 +1,186 @@
+"""Configuration: presets in TOML, changed by `--set key=value`, checked before anything runs."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..base.errors import UsageError, unknown_name
+
+PRESETS = files(__package__) / "presets"
+WORLDS = Path(str(files(__package__))) / "worlds"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(Section):
+    train: int = Field(gt=0, description="procedural toys to distil on")
+    test: int = Field(gt=1, description="procedural toys to evaluate on")
+    seed: int = 0
+
+
+class Train(Section):
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    warmup: int = Field(10, ge=0)
+    ema: float = Field(0.99, ge=0, lt=1)
+    clip: float = Field(1.0, gt=0)
+    t_min: float = Field(0.01001, gt=0, lt=1)
+    lr: float | None = Field(None, gt=0, description="one learning rate for all methods, in place of their own")
+
+
+class Evaluate(Section):
+    steps: tuple[int, ...] = (1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    batch: int = Field(8, gt=0, description="assets handed to the networks at a time; changes no result")
+
+
+class PreparationSection(Section):
+    resolution: int = Field(gt=0)
+    image_size: int = Field(gt=0)
+    views: int = Field(gt=0)
+    yaw_deg: tuple[float, float]
+    pitch_deg: tuple[float, float]
+
+
+class Window(Section):
+    share: tuple[float, float]
+    clear: float = Field(ge=0, le=1)
+
+
+class ObservationSection(Section):
+    picture_size: int = Field(gt=0)
+    points: int = Field(gt=0)
+
+
+class Stage(Section):
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    lr: float = Field(gt=0)
+
+
+class VaeStage(Stage):
+    kl: float
+    channels: tuple[int, ...]
+    latent_channels: int
+
+
+class TeacherStage(Stage):
+    model_channels: int
+    num_blocks: int
+    num_heads: int
+    cond_channels: int
+    drop_condition: float
+
+
+class FeatureStage(Stage):
+    dim: int
+
+
+class SamplerSection(Section):
+    steps: int = Field(gt=0)
+    cfg_strength: float
+    cfg_interval: tuple[float, float]
+    rescale_t: float
+
+
+class Pretrain(Section):
+    """How a world is made."""
+
+    assets: int = Field(gt=0)
+    held_out: int = Field(gt=0)
+    preparation: PreparationSection
+    window: Window
+    observation: ObservationSection
+    vae: VaeStage
+    teacher: TeacherStage
+    picture_classifier: FeatureStage
+    points_classifier: FeatureStage
+    dual_encoder: FeatureStage
+    sampler: SamplerSection
+
+
+class Config(Section):
+    """All that decides a result. `methods` holds changed parameters, by method name."""
+
+    world: str
+    data: Data
+    train: Train
+    evaluate: Evaluate
+    pretrain: Pretrain | None = None
+    methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+def preset_names() -> list[str]:
+    return sorted(Path(entry.name).stem for entry in PRESETS.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_config(preset: str, changes: list[str] | None = None) -> Config:
+    """The configuration of a preset (a shipped name or a .toml file) with `key.sub=value` changes applied.
+
+    Raises:
+        UsageError: unknown or unreadable preset, unknown key, value of the wrong type.
+    """
+    values = _read_preset(preset)
+    for change in changes or []:
+        _apply(values, change)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise _explained(error, preset) from error
+
+
+def _read_preset(preset: str) -> dict[str, Any]:
+    path = Path(preset) if preset.endswith(".toml") else PRESETS / f"{preset}.toml"
+    if not path.is_file():
+        raise unknown_name("preset", preset, preset_names(), "Or give the path of a .toml file.")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"Preset {path} cannot be read ({error}). Correct the file.") from error
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set takes key=value (got '{change}'), for example --set train.steps=100.")
+    *parents, last = key.strip().split(".")
+    table = values
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"--set {change}: '{parent}' is a value, not a table of keys.")
+    table[last] = _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is a string: --set world=tiny
+
+
+def _explained(error: ValidationError, preset: str) -> UsageError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        return unknown_name("key", ".".join(path), _keys_beside(path), f"Preset '{preset}' or --set.")
+    got = f" (got {first['input']!r})" if not isinstance(first["input"], dict) else ""
+    return UsageError(f"{'.'.join(path)}: {first['msg']}{got}. Correct it in preset '{preset}' or with --set.")
+
+
+def _keys_beside(path: list[str]) -> list[str]:
+    """The allowed keys in the table that the last part of `path` was put in, as dotted keys."""
+    model: type[BaseModel] = Config
+    for part in path[:-1]:
+        annotation = model.model_fields[part].annotation
+        options = getattr(annotation, "__args__", (annotation,))
+        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+    prefix = "".join(f"{part}." for part in path[:-1])
+    return [prefix + name for name in model.model_fields]

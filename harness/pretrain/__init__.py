@@ -1,0 +1,100 @@
+"""`mdtbench pretrain`: make a world from nothing. Running it again goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from ...base.errors import UsageError, unknown_name
+from ...base.files import read_json, write_json
+from ...trellis.pipeline import DECODER, ENCODER, FLOW, write_pipeline
+from ...trellis.weights import load_checkpoint, save_checkpoint
+from ..config import Config, Pretrain
+from ..progress import Reporter
+from ..world import write_world_file
+from .card import write_card
+from .data import Collection, collections
+from .features import train_dual_encoder, train_picture_classifier, train_points_classifier
+from .structure import Trained, encode, train_teacher, train_vae
+
+# checkpoint names of each stage, in the order in which stages are made
+STAGES: dict[str, tuple[str, ...]] = {
+    "vae": ("ss_encoder", "ss_decoder"),
+    "teacher": ("ss_flow", "conditioner"),
+    "picture_classifier": ("tiny2d",),
+    "points_classifier": ("tiny3d",),
+    "dual_encoder": ("ulip_tiny",),
+}
+STORED = torch.float16  # of shipped weights: half the size; quality is measured after rounding
+
+
+def pretrain(config: Config, out: Path, stages: Sequence[str], workers: int, reporter: Reporter) -> bool:
+    """Make the stages that are not there yet; with all of them, write the world's files.
+
+    Returns:
+        Whether the world is complete.
+
+    Raises:
+        UsageError: unknown stage, or a preset without a [pretrain] table.
+    """
+    if config.pretrain is None:
+        raise UsageError("This preset has no [pretrain] table. Choose one that has, for example tiny.")
+    for stage in stages:
+        if stage not in STAGES:
+            raise unknown_name("stage", stage, STAGES)
+    torch.set_num_threads(workers)
+    recipe, work = config.pretrain, out / "work"
+    train, held_out = collections(recipe, work, workers, reporter)
+    makers = _makers(recipe, train, held_out, out, reporter)
+    for stage in stages:
+        if not all(_stem(out, name).with_name(f"{name}.safetensors").exists() for name in STAGES[stage]):
+            _store(out, stage, makers[stage](work / f"{stage}.safetensors"))
+    if not all((out / "work" / f"{stage}.json").exists() for stage in STAGES):
+        return False
+    _finish(out, recipe)
+    return True
+
+
+def _makers(
+    recipe: Pretrain, train: Collection, held_out: Collection, out: Path, reporter: Reporter
+) -> dict[str, Callable[[Path], Sequence[Trained]]]:
+    def teacher(path: Path) -> Sequence[Trained]:
+        encoder = load_checkpoint(_stem(out, "ss_encoder"))
+        latents = encode(encoder, torch.from_numpy(train.occupancy))
+        return train_teacher(latents, train.images, recipe.teacher, recipe.window, path, reporter)
+
+    return {
+        "vae": lambda path: train_vae(train.occupancy, held_out.occupancy, recipe.vae, path, reporter),
+        "teacher": teacher,
+        "picture_classifier": lambda path: [
+            train_picture_classifier(train, held_out, recipe.picture_classifier, path, reporter)
+        ],
+        "points_classifier": lambda path: [
+            train_points_classifier(train, held_out, recipe.points_classifier, path, reporter)
+        ],
+        "dual_encoder": lambda path: [
+            train_dual_encoder(train, held_out, recipe.dual_encoder, recipe.window, path, reporter)
+        ],
+    }
+
+
+def _store(out: Path, stage: str, trained: Sequence[Trained]) -> None:
+    for name, result in zip(STAGES[stage], trained, strict=True):
+        save_checkpoint(_stem(out, name), result.network, result.config, dtype=STORED)
+    write_json(out / "work" / f"{stage}.json", trained[0].measured)
+
+
+def _finish(out: Path, recipe: Pretrain) -> None:
+    models = {FLOW: "ckpts/ss_flow", DECODER: "ckpts/ss_decoder", ENCODER: "ckpts/ss_encoder"}
+    write_pipeline(out, models, "ckpts/conditioner", recipe.sampler.model_dump(mode="json"))
+    measured = {stage: read_json(out / "work" / f"{stage}.json") for stage in STAGES}
+    write_card(out, recipe, measured)
+    sections = {key: getattr(recipe, key) for key in ("preparation", "window", "observation")}
+    extractors = {name: f"ckpts/{name}" for name in ("tiny2d", "tiny3d", "ulip_tiny")}
+    write_world_file(out, out.name, sections, extractors)
+
+
+def _stem(out: Path, name: str) -> Path:
+    return out / "ckpts" / name

@@ -1,0 +1,51 @@
+"""The model card of a world: what was trained on what, for how long, and how good it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...base.files import write_text
+from ..config import Pretrain
+
+MEASURES = {
+    "held_out_iou": "IoU of the reconstruction, held-out toys",
+    "held_out_accuracy": "classification accuracy, held-out toys",
+    "held_out_retrieval": "own object is the nearest of all held-out objects",
+    "held_out_category": "nearest object has the right category",
+}
+
+
+def write_card(out: Path, recipe: Pretrain, measured: dict[str, dict[str, float]]) -> None:
+    """Write MODEL_CARD.md beside the weights."""
+    sizes = {path.stem: path.stat().st_size for path in sorted((out / "ckpts").glob("*.safetensors"))}
+    lines = [
+        f"# Model card: world `{out.name}`",
+        "",
+        f"Made by `mdtbench pretrain` from {recipe.assets} procedural toys ({recipe.held_out} held out);"
+        " no external data, no external weights. Licence: that of this repository.",
+        "",
+        "| stage | steps | batch | peak lr | final loss | seconds | quality |",
+        "|---|---|---|---|---|---|---|",
+        *(_row(stage, values, recipe) for stage, values in measured.items()),
+        "",
+        "`seconds` are those of the last, possibly resumed, call. Quality is measured on toys that were not trained on.",
+        "",
+        "| file | size (MB) |",
+        "|---|---|",
+        *(f"| ckpts/{name}.safetensors | {size / 1e6:.2f} |" for name, size in sizes.items()),
+        f"| all | {sum(sizes.values()) / 1e6:.2f} |",
+        "",
+        "These networks make the tool testable. Numbers measured with them compare methods with each other, on toys;",
+        "they are not comparable with published ones.",
+        "",
+    ]
+    write_text(out / "MODEL_CARD.md", "\n".join(lines))
+
+
+def _row(stage: str, values: dict[str, float], recipe: Pretrain) -> str:
+    section = getattr(recipe, stage)
+    quality = "; ".join(f"{text}: {values[key]:.3f}" for key, text in MEASURES.items() if key in values)
+    return (
+        f"| {stage} | {section.steps} | {section.batch} | {section.lr:g} | {values['loss']:.4f} "
+        f"| {values['seconds']:.0f} | {quality or '-'} |"
+    )

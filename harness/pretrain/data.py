@@ -1,0 +1,86 @@
+"""The toys that a world is made from, as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...assets.toys import CATEGORIES, ToySource
+from ...base.files import digest_of, replacing
+from ...base.seeds import seed_of
+from ..config import ObservationSection, Pretrain
+from ..observe import observe
+from ..pool import run_all, tick
+from ..prepare import Preparation, Prepared, prepare
+from ..progress import Reporter
+
+CHUNK = 128
+
+
+@dataclass(frozen=True)
+class Collection:
+    """N toys. occupancy [N, R, R, R] bool; images [N, views, S, S, 3] uint8; pictures [N, 4, 3, P, P] uint8;
+    points [N, n, 6] float32; labels [N] int64 into `categories`."""
+
+    occupancy: NDArray[np.bool_]
+    images: NDArray[np.uint8]
+    pictures: NDArray[np.uint8]
+    points: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    categories: tuple[str, ...] = CATEGORIES
+
+    @property
+    def resolution(self) -> int:
+        return self.occupancy.shape[-1]
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    ids: tuple[str, ...]
+    occupancy: NDArray[np.bool_]
+    section: ObservationSection
+    path: Path
+
+
+def collections(recipe: Pretrain, cache: Path, workers: int, reporter: Reporter) -> tuple[Collection, Collection]:
+    """Training and held-out toys (splits `train` and `validation`)."""
+    spec = Preparation(**recipe.preparation.model_dump())
+
+    def one(split: str, count: int) -> Collection:
+        prepared = prepare(ToySource(split, count), spec, cache, workers, reporter)
+        return observed(prepared, recipe.observation, cache, workers, reporter)
+
+    return one("train", recipe.assets), one("validation", recipe.held_out)
+
+
+def observed(
+    prepared: Prepared, section: ObservationSection, cache: Path, workers: int, reporter: Reporter
+) -> Collection:
+    address = digest_of([prepared.ids, section.model_dump(), prepared.occupancy.shape, int(prepared.occupancy.sum())])
+    folder = cache / f"observed-{address[:16]}"
+    chunks = [
+        _Chunk(prepared.ids[i : i + CHUNK], prepared.occupancy[i : i + CHUNK], section, folder / f"{i // CHUNK:05d}.npz")
+        for i in range(0, len(prepared.ids), CHUNK)
+    ]
+    todo = [chunk for chunk in chunks if not chunk.path.exists()]
+    run_all(_observe_chunk, todo, workers, reporter, "observe toys", sum(len(chunk.ids) for chunk in todo))
+    arrays = [np.load(chunk.path, allow_pickle=False) for chunk in chunks]
+    labels = np.array([CATEGORIES.index(category) for category in prepared.categories], np.int64)
+    pictures = np.concatenate([array["pictures"] for array in arrays])
+    points = np.concatenate([array["points"] for array in arrays])
+    return Collection(prepared.occupancy, prepared.images, pictures, points, labels)
+
+
+def _observe_chunk(chunk: _Chunk) -> None:
+    seen = [
+        observe(grid, chunk.section.picture_size, chunk.section.points, seed_of("points", asset_id))
+        for asset_id, grid in zip(chunk.ids, chunk.occupancy, strict=True)
+    ]
+    with replacing(chunk.path) as part, part.open("wb") as stream:
+        np.savez_compressed(
+            stream, pictures=np.stack([s.pictures for s in seen]), points=np.stack([s.points for s in seen])
+        )
+    tick(len(chunk.ids))

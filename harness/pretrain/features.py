@@ -1,0 +1,105 @@
+"""The tiny feature extractors: two classifiers and the dual encoder of pictures and points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...metrics.extractors import EXTRACTORS
+from ..config import FeatureStage, Window
+from ..learner import Learner, Recipe
+from ..progress import Reporter
+from .data import Collection
+from .fit import fit, numpy_generator
+from .structure import Trained, windowed
+
+
+def train_picture_classifier(
+    train: Collection, held_out: Collection, stage: FeatureStage, path: Path, reporter: Reporter
+) -> Trained:
+    """`tiny2d`: category from one of the four pictures of a structure."""
+    args = {"image_size": train.pictures.shape[-1], "dim": stage.dim, "categories": len(train.categories)}
+    network = EXTRACTORS.create("PictureClassifier", args)
+
+    def sample(data: Collection, rows: NDArray, views: NDArray) -> Tensor:
+        return torch.from_numpy(data.pictures[rows, views])
+
+    return _classifier(network, args, sample, train, held_out, stage, path, reporter)
+
+
+def train_points_classifier(
+    train: Collection, held_out: Collection, stage: FeatureStage, path: Path, reporter: Reporter
+) -> Trained:
+    """`tiny3d`: category from points on the structure's surface."""
+    args = {"resolution": train.resolution, "dim": stage.dim, "categories": len(train.categories)}
+    network = EXTRACTORS.create("PointsClassifier", args)
+
+    def sample(data: Collection, rows: NDArray, views: NDArray) -> Tensor:
+        del views
+        return torch.from_numpy(data.points[rows])
+
+    return _classifier(network, args, sample, train, held_out, stage, path, reporter)
+
+
+def _classifier(network, args, sample, train, held_out, stage: FeatureStage, path: Path, reporter) -> Trained:
+    name = type(network).__name__
+    learner = Learner(network, Recipe(stage.steps, stage.lr, warmup=50, ema=0.99, weight_decay=1e-2))
+    labels = torch.from_numpy(train.labels)
+
+    def loss_of(index: int) -> Tensor:
+        generator = numpy_generator(name, index)
+        rows = generator.integers(0, len(labels), stage.batch)
+        batch = sample(train, rows, generator.integers(0, 4, stage.batch))
+        return functional.cross_entropy(network(batch), labels[rows], label_smoothing=0.1)
+
+    measured = fit(learner, loss_of, path, reporter, name)
+    learner.settle()
+    with torch.no_grad():
+        everything = np.arange(len(held_out.labels))
+        batch = sample(held_out, everything, everything % 4)
+        hidden = torch.cat([network.hidden(part) for part in batch.split(64)])
+        network.scale.copy_(hidden.std(0).clamp(min=1e-3))
+        accuracy = (network.head(hidden).argmax(1).numpy() == held_out.labels).mean()
+    return Trained(network, {"name": name, "args": args}, measured | {"held_out_accuracy": float(accuracy)})
+
+
+def train_dual_encoder(
+    train: Collection, held_out: Collection, stage: FeatureStage, window: Window, path: Path, reporter: Reporter
+) -> Trained:
+    """`ULIP_tiny`: a conditioning picture and the points of its object must find each other in a batch (InfoNCE)."""
+    args = {"image_size": train.images.shape[2], "dim": stage.dim}
+    network = EXTRACTORS.create("DualEncoder", args)
+    learner = Learner(network, Recipe(stage.steps, stage.lr, warmup=50, ema=0.995, weight_decay=1e-2))
+    shown = Window(share=window.share, clear=0.5)
+
+    def loss_of(index: int) -> Tensor:
+        generator = numpy_generator("dual encoder", index)
+        rows = generator.choice(len(train.images), stage.batch, replace=False)
+        points = train.points[rows][:, generator.permutation(train.points.shape[1])[:512]]
+        logits = network(windowed(train.images, rows, shown, generator), torch.from_numpy(points))
+        return 0.5 * (_matching(logits) + _matching(logits.T))
+
+    measured = fit(learner, loss_of, path, reporter, "DualEncoder")
+    learner.settle()
+    return Trained(network, {"name": "DualEncoder", "args": args}, measured | _retrieval(network, held_out))
+
+
+def _matching(logits: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, torch.arange(len(logits)))
+
+
+@torch.no_grad()
+def _retrieval(network: nn.Module, held_out: Collection) -> dict[str, float]:
+    """Share of held-out pictures whose nearest points (of all held-out objects) are their own, or of their category."""
+    pictures = torch.from_numpy(held_out.images[:, 0]).permute(0, 3, 1, 2)
+    nearest = network(pictures, torch.from_numpy(held_out.points)).argmax(1).numpy()
+    own = nearest == np.arange(len(nearest))
+    return {
+        "held_out_retrieval": float(own.mean()),
+        "held_out_category": float((held_out.labels[nearest] == held_out.labels).mean()),
+    }

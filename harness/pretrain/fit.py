@@ -1,0 +1,59 @@
+"""One pretraining stage: a loss per step, checkpoints, resume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ...base.files import replacing
+from ...base.seeds import seed_of
+from ..learner import Learner
+from ..progress import Reporter
+
+CHECKPOINT_EVERY_S = 60.0
+
+
+def fit(
+    learner: Learner, loss_of: Callable[[int], Tensor], path: Path, reporter: Reporter, label: str
+) -> dict[str, float]:
+    """Train to the end of the recipe, from the checkpoint at `path` when there is one.
+
+    Args:
+        loss_of: loss of a step; a function of the step's index alone, so that a resumed run sees the same data.
+
+    Returns:
+        steps, seconds (of this session) and the mean loss of the last 100 steps.
+    """
+    if path.exists():
+        learner.restore(load_file(path))
+    start = saved = time.monotonic()
+    losses: list[float] = []
+    task = reporter.start(label, learner.recipe.steps, learner.done)
+    while learner.done < learner.recipe.steps:
+        loss = loss_of(learner.done)
+        learner.step(loss)
+        losses = [*losses[-99:], loss.item()]
+        reporter.update(task, learner.done, f"loss {np.mean(losses):.4f}")
+        if time.monotonic() - saved > CHECKPOINT_EVERY_S or learner.done == learner.recipe.steps:
+            save_learner(learner, path)
+            saved = time.monotonic()
+    return {"steps": learner.done, "seconds": time.monotonic() - start, "loss": float(np.mean(losses or [0.0]))}
+
+
+def save_learner(learner: Learner, path: Path) -> None:
+    with replacing(path) as part:
+        save_file({key: value.contiguous() for key, value in learner.state().items()}, part)
+
+
+def numpy_generator(*purpose: str | int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seed_of(*purpose)))
+
+
+def torch_generator(*purpose: str | int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_of(*purpose))

@@ -1,0 +1,163 @@
+"""The structure stage of a world: the VAE, then image conditioner and flow teacher together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...flow.layout import DenseLayout
+from ...flow.path import conditional_velocity, diffuse
+from ...flow.times import LogitNormal
+from ...trellis import create
+from ...trellis.adapter import T_SCALE
+from ...trellis.patches import from_blocks, to_blocks
+from ..conditions import keep_window
+from ..config import TeacherStage, VaeStage, Window
+from ..learner import Learner, Recipe
+from ..progress import Reporter
+from .fit import fit, numpy_generator, torch_generator
+
+BLOCK = 8  # cells per position of the tiny VAE's first layer: 2^3
+DICE_WEIGHT = 0.3
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, the config that `trellis.create` builds it from, and what was measured."""
+
+    network: nn.Module
+    config: dict
+    measured: dict[str, float]
+
+
+def train_vae(
+    occupancy: NDArray[np.bool_], held_out: NDArray[np.bool_], stage: VaeStage, path: Path, reporter: Reporter
+) -> tuple[Trained, Trained]:
+    """Encoder and decoder of occupancy grids [N, R, R, R]; latents have unit variance per channel."""
+    widths = list(stage.channels)
+    common = {"latent_channels": stage.latent_channels, "num_res_blocks": 1, "num_res_blocks_middle": 1}
+    encoder_args = {"in_channels": BLOCK, "channels": widths, **common}
+    decoder_args = {"out_channels": BLOCK, "channels": widths[::-1], **common}
+    encoder = create("SparseStructureEncoder", encoder_args)
+    decoder = create("SparseStructureDecoder", decoder_args, seed=1)
+    module = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
+    learner = Learner(module, Recipe(stage.steps, stage.lr, warmup=100, ema=0.995))
+
+    def loss_of(index: int) -> Tensor:
+        rows = numpy_generator("vae batch", index).integers(0, len(occupancy), stage.batch)
+        voxels = torch.from_numpy(occupancy[rows]).float()[:, None]
+        _, mean, logvar = encoder(to_blocks(voxels, BLOCK), return_raw=True)
+        noise = torch.randn(mean.shape, generator=torch_generator("vae noise", index))
+        logits = from_blocks(decoder(mean + (0.5 * logvar).exp() * noise))
+        divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        return reconstruction_loss(logits, voxels) + stage.kl * divergence
+
+    measured = fit(learner, loss_of, path, reporter, "structure VAE")
+    learner.settle()
+    unit_variance(encoder, decoder, torch.from_numpy(occupancy[:512]))
+    measured["held_out_iou"] = reconstruction_iou(encoder, decoder, held_out)
+    return (
+        Trained(encoder, {"name": "SparseStructureEncoder", "args": encoder_args}, measured),
+        Trained(decoder, {"name": "SparseStructureDecoder", "args": decoder_args}, measured),
+    )
+
+
+def reconstruction_loss(logits: Tensor, voxels: Tensor) -> Tensor:
+    """Cross-entropy plus a dice term, which keeps thin parts although most cells are empty."""
+    share = torch.sigmoid(logits)
+    overlap = (share * voxels).sum((1, 2, 3, 4))
+    size = share.sum((1, 2, 3, 4)) + voxels.sum((1, 2, 3, 4))
+    dice = 1 - (2 * overlap + 1) / (size + 1)
+    return functional.binary_cross_entropy_with_logits(logits, voxels) + DICE_WEIGHT * dice.mean()
+
+
+@torch.no_grad()
+def unit_variance(encoder: nn.Module, decoder: nn.Module, occupancy: Tensor) -> None:
+    """Fold each latent channel's standard deviation into the last layer of the encoder and the first of the decoder."""
+    std = encode(encoder, occupancy).std((0, 2, 3, 4))
+    last, first = encoder.out_layer[-1], decoder.input_layer
+    channels = len(std)
+    last.weight[:channels] /= std.reshape(-1, 1, 1, 1, 1)
+    last.bias[:channels] /= std
+    last.bias[channels:] -= 2 * std.log()
+    first.weight *= std.reshape(1, -1, 1, 1, 1)
+
+
+@torch.no_grad()
+def encode(encoder: nn.Module, occupancy: Tensor) -> Tensor:
+    """Latents [N, C, r, r, r] of occupancy grids [N, R, R, R]."""
+    chunks = occupancy.float()[:, None].split(64)
+    return torch.cat([encoder(to_blocks(chunk, BLOCK), sample_posterior=False) for chunk in chunks])
+
+
+@torch.no_grad()
+def reconstruction_iou(encoder: nn.Module, decoder: nn.Module, occupancy: NDArray[np.bool_]) -> float:
+    grids = torch.from_numpy(occupancy)
+    logits = torch.cat([from_blocks(decoder(z)) for z in encode(encoder, grids).split(64)])[:, 0]
+    both = ((logits > 0) & grids).sum((1, 2, 3))
+    either = ((logits > 0) | grids).sum((1, 2, 3))
+    return float((both / either).mean())
+
+
+def train_teacher(
+    latents: Tensor, images: NDArray[np.uint8], stage: TeacherStage, window: Window, path: Path, reporter: Reporter
+) -> tuple[Trained, Trained]:
+    """Image conditioner and structure flow, by flow matching.
+
+    Args:
+        latents: [N, C, r, r, r].
+        images: [N, views, S, S, 3] whole conditioning pictures; windows are drawn anew at every step.
+    """
+    flow_args = {
+        "resolution": latents.shape[-1],
+        "in_channels": latents.shape[1],
+        "out_channels": latents.shape[1],
+        "model_channels": stage.model_channels,
+        "cond_channels": stage.cond_channels,
+        "num_blocks": stage.num_blocks,
+        "num_heads": stage.num_heads,
+        "mlp_ratio": 4,
+        "patch_size": 2,
+        "pe_mode": "ape",
+        "qk_rms_norm": True,
+    }
+    conditioner_args = {"image_size": images.shape[2], "channels": stage.cond_channels}
+    flow = create("SparseStructureFlowModel", flow_args)
+    conditioner = create("ConvConditioner", conditioner_args, seed=1)
+    module = nn.ModuleDict({"flow": flow, "conditioner": conditioner})
+    learner = Learner(module, Recipe(stage.steps, stage.lr, warmup=200, ema=0.999))
+
+    def loss_of(index: int) -> Tensor:
+        generator, tensors = numpy_generator("teacher batch", index), torch_generator("teacher noise", index)
+        rows = generator.integers(0, len(latents), stage.batch)
+        cond = conditioner(windowed(images, rows, window, generator))
+        kept = torch.rand(stage.batch, generator=tensors) >= stage.drop_condition
+        x_0 = latents[torch.from_numpy(rows)]
+        layout = DenseLayout(tuple(x_0.shape))
+        noise = layout.randn([tensors])
+        t = LogitNormal().times(torch.rand(stage.batch, generator=tensors), 1e-5)
+        v = flow(diffuse(x_0, noise, t, layout), T_SCALE * t, cond * kept[:, None, None])
+        return functional.mse_loss(v, conditional_velocity(x_0, noise))
+
+    measured = fit(learner, loss_of, path, reporter, "structure teacher")
+    learner.settle()
+    return (
+        Trained(flow, {"name": "SparseStructureFlowModel", "args": flow_args}, measured),
+        Trained(conditioner, {"name": "ConvConditioner", "args": conditioner_args}, measured),
+    )
+
+
+def windowed(images: NDArray[np.uint8], rows: NDArray, window: Window, generator: np.random.Generator) -> Tensor:
+    """One random view of every row, seen through a random keep-window (or whole): [B, 3, S, S] uint8."""
+    shown = []
+    for row in rows:
+        image = images[row, generator.integers(0, images.shape[1])]
+        whole = generator.random() < window.clear
+        shown.append(image if whole else keep_window(image, window.share, generator))
+    return torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)

@@ -1,0 +1,107 @@
+"""What a method is: parameters, a loss over one training step, and the sampler its student is made for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..base.registry import Registry
+from ..flow.derivative import total_derivative
+from ..flow.guidance import GuidedVelocity, Velocity
+from ..flow.layout import Layout
+from ..flow.samplers import Sampler
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A scalar to backpropagate and named diagnostics (root mean squares, logged as they are).
+
+    The scalar is often a surrogate: its gradient is right and its value means nothing. Read the diagnostics.
+    """
+
+    value: Tensor
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """All that a method may use in one training step. Networks are bound to condition and layout already.
+
+    Attributes:
+        index: training step, from 0; `total` of them are planned.
+        x_0, noise, x_t: data, standard normal, point of the path at t; all in `layout`.
+        t: [B] times in [t_min, 1].
+        student: velocity with the student's weights; gradients flow.
+        frozen_student: velocity with the target weights (the online ones, or their moving average when the
+            method has a `target_decay`). Use it through `target` and `target_derivative`.
+        teacher: guided teacher velocity, no gradient. Its networks run once per batch at (x_t, t), however
+            many methods and guidance strengths ask.
+        generator: private to the method and this step, for draws beyond the shared x_0, noise and t.
+    """
+
+    index: int
+    total: int
+    x_0: Tensor
+    noise: Tensor
+    t: Tensor
+    t_min: float
+    x_t: Tensor
+    layout: Layout
+    student: Velocity
+    frozen_student: Velocity
+    teacher: GuidedVelocity
+    generator: torch.Generator
+
+    def target(self, x: Tensor, t: Tensor) -> Tensor:
+        """phi of the target weights; no gradient flows through it."""
+        with torch.no_grad():
+            return self.frozen_student(x, t)
+
+    def target_derivative(self, x: Tensor, t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """phi and dphi/dt along velocity v with the target weights, by forward-mode differentiation; no gradient."""
+        with torch.no_grad():
+            return total_derivative(self.frozen_student, x, t, v)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """A row of the table.
+
+    Attributes:
+        cfg_strength: the teacher's guidance strength s in (1 + s) v_cond - s v_neg.
+        rescale_t: time warp of the sampler.
+    """
+
+    cfg_strength: float
+    rescale_t: float = 1.0
+
+    @abstractmethod
+    def sampler(self, n_steps: int) -> Sampler:
+        """The sampler whose results are reported for `n_steps` steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation(Method, ABC):
+    """A method that trains a student, initialised from the teacher.
+
+    Attributes:
+        lr: learning rate of AdamW.
+        target_decay: decay of the moving average used as target weights; 0 = the online weights.
+    """
+
+    lr: float = 1e-4
+    target_decay: float = 0.0
+
+    @abstractmethod
+    def loss(self, step: Step) -> Loss:
+        """The loss of one step; see Step."""
+
+    @abstractmethod
+    def cost(self) -> float:
+        """Network forward passes per sample and training step; a backward pass counts 2, a JVP 3."""
+
+
+METHODS: Registry[type[Method]] = Registry("method", group="mdtbench.methods")

@@ -1,0 +1,219 @@
+"""Pictures of meshes on the CPU: exact ray casting with Embree, colours only, no light.
+
+Pictures hold sRGB values, as the mesh does: nothing here is linear light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore_scene import EmbreeScene
+from numpy.typing import NDArray
+
+from ..assets.mesh import Mesh
+from .cameras import Camera, protocol_views
+
+# Rays cast at once; bounds memory to about 100 MB whatever the resolution.
+RAYS_PER_CHUNK = 1 << 18
+# Keeps k / 255, once rounded to float32, at k when it is truncated to 8 bits. Far below one level.
+TRUNCATION_GUARD = 1e-3
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Where rays meet the mesh first.
+
+    Attributes:
+        ray: [K] int64 indices of the rays that hit.
+        face: [K] int64 face of each hit.
+        uv: [K, 2] float32 barycentric weights of the face's second and third corner.
+        depth: [K] float32 distance in units of the ray's direction.
+    """
+
+    ray: NDArray[np.int64]
+    face: NDArray[np.int64]
+    uv: NDArray[np.float32]
+    depth: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of pixels."""
+
+    rows: range
+    columns: range
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        return slice(self.rows.start, self.rows.stop), slice(self.columns.start, self.columns.stop)
+
+
+class MeshRenderer:
+    """Casts rays at one mesh; several views share its search tree.
+
+    Surfaces are two-sided and opaque: the alpha of vertices and textures is ignored, as under glTF's default
+    alphaMode OPAQUE. Alpha in the pictures tells the shape from the background.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self.mesh = mesh
+        self._scene = EmbreeScene()
+        # Embree may not be given an empty mesh; the reference keeps the buffers alive.
+        self._triangles = (
+            TriangleMesh(self._scene, mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32))
+            if len(mesh.faces)
+            else None
+        )
+
+    def cast(self, origin: NDArray, directions: NDArray) -> Hits:
+        """First hits of rays from `origin` [3] along `directions` [N, 3]."""
+        if self._triangles is None:
+            nothing = np.zeros(0, np.int64)
+            return Hits(nothing, nothing, np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
+        targets = np.ascontiguousarray(directions, np.float32)
+        origins = np.empty_like(targets)
+        origins[:] = origin
+        found = self._scene.run(origins, targets, output=1)
+        ray = np.flatnonzero(found["primID"] >= 0)
+        uv = np.stack([found["u"][ray], found["v"][ray]], axis=1)
+        return Hits(ray, found["primID"][ray].astype(np.int64), uv, found["tfar"][ray])
+
+    def render(self, camera: Camera, resolution: int, supersampling: int = 1) -> NDArray[np.float32]:
+        """A picture without a background.
+
+        Args:
+            resolution: side of the square picture in pixels.
+            supersampling: s x s rays per pixel on a regular grid; the pixel is their mean.
+        Returns:
+            [resolution, resolution, 4] float32 in [0, 1]: sRGB premultiplied by alpha, and alpha. Row 0
+            is the top of the image.
+        """
+        picture = np.zeros((resolution, resolution, 4), np.float32)
+        window = self._window(camera, resolution)
+        for rows in _row_chunks(window.rows, len(window.columns) * supersampling**2):
+            part = Window(rows, window.columns)
+            height, width = len(rows) * supersampling, len(window.columns) * supersampling
+            samples = np.zeros((height * width, 4), np.float32)
+            hits = self._cast_window(camera, part, resolution, supersampling)
+            samples[hits.ray, :3] = surface_colours(self.mesh, hits.face, hits.uv)
+            samples[hits.ray, 3] = 1.0
+            picture[part.slices] = _box_average(samples.reshape(height, width, 4), supersampling)
+        return picture
+
+    def depth(self, camera: Camera, resolution: int) -> NDArray[np.float32]:
+        """[resolution, resolution] depth z at the pixel centres, inf where nothing is."""
+        depth = np.full((resolution, resolution), np.inf, np.float32)
+        window = self._window(camera, resolution)
+        for rows in _row_chunks(window.rows, len(window.columns)):
+            part = Window(rows, window.columns)
+            hits = self._cast_window(camera, part, resolution, 1)
+            values = np.full(len(rows) * len(window.columns), np.inf, np.float32)
+            values[hits.ray] = hits.depth
+            depth[part.slices] = values.reshape(len(rows), -1)
+        return depth
+
+    def _cast_window(self, camera: Camera, window: Window, resolution: int, supersampling: int) -> Hits:
+        fine = resolution * supersampling
+        u, v = (
+            (np.arange(pixels.start * supersampling, pixels.stop * supersampling) + 0.5) / fine
+            for pixels in (window.columns, window.rows)
+        )
+        return self.cast(camera.eye, camera.directions(u, v).reshape(-1, 3))
+
+    def _window(self, camera: Camera, resolution: int) -> Window:
+        """The pixels that the bounding box can touch: no ray outside can hit."""
+        everything = Window(range(resolution), range(resolution))
+        if not len(self.mesh.faces):
+            return Window(range(0), range(0))
+        low, high = self.mesh.vertices.min(0), self.mesh.vertices.max(0)
+        corners = np.where(np.indices((2, 2, 2)).reshape(3, 8).T, high, low)
+        projected = camera.project(corners)
+        if projected[:, 2].min() <= 0:  # partly behind the camera: the projection bounds nothing
+            return everything
+        # One pixel of margin: far more than the rounding of this projection.
+        first = np.floor(projected[:, :2].min(0) * resolution).astype(int) - 1
+        last = np.ceil(projected[:, :2].max(0) * resolution).astype(int) + 1
+        (left, top), (right, bottom) = np.clip([first, last], 0, resolution)
+        return Window(range(top, bottom), range(left, right))
+
+
+def protocol_pictures(mesh: Mesh, resolution: int, supersampling: int = 2) -> NDArray[np.uint8]:
+    """The four protocol views of a mesh on black, as image networks take them.
+
+    Returns:
+        [4, 3, resolution, resolution] uint8 sRGB.
+    """
+    renderer = MeshRenderer(mesh)
+    views = [to_uint8(on_background(renderer.render(c, resolution, supersampling))) for c in protocol_views()]
+    return np.ascontiguousarray(np.stack(views).transpose(0, 3, 1, 2))
+
+
+def on_background(rgba: NDArray, rgb: float = 0.0) -> NDArray[np.float32]:
+    """[..., 4] premultiplied over a grey background of value `rgb` in [0, 1]: [..., 3]."""
+    return (rgba[..., :3] + (1.0 - rgba[..., 3:]) * rgb).astype(np.float32)
+
+
+def to_uint8(image: NDArray) -> NDArray[np.uint8]:
+    """Values in [0, 1] to 8 bits, truncated and not rounded, as microsoft/TRELLIS does; k / 255 gives k."""
+    return np.clip(image * np.float32(255) + np.float32(TRUNCATION_GUARD), 0, 255).astype(np.uint8)
+
+
+def surface_colours(mesh: Mesh, face: NDArray, uv: NDArray) -> NDArray[np.float32]:
+    """Colours of surface points.
+
+    Args:
+        face: [K] face of each point.
+        uv: [K, 2] barycentric weights of the face's second and third corner.
+    Returns:
+        [K, 3] float32 sRGB: the corners' mean times the texture where the face has one.
+    """
+    rgb = _barycentric(mesh.corner_rgba[..., :3], face, uv)
+    if not mesh.textures:
+        return rgb
+    texture = mesh.texture[face]
+    for index in np.unique(texture[texture >= 0]):
+        points = np.flatnonzero(texture == index)
+        texture_uv = _barycentric(mesh.corner_uv.astype(np.float64), face[points], uv[points])
+        rgb[points] *= _bilinear(mesh.textures[index], texture_uv)
+    return rgb
+
+
+def _barycentric(corners: NDArray, face: NDArray, uv: NDArray) -> NDArray:
+    """Interpolates corners [F, 3, C] at surface points: [K, C]. Exact where the three corners agree."""
+    first, second, third = (corners[face, corner] for corner in range(3))
+    return first + uv[:, 0:1] * (second - first) + uv[:, 1:2] * (third - first)
+
+
+def _bilinear(texture: NDArray[np.uint8], uv: NDArray) -> NDArray[np.float32]:
+    """[K, 3] texture values in [0, 1]; v up, repeated beyond the edges, texel centres at +0.5."""
+    height, width = texture.shape[:2]
+    column = uv[:, 0] * width - 0.5
+    row = (1.0 - uv[:, 1]) * height - 0.5
+    left, top = np.floor(column), np.floor(row)
+    across, down = (column - left)[:, None], (row - top)[:, None]
+    left, top = left.astype(np.int64), top.astype(np.int64)
+    columns = left % width, (left + 1) % width
+    rows = top % height, (top + 1) % height
+    (a, b), (c, d) = ([texture[r, k, :3].astype(np.float64) for k in columns] for r in rows)
+    upper, lower = a + across * (b - a), c + across * (d - c)
+    return ((upper + down * (lower - upper)) / 255.0).astype(np.float32)
+
+
+def _row_chunks(rows: range, rays_per_row: int) -> Iterator[range]:
+    """Consecutive parts of a range of picture rows with a bounded number of rays each."""
+    step = max(1, RAYS_PER_CHUNK // max(1, rays_per_row))
+    for start in range(rows.start, rows.stop, step):
+        yield range(start, min(start + step, rows.stop))
+
+
+def _box_average(samples: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Means of size x size blocks of [H, W, 4]."""
+    total = np.zeros((samples.shape[0] // size, samples.shape[1] // size, 4), np.float32)
+    for i in range(size):
+        for j in range(size):
+            total += samples[i::size, j::size]
+    total /= size * size
+    return total

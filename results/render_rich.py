@@ -1,0 +1,122 @@
+"""Tables for a terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table as Grid
+from rich.text import Text
+
+from .cells import Cell, Column
+from .tables import Line, Table
+
+REPEATED = ("method", "steps")  # in every panel of a table that is too wide for one
+RULE = Column("|", "", "label")  # stands for the line between our numbers and the paper's
+
+
+def to_rich(tables: Iterable[Table], *, width: int = 140, color: bool = False) -> str:
+    """The tables as text of at most `width` characters per line.
+
+    A table that is too wide is cut between columns into panels, never inside a cell. The best value of a
+    block is marked with *, and with `color` set in bold (the second underlined) by ANSI codes.
+    """
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=color,
+        color_system="standard" if color else None,
+        highlight=False,
+        emoji=False,
+        legacy_windows=False,
+    )
+    for table in tables:
+        console.print(Text(table.title, style="bold"))
+        for columns in _panels(table, width):
+            console.print(_grid(table, columns))
+        for note in table.notes:
+            console.print(Padding(Text(note, style="dim"), (0, 0, 0, 1)))
+        for number, note in enumerate(table.footnotes, 1):
+            console.print(Padding(Text(f"[{number}] {note}"), (0, 0, 0, 1)))
+        console.print()
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.split("\n"))
+
+
+def _panels(table: Table, width: int) -> list[list[Column]]:
+    """Columns of each panel: as many as fit. The paper's stay together, behind a rule or apart."""
+    repeated = [column for column in table.columns if column.key in REPEATED]
+    ours = [column for column in table.columns if column.kind != "paper" and column not in repeated]
+    papers = [column for column in table.columns if column.kind == "paper"]
+    panels = [list(repeated)]
+    for column in ours:
+        if panels[-1] != repeated and _width(table, [*panels[-1], column]) > width:
+            panels.append(list(repeated))
+        panels[-1].append(column)
+    if not papers:
+        return panels
+    if _width(table, [*panels[-1], RULE, *papers]) > width:
+        return [*panels, [*repeated, *papers]]
+    return [*panels[:-1], [*panels[-1], RULE, *papers]]
+
+
+def _width(table: Table, columns: Sequence[Column]) -> int:
+    """Columns of the terminal that the panel takes when nothing is cut."""
+    wide = Console(file=io.StringIO(), width=10_000, legacy_windows=False)
+    return wide.measure(_grid(table, columns)).maximum
+
+
+def _grid(table: Table, columns: Sequence[Column]) -> Grid:
+    """One panel; lines that have nothing in it are left out."""
+    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for column in columns:
+        justify = "left" if column.kind == "label" else "right"
+        style = "dim" if column.kind == "paper" or column is RULE else ""
+        grid.add_column(Text(_heading(column)), justify=justify, no_wrap=True, style=style)
+    for group, lines in table.groups():
+        shown = [
+            cells for cells in (_by_key(table, line) for line in lines) if _says_something(cells, columns)
+        ]
+        if not shown:
+            continue
+        grid.add_row(Text(group, style="italic"), *("│" if column is RULE else "" for column in columns[1:]))
+        for cells in shown:
+            grid.add_row(*(Text("│") if c is RULE else _spelled(cells[c.key], c) for c in columns))
+        grid.add_section()
+    return grid
+
+
+def _by_key(table: Table, line: Line) -> dict[str, Cell]:
+    return dict(zip((column.key for column in table.columns), line.cells, strict=True))
+
+
+def _says_something(cells: dict[str, Cell], columns: Sequence[Column]) -> bool:
+    return any(cells[c.key].text for c in columns if c is not RULE and c.key not in REPEATED)
+
+
+def _heading(column: Column) -> str:
+    """Two lines: whose number it is or its unit below or above the name."""
+    if column is RULE:
+        return "│\n│"
+    if column.kind == "paper":
+        return f"paper\n{column.title} {column.arrow}"
+    unit = f"\n({column.unit})" if column.unit else ""
+    mark = " " if column.kind == "metric" else ""  # above the cells' place for the star
+    return f"{column.title} {column.arrow}".rstrip() + mark + unit
+
+
+def _spelled(cell: Cell, column: Column) -> Text:
+    """A column of metrics keeps one place for the star, so that the numbers stay aligned."""
+    if column.key == "method":
+        return Text(f"  {cell.text}")
+    style = "bold" if cell.best else "underline" if cell.second else ""
+    text = Text()  # not Text(..., style=style): that would underline the blanks before the number too
+    text.append(cell.text, style)
+    if column.kind == "metric":
+        text.append("*" if cell.best else " ")
+    for number in cell.notes:
+        text.append(f"[{number}]")
+    return text

@@ -1,0 +1,195 @@
+"""The row: one measured value, or one failure to measure it, with all that tells where it came from.
+
+A run's rows hold, for each (method, variant, train_seed, steps, seed), one row per metric. They are stored as
+JSON lines. A value that could not be measured is a row with `status="failed"`, never a missing row and never
+NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ..base.errors import MissingError, RunError, UsageError
+from ..base.files import write_text
+
+SCHEMA_VERSION: Final = 1
+LATENCY_METRIC = "latency_s"
+
+Name = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+
+
+class Row(BaseModel):
+    """One value.
+
+    `steps`, `nfe`, `cfg_strength`, `train_seed` and `seed` are None where they have no meaning (the floor has
+    no sampler, the teacher no training seed). `nfe` counts network forward passes per asset, both passes of
+    guidance included. `n_ok` of `n_total` assets entered the value. `wall_s` (seconds per asset) may be set
+    only in the rows of the latency metric.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run_id: Name
+    status: Literal["ok", "failed"]
+    error: str | None = None
+    method: Name
+    method_version: int
+    variant: str = ""
+    train_seed: int | None = None
+    steps: Count | None = None
+    nfe: Count | None = None
+    cfg_strength: float | None = None
+    seed: int | None = None
+    stage: Name = "structure"
+    split: Name
+    metric: Name
+    metric_version: int
+    unit: str = ""
+    value: float | None = None
+    stderr: Amount | None = None
+    n_ok: Count
+    n_total: Count
+    higher_is_better: bool
+    config_sha: str
+    weights_sha: str | None = None
+    reference_sha: str | None = None
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    torch: str
+    device: str
+    wall_s: Amount | None = None
+    peak_mem_gb: Amount | None = None
+    created_utc: str
+
+    @field_validator("created_utc")
+    @classmethod
+    def _is_a_time(cls, text: str) -> str:
+        datetime.fromisoformat(text)
+        return text
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Row:
+        if self.status == "ok" and (self.value is None or self.error is not None):
+            raise ValueError("a row with status 'ok' needs a value and no error")
+        if self.status == "failed" and (self.value is not None or not self.error):
+            raise ValueError("a row with status 'failed' needs an error and no value")
+        if self.n_ok > self.n_total:
+            raise ValueError(f"n_ok ({self.n_ok}) is greater than n_total ({self.n_total})")
+        if self.wall_s is not None and self.metric != LATENCY_METRIC:
+            raise ValueError(f"wall_s belongs to the metric '{LATENCY_METRIC}' (got '{self.metric}')")
+        return self
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write a whole file of rows; it is complete or unchanged.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    write_text(path, _lines(rows))
+
+
+def append(path: Path, rows: Iterable[Row]) -> None:
+    """Add rows at the end of a file, made if absent: one write, taken back when it does not fit on the disk.
+
+    Raises:
+        MissingError: the file ends in the middle of a line.
+        RunError: the file cannot be written.
+    """
+    data = _lines(rows).encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+", buffering=0) as stream:
+            end = stream.seek(0, os.SEEK_END)
+            _check_last_line(path, stream, end)
+            written = stream.write(data)
+            if written != len(data):
+                stream.truncate(end)
+                raise RunError(
+                    f"Cannot write {path}: the disk is full. Free the disk or choose another --out."
+                )
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise RunError(
+            f"Cannot write {path}: {error.strerror}. Free the disk or choose another --out."
+        ) from error
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All rows of a file, validated, in the order written.
+
+    Raises:
+        MissingError: the file is absent, or a line of it is not a row; names the file and the line.
+        UsageError: a row has another schema version.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise MissingError(f"Missing file {path}. Make it with `mdtbench run`.") from error
+    except UnicodeDecodeError as error:
+        raise MissingError(f"{path} is not a file of rows ({error}). Restore it or run again.") from error
+    return [_parse(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def latest(rows: Sequence[Row]) -> list[Row]:
+    """The last row of each measurement, so that a cell that was run again counts once, in first-seen order.
+
+    Raises:
+        UsageError: two runs hold the same measurement.
+    """
+    kept: dict[tuple, Row] = {}
+    for row in rows:
+        key = (row.stage, row.split, row.method, row.variant, row.train_seed, row.steps, row.seed, row.metric)
+        if key in kept and kept[key].run_id != row.run_id:
+            raise UsageError(
+                f"Two runs hold the same measurement (got {row.method} {row.metric} seed {row.seed} in "
+                f"'{kept[key].run_id}' and '{row.run_id}') - a table shows one run - use `mdtbench compare`."
+            )
+        kept[key] = row
+    return list(kept.values())
+
+
+def _lines(rows: Iterable[Row]) -> str:
+    return "".join(row.model_dump_json() + "\n" for row in rows)
+
+
+def _check_last_line(path: Path, stream, end: int) -> None:
+    if not end:
+        return
+    stream.seek(end - 1)
+    if stream.read(1) != b"\n":
+        raise MissingError(f"{path} ends in the middle of a line. Remove that line, then run again.")
+
+
+def _parse(path: Path, number: int, line: str) -> Row:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise _bad_line(path, number, str(error)) from error
+    if not isinstance(values, dict) or "schema_version" not in values:
+        raise _bad_line(path, number, "no schema_version")
+    if values["schema_version"] != SCHEMA_VERSION:
+        raise UsageError(
+            f"{path} line {number} has an unknown schema_version (got {values['schema_version']!r}) - this "
+            f"version of mdtbench reads {SCHEMA_VERSION} - install the version that wrote the file."
+        )
+    try:
+        return Row.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise _bad_line(path, number, f"{where}: {first['msg']}" if where else first["msg"]) from error
+
+
+def _bad_line(path: Path, number: int, reason: str) -> MissingError:
+    return MissingError(f"{path} line {number} is not a row ({reason}). Remove that line, then run again.")

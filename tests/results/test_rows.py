@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from mdtbench.base.errors import MissingError, RunError, UsageError
+from mdtbench.results.rows import append, latest, read_rows, write_rows
+
+
+def test_rows_round_trip_exactly(tmp_path, make):
+    path = tmp_path / "new" / "rows.jsonl"
+    # U+2028 is a line break to str.splitlines, not to JSON lines
+    rows = [make.row(value=0.1 + 0.2), make.row(value=None, error="bad\n\u2028 name ü")]
+    write_rows(path, rows)
+    assert read_rows(path) == rows
+    append(path, [make.row(seed=7)])
+    assert read_rows(path) == [*rows, make.row(seed=7)]
+    assert path.read_text().startswith('{"schema_version":1,')
+
+
+def test_append_makes_the_file(tmp_path, make):
+    append(tmp_path / "a" / "rows.jsonl", [make.row()])
+    assert read_rows(tmp_path / "a" / "rows.jsonl") == [make.row()]
+
+
+def test_append_refuses_a_torn_line(tmp_path, make):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"schema_version":1,')
+    with pytest.raises(MissingError, match="middle of a line"):
+        append(path, [make.row()])
+    assert path.read_text() == '{"schema_version":1,'
+
+
+def test_append_to_a_folder_is_one_line(tmp_path, make):
+    with pytest.raises(RunError, match="Cannot write"):
+        append(tmp_path, [make.row()])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"value": float("nan")},
+        {"value": float("inf")},
+        {"status": "failed"},
+        {"status": "failed", "value": None, "error": ""},
+        {"value": None},
+        {"error": "but it is ok"},
+        {"n_ok": 65},
+        {"n_ok": -1},
+        {"steps": -1},
+        {"run_id": ""},
+        {"unknown": 1},
+        {"created_utc": "yesterday"},
+        {"wall_s": 1.0},
+        {"higher_is_better": None},
+        {"schema_version": 2},
+    ],
+)
+def test_a_row_that_cannot_be_is_refused(make, changes):
+    with pytest.raises(ValidationError):
+        make.row(**changes) if "value" not in changes else type(make.row()).model_validate(
+            make.row().model_dump() | changes
+        )
+
+
+def test_a_row_does_not_change(make):
+    with pytest.raises(ValidationError):
+        make.row().value = 2.0
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "Expecting"),
+        ("[]", "no schema_version"),
+        ('{"schema_version": 1}', "run_id: Field required"),
+        ('{"value": NaN, "schema_version": 1}', "value"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, make, line, reason):
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, [make.row()])
+    if "NaN" in line:
+        line = json.dumps(make.row().model_dump() | {"value": float("nan")})
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(MissingError, match=rf"rows.jsonl line 2 is not a row \(.*{reason}"):
+        read_rows(path)
+
+
+def test_an_unknown_schema_is_a_usage_error(tmp_path, make):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(make.row().model_dump() | {"schema_version": 99}) + "\n")
+    with pytest.raises(UsageError, match=r"line 1 has an unknown schema_version \(got 99"):
+        read_rows(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(MissingError, match=r"none\.jsonl"):
+        read_rows(tmp_path / "none.jsonl")
+
+
+def test_the_latest_row_counts(make):
+    rows = [make.row(value=None), make.row("pcm"), make.row(value=2.0)]
+    assert latest(rows) == [make.row(value=2.0), make.row("pcm")]
+    with pytest.raises(UsageError, match="Two runs"):
+        latest([make.row(), make.row(run_id="other")])

@@ -1,0 +1,179 @@
+"""Small networks, random Gaussians and training steps for the tests of `flow` and `methods`. All float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from mdtbench.flow.guidance import Velocity
+from mdtbench.flow.layout import DenseLayout, Layout, SparseLayout
+from mdtbench.flow.oracles import GaussianOracle
+from mdtbench.flow.path import diffuse
+from mdtbench.methods import METHODS, Distillation, Loss, Step
+from torch import Tensor, nn
+
+F64 = torch.float64
+# Earliest time of the tests: one backward difference of 0.01 above the path's sigma_min, as in training.
+T_MIN = 0.01001
+DISTILLATIONS = ("cm", "mdt", "pcm", "scm", "vm")
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=seeded(seed), dtype=F64)
+
+
+def rand(*shape: int, seed: int) -> Tensor:
+    return torch.rand(shape, generator=seeded(seed), dtype=F64)
+
+
+def worst(a: Tensor, b: Tensor | float) -> float:
+    """Largest absolute difference; NaN and inf are never small."""
+    difference = (a - b).abs().max().item()
+    return difference if difference == difference else float("inf")
+
+
+def gaussian(dim: int, seed: int) -> GaussianOracle:
+    """Random mean, random covariance with eigenvalues in about [0.2, 3]."""
+    basis, _ = torch.linalg.qr(randn(dim, dim, seed=seed))
+    eig = 0.2 + 2.8 * rand(dim, seed=seed + 1)
+    return GaussianOracle(randn(dim, seed=seed + 2), (basis * eig) @ basis.T)
+
+
+def dense(*shape: int) -> DenseLayout:
+    return DenseLayout(shape, F64)
+
+
+def ragged(lengths: tuple[int, ...], channels: int) -> SparseLayout:
+    sample = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    return SparseLayout(sample, len(lengths), channels, F64)
+
+
+class Mlp(nn.Module):
+    """phi(x, t) of the last axis and the time alone, so that it means the same in every layout."""
+
+    def __init__(self, channels: int, seed: int, width: int = 16, size: float = 1.0):
+        super().__init__()
+        self.first = nn.Linear(channels + 1, width, dtype=F64)
+        self.last = nn.Linear(width, channels, dtype=F64)
+        generator = seeded(seed)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.normal_(generator=generator).mul_(size / parameter.shape[-1] ** 0.5)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """time: t of each row, broadcastable to x[..., :1]."""
+        hidden = torch.cat([x, time.expand_as(x[..., :1])], -1)
+        return self.last(torch.tanh(self.first(hidden)))
+
+
+def bind(network: nn.Module, layout: Layout) -> Velocity:
+    return lambda x, t: network(x, layout.expand(t))
+
+
+def unguided(velocity: Velocity) -> Callable[[Tensor, Tensor, float], Tensor]:
+    """A teacher without guidance, as a step holds it: no gradient."""
+
+    @torch.no_grad()
+    def teacher(x: Tensor, t: Tensor, cfg_strength: float) -> Tensor:
+        assert cfg_strength == 0
+        return velocity(x, t)
+
+    return teacher
+
+
+def make_step(
+    layout: Layout,
+    t: Tensor,
+    student: Velocity,
+    teacher: Velocity,
+    *,
+    frozen: Velocity | None = None,
+    seed: int = 0,
+    index: int = 1,
+    total: int = 1,
+    x_t: Tensor | None = None,
+    kind: type[Step] = Step,
+) -> Step:
+    """A step at given times; by default the target is the student and warm-ups are over."""
+    generator = seeded(seed)
+    x_0, noise = layout.randn([generator]), layout.randn([generator])
+    return kind(
+        index=index,
+        total=total,
+        x_0=x_0,
+        noise=noise,
+        t=t,
+        t_min=T_MIN,
+        x_t=diffuse(x_0, noise, t, layout) if x_t is None else x_t,
+        layout=layout,
+        student=student,
+        frozen_student=frozen or student,
+        teacher=unguided(teacher),
+        generator=seeded(seed + 1),
+    )
+
+
+class LeakyStep(Step):
+    """A step whose target forgets to stop the gradient."""
+
+    def target(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.frozen_student(x, t)
+
+    def target_derivative(self, x: Tensor, t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.func.jvp(self.frozen_student, (x, t), (v, torch.ones_like(t)))
+
+
+def method(name: str, **parameters) -> Distillation:
+    made = METHODS.get(name).value(cfg_strength=0.0, **parameters)
+    assert isinstance(made, Distillation)
+    return made
+
+
+def times(batch: int, seed: int) -> Tensor:
+    """[B] uniform in [T_MIN, 1]."""
+    return T_MIN + (1 - T_MIN) * rand(batch, seed=seed)
+
+
+def gradient(value: Tensor, network: nn.Module) -> Tensor:
+    """d value / d parameters, in one vector; parameters that value does not use count as zero."""
+    parts = torch.autograd.grad(value, list(network.parameters()), allow_unused=True)
+    pairs = zip(parts, network.parameters(), strict=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs])
+
+
+def pulled_back(phi: Tensor, push: Tensor, network: nn.Module) -> Tensor:
+    """push^T dphi / d parameters: what every closed form below is made of."""
+    return gradient((push.detach() * phi).sum(), network)
+
+
+def loss_and_gradient(made: Distillation, step: Step, network: nn.Module) -> tuple[Loss, Tensor]:
+    loss = made.loss(step)
+    return loss, gradient(loss.value, network)
+
+
+def twin(network: nn.Module, seed: int, size: float) -> nn.Module:
+    """A copy with slightly different weights."""
+    other = copy.deepcopy(network)
+    generator = seeded(seed)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    return other
+
+
+class Correction(nn.Module):
+    """A linear head (W x + t u + b), zero at first: the directions in which a fixed point is tested."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels, channels, dtype=F64))
+        self.slope = nn.Parameter(torch.zeros(channels, dtype=F64))
+        self.bias = nn.Parameter(torch.zeros(channels, dtype=F64))
+
+    def around(self, velocity: Velocity) -> Velocity:
+        return lambda x, t: velocity(x, t) + x @ self.weight + t[:, None] * self.slope + self.bias

@@ -1,0 +1,21 @@
+"""From the name and arguments in a configuration to a network of the backbone."""
+
+from __future__ import annotations
+
+from ..base.networks import NetworkTable
+from .conditioner import ConvConditioner
+from .structure_flow import SparseStructureFlowModel
+from .structure_vae import SparseStructureDecoder, SparseStructureEncoder
+
+# "Elastic" networks of the official configurations trade memory for time in training; their weights are the same.
+NETWORKS = NetworkTable(
+    {
+        "SparseStructureFlowModel": SparseStructureFlowModel,
+        "SparseStructureEncoder": SparseStructureEncoder,
+        "SparseStructureDecoder": SparseStructureDecoder,
+        "ConvConditioner": ConvConditioner,
+    },
+    ignored_prefix="Elastic",
+)
+
+create = NETWORKS.create

@@ -1,0 +1,108 @@
+"""From a conditioning picture to a structure: the first stage of the image-to-3D pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..base.errors import MissingError
+from ..base.files import read_json, write_json
+from ..flow.guidance import Guided
+from ..flow.layout import DenseLayout
+from .adapter import bind_guided
+from .patches import from_blocks, to_blocks
+from .weights import load_checkpoint
+
+FLOW = "sparse_structure_flow_model"
+DECODER = "sparse_structure_decoder"
+ENCODER = "sparse_structure_encoder"
+CONDITIONER = "image_cond_model"
+
+
+@dataclass(frozen=True)
+class SamplerParams:
+    """How the teacher is sampled, from the pipeline's own file.
+
+    Attributes:
+        cfg_strength: s of (1 + s) v_cond - s v_neg, used while t lies in cfg_interval.
+        rescale_t: time warp.
+    """
+
+    steps: int
+    cfg_strength: float
+    cfg_interval: tuple[float, float]
+    rescale_t: float
+
+
+@dataclass(frozen=True)
+class StructurePipeline:
+    """The networks of the structure stage, in evaluation mode."""
+
+    flow: nn.Module
+    decoder: nn.Module
+    encoder: nn.Module
+    conditioner: nn.Module
+    sampler: SamplerParams
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """[C, R, R, R] of one latent."""
+        return (self.flow.in_channels, *[self.flow.resolution] * 3)
+
+    def layout(self, batch: int) -> DenseLayout:
+        return DenseLayout((batch, *self.latent_shape), device=next(self.flow.parameters()).device)
+
+    @torch.no_grad()
+    def condition(self, images: Tensor) -> Tensor:
+        """Tokens [B, T, C] of preprocessed pictures [B, 3, S, S] uint8."""
+        return self.conditioner(images)
+
+    def velocity(self, network: nn.Module, cond: Tensor) -> Guided:
+        """Guided velocity of a flow network (the teacher or a student of it) under `cond`."""
+        return bind_guided(network, cond)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Occupancy [B, R, R, R] bool."""
+        return from_blocks(self.decoder(latents))[:, 0] > 0
+
+    @torch.no_grad()
+    def encode(self, occupancy: Tensor) -> Tensor:
+        """Latents (posterior means) of occupancy [B, R, R, R]."""
+        blocks = to_blocks(occupancy.float()[:, None], self.encoder.input_layer.in_channels)
+        return self.encoder(blocks, sample_posterior=False)
+
+
+def load_pipeline(folder: Path) -> StructurePipeline:
+    """Read the structure stage of a folder in the official layout (pipeline.json, ckpts/).
+
+    Raises:
+        MissingError: a file is absent or malformed.
+    """
+    path = folder / "pipeline.json"
+    args = read_json(path).get("args", {})
+    try:
+        models = args["models"]
+        params = args["sparse_structure_sampler"]["params"]
+        sampler = SamplerParams(
+            int(params["steps"]),
+            float(params["cfg_strength"]),
+            (float(params["cfg_interval"][0]), float(params["cfg_interval"][1])),
+            float(params["rescale_t"]),
+        )
+        networks = [load_checkpoint(folder / stem) for stem in (models[FLOW], models[DECODER], models[ENCODER])]
+        conditioner = load_checkpoint(folder / args[CONDITIONER])
+    except KeyError as error:
+        raise MissingError(f"{path} has no {error}. Restore the file.") from error
+    return StructurePipeline(*networks, conditioner, sampler)
+
+
+def write_pipeline(folder: Path, models: dict[str, str], conditioner: str, params: dict[str, Any]) -> None:
+    """Write pipeline.json in the official layout. models: key -> stem relative to `folder`."""
+    sampler = {"name": "FlowEulerGuidanceIntervalSampler", "args": {"sigma_min": 1e-5}, "params": params}
+    args = {"models": models, "sparse_structure_sampler": sampler, CONDITIONER: conditioner}
+    write_json(folder / "pipeline.json", {"name": "TrellisImageTo3DPipeline", "args": args})

@@ -1,0 +1,152 @@
+"""The stage-1 network of TRELLIS: velocity of the sparse-structure latent, a dense diffusion transformer.
+
+Source: TRELLIS (arXiv:2412.01506), trellis/models/sparse_structure_flow.py; state-dict keys are the same.
+B batch, C channels, R resolution, p patch size, r = R / p, L = r^3 tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..base.errors import UsageError
+from .blocks import ModulatedCrossBlock, TimeEmbedder, modulation, position_features
+from .precision import half_torso, linear_dtype
+
+TIME_MLP_STD = 0.02
+
+
+class SparseStructureFlowModel(nn.Module):
+    """v = net(x, t, cond). Arguments have the names and defaults of the official configurations.
+
+    Args:
+        num_heads: Attention heads; None means model_channels / num_head_channels.
+        pe_mode: Only "ape" (absolute positions): "rope" does not run in the public implementation either.
+        use_fp16: Store and compute the blocks in float16; embeddings, norms, first and last layer in float32.
+        use_checkpoint: Recompute each block in the backward pass instead of keeping its activations.
+        share_mod: One modulation for all blocks.
+
+    Raises:
+        UsageError: an argument that cannot be used, or a combination that does not divide.
+    """
+
+    pos_emb: Tensor  # [L, model_channels]
+
+    def __init__(
+        self,
+        resolution: int,
+        in_channels: int,
+        model_channels: int,
+        cond_channels: int,
+        out_channels: int,
+        num_blocks: int,
+        num_heads: int | None = None,
+        num_head_channels: int = 64,
+        mlp_ratio: float = 4,
+        patch_size: int = 2,
+        pe_mode: str = "ape",
+        use_fp16: bool = False,
+        use_checkpoint: bool = False,
+        share_mod: bool = False,
+        qk_rms_norm: bool = False,
+        qk_rms_norm_cross: bool = False,
+    ):
+        super().__init__()
+        heads = num_heads or model_channels // num_head_channels
+        _check(resolution, patch_size, model_channels, heads, pe_mode)
+        self.resolution = resolution
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.cond_channels = cond_channels
+        self.patch_size = patch_size
+
+        self.t_embedder = TimeEmbedder(model_channels)
+        self.adaLN_modulation = modulation(model_channels) if share_mod else nn.Identity()
+        axis = torch.arange(resolution // patch_size)
+        coords = torch.cartesian_prod(axis, axis, axis)  # [L, 3], the last axis runs fastest
+        self.register_buffer("pos_emb", position_features(coords, model_channels))
+        self.input_layer = nn.Linear(in_channels * patch_size**3, model_channels)
+        self.blocks = nn.ModuleList(
+            ModulatedCrossBlock(
+                model_channels,
+                cond_channels,
+                heads,
+                mlp_ratio=mlp_ratio,
+                use_checkpoint=use_checkpoint,
+                share_mod=share_mod,
+                qk_rms_norm=qk_rms_norm,
+                qk_rms_norm_cross=qk_rms_norm_cross,
+            )
+            for _ in range(num_blocks)
+        )
+        self.out_layer = nn.Linear(model_channels, out_channels * patch_size**3)
+        _initialise(self)
+        if use_fp16:
+            half_torso(self.blocks)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """Velocity at (x, t).
+
+        Args:
+            x: [B, in_channels, R, R, R].
+            t: [B], time on the 0..1000 scale.
+            cond: [B, T, cond_channels], T of any size.
+        Returns:
+            [B, out_channels, R, R, R].
+        """
+        expected = (self.in_channels, *[self.resolution] * 3)
+        if x.shape[1:] != expected:
+            raise UsageError(
+                f"The structure latent has shape {list(x.shape)}; this network takes [B, {expected}]."
+            )
+        dtype = linear_dtype(self.blocks)
+        h = self.input_layer(to_patches(x, self.patch_size)) + self.pos_emb
+        mod = self.adaLN_modulation(self.t_embedder(t)).to(dtype)
+        h, cond = h.to(dtype), cond.to(dtype)
+        for block in self.blocks:
+            h = block(h, mod, cond)
+        h = F.layer_norm(h.to(x.dtype), h.shape[-1:])  # eps 1e-5, unlike the norms in the blocks
+        return from_patches(self.out_layer(h), self.patch_size, self.resolution)
+
+
+def to_patches(x: Tensor, p: int) -> Tensor:
+    """[B, C, R, R, R] -> tokens [B, r^3, C p^3]; within a token the channel runs slowest."""
+    b, c, size = x.shape[:3]
+    r = size // p
+    grid = x.reshape(b, c, r, p, r, p, r, p).permute(0, 2, 4, 6, 1, 3, 5, 7)
+    return grid.reshape(b, r**3, c * p**3)
+
+
+def from_patches(tokens: Tensor, p: int, size: int) -> Tensor:
+    """Inverse of `to_patches` for a grid of `size` voxels a side."""
+    b, r = tokens.shape[0], size // p
+    grid = tokens.reshape(b, r, r, r, -1, p, p, p).permute(0, 4, 1, 5, 2, 6, 3, 7)
+    return grid.reshape(b, -1, size, size, size)
+
+
+def _check(resolution: int, patch_size: int, channels: int, heads: int, pe_mode: str) -> None:
+    if pe_mode != "ape":
+        raise UsageError(f"pe_mode '{pe_mode}' is not supported. Available: ape.")
+    if resolution % patch_size:
+        raise UsageError(
+            f"resolution {resolution} is not a multiple of patch_size {patch_size}. Change one of them."
+        )
+    if heads < 1 or channels % heads:
+        raise UsageError(
+            f"model_channels {channels} cannot be split into {heads} heads. Set num_heads to a divisor."
+        )
+
+
+def _initialise(model: SparseStructureFlowModel) -> None:
+    """Starting weights of DiT (arXiv:2212.09748), as in TRELLIS: the untrained network returns zero."""
+    for part in model.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            nn.init.zeros_(part.bias)
+    for name, weight in model.t_embedder.named_parameters():
+        if name.endswith("weight"):
+            nn.init.normal_(weight, std=TIME_MLP_STD)
+    for name, weight in model.named_parameters():
+        if "adaLN_modulation" in name or name.startswith("out_layer"):
+            nn.init.zeros_(weight)
