@@ -43,6 +43,4 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str], hint: str = "") -
         near = [other for other in allowed if sorted(other) == sorted(name)][:1]
     suggestion = f" Did you mean '{near[0]}'?" if near else ""
     tail = f" {hint}" if hint else ""
-    return UsageError(
-        f"Unknown {kind} '{name}'.{suggestion} Available: {', '.join(allowed) or 'none'}.{tail}"
-    )
+    return UsageError(f"Unknown {kind} '{name}'.{suggestion} Available: {', '.join(allowed) or 'none'}.{tail}")

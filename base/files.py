@@ -26,18 +26,14 @@ def replacing(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         os.close(handle)
     except OSError as error:
-        raise RunError(
-            f"Cannot write {path}: {error.strerror}. Free the disk or choose another --out."
-        ) from error
+        raise RunError(f"Cannot write {path}: {error.strerror}. Free the disk or choose another --out.") from error
     part = Path(name)
     try:
         yield part
         os.chmod(part, 0o644)
         os.replace(part, path)
     except OSError as error:
-        raise RunError(
-            f"Cannot write {path}: {error.strerror}. Free the disk or choose another --out."
-        ) from error
+        raise RunError(f"Cannot write {path}: {error.strerror}. Free the disk or choose another --out.") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -58,9 +54,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise MissingError(f"Missing file {path}.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise MissingError(
-            f"{path} is not valid JSON ({error}). Restore the file or make it again."
-        ) from error
+        raise MissingError(f"{path} is not valid JSON ({error}). Restore the file or make it again.") from error
 
 
 def canonical_json(value: Any) -> str:

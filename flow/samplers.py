@@ -21,7 +21,8 @@ from .times import sampling_times
 
 
 class Sampler(Protocol):
-    steps: int
+    @property
+    def steps(self) -> int: ...
 
     def sample(
         self, velocity: GuidedVelocity, noise: Tensor, layout: Layout, generators: Sequence[torch.Generator]

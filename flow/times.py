@@ -39,5 +39,13 @@ def rescale(t: float, rescale_t: float) -> float:
 
 
 def sampling_times(steps: int, rescale_t: float = 1.0) -> list[float]:
-    """The steps + 1 times from 1 (noise) to 0 (data) of TRELLIS' Euler sampler."""
-    return [rescale(1 - i / steps, rescale_t) for i in range(steps + 1)]
+    """The steps + 1 times from 1 (noise) to 0 (data) of TRELLIS' Euler sampler.
+
+    Raises:
+        ValueError: no step.
+    """
+    if steps < 1:
+        raise ValueError(f"a sampler needs at least one step (got {steps})")
+    # Rounded as TRELLIS' numpy.linspace does: a time on the edge of a guidance interval must fall on the same side.
+    between = [rescale(1 - i * (1 / steps), rescale_t) for i in range(1, steps)]
+    return [1.0, *between, 0.0]

@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
-from ..base.errors import MdtbenchError
+from ..base.errors import MdtbenchError, UsageError
+
+ALL_METHODS = "cm,pcm,scm,vm,mdt"
+CACHE = Path("~/.cache/mdtbench")
 
 app = typer.Typer(
     name="mdtbench",
@@ -18,8 +21,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Preset = Annotated[str, typer.Option("--preset", help="Shipped preset (smoke, tiny) or a .toml file.")]
-Changes = Annotated[list[str] | None, typer.Option("--set", help="Change a key of the preset, e.g. train.steps=100.")]
+PresetOption = Annotated[str, typer.Option("--preset", help="Shipped preset (smoke, tiny) or a .toml file.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the preset: train.steps=100.")
+]
+Workers = Annotated[int, typer.Option(help="Processes; 0 = one per core. Changes no result.", min=0)]
 
 
 @app.callback()
@@ -28,12 +34,78 @@ def root() -> None:
 
 
 @app.command()
+def run(
+    preset: PresetOption = "tiny",
+    methods: Annotated[str, typer.Option(help="Comma-separated methods, with variants as name:variant.")] = ALL_METHODS,
+    steps: Annotated[str, typer.Option(help="Sampler steps to evaluate, e.g. 1,2; the preset's by default.")] = "",
+    seeds: Annotated[str, typer.Option(help="Training seeds, e.g. 0,1,2.")] = "0",
+    assets: Annotated[Path | None, typer.Option(help="Folder of meshes to evaluate on, in place of toys.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N test assets.", min=2)] = None,
+    changes: Changes = None,
+    plugin: Annotated[
+        list[Path] | None, typer.Option(help="Python file that registers a method or metric of your own.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<preset>-<key> by default.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder for prepared assets, shared by runs.")] = CACHE,
+    workers: Workers = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print plan and cost, compute nothing.")] = False,
+) -> None:
+    """Distil with every method, measure all students, print Tables 2 and 3. Run again to resume.
+
+    Examples:
+
+      mdtbench run
+
+      mdtbench run --preset smoke --methods vm,mdt
+
+      mdtbench run --assets my_meshes --methods cm,pcm,scm,vm,mdt --out r1
+    """
+    from .commands import RunOptions, run_command
+
+    run_command(
+        RunOptions(
+            preset=preset,
+            methods=_words(methods),
+            steps=_numbers("--steps", steps),
+            train_seeds=_numbers("--seeds", seeds),
+            assets=assets,
+            limit=limit,
+            changes=tuple(changes or ()),
+            plugins=tuple(plugin or ()),
+            out=out,
+            cache=cache.expanduser(),
+            workers=workers,
+            dry_run=dry_run,
+        )
+    )
+
+
+@app.command()
+def report(
+    folder: Annotated[Path | None, typer.Argument(help="Folder of a run; the newest under runs/ by default.")] = None,
+    format: Annotated[str, typer.Option("--format", "-f", help="rich, markdown, latex, csv or json.")] = "rich",
+) -> None:
+    """Print Tables 2 and 3 of a run, beside the paper's numbers."""
+    from .report_command import report_command
+
+    report_command(folder, format)
+
+
+@app.command("list")
+def list_(kind: Annotated[str, typer.Argument(help="methods, metrics, presets or worlds.")] = "methods") -> None:
+    """List what this installation offers."""
+    from .listing import listing
+
+    typer.echo(listing(kind))
+
+
+@app.command()
 def pretrain(
-    preset: Preset = "tiny",
+    preset: PresetOption = "tiny",
     out: Annotated[Path, typer.Option(help="Folder of the world; its name is the world's name.")] = Path("world"),
     stages: Annotated[str, typer.Option(help="Comma-separated stages to make now; all by default.")] = "",
     changes: Changes = None,
-    workers: Annotated[int, typer.Option(help="Processes or threads; 0 = all cores.")] = 0,
+    workers: Workers = 0,
 ) -> None:
     """Make the networks of a preset from nothing (about an hour on two cores); run again to resume."""
     from .config import load_config
@@ -49,15 +121,21 @@ def pretrain(
     typer.echo(f"World at {out}" if complete else f"Stages {', '.join(chosen)} at {out}; others are still to be made.")
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in _words(text))
+    except ValueError:
+        raise UsageError(f"{option} takes whole numbers separated by commas, e.g. 0,1,2 (got '{text}').") from None
+
+
 def main() -> None:
     """Entry point: errors become one line on standard error and the exit code of their kind."""
     try:
-        app(standalone_mode=False)
+        app()
     except MdtbenchError as error:
         typer.echo(f"mdtbench: {error}", err=True)
         sys.exit(error.exit_code)
-    except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        typer.echo("mdtbench: interrupted; run the same command again to resume.", err=True)
-        sys.exit(130)

@@ -137,6 +137,7 @@ def _make_shard(shard: _Shard) -> None:
             failures=np.array(failures, str).reshape(-1, 2),
         )
 
+
 def _joined(shards: Sequence) -> Prepared:
     def texts(key: str) -> tuple[str, ...]:
         return tuple(str(text) for shard in shards for text in shard[key])

@@ -1,10 +1,10 @@
 """A world: the networks that a run starts from and the extractors that it is measured with, in one folder.
 
-    pipeline.json     backbone, in the layout of an official TRELLIS repository
-    ckpts/NAME.json   name and arguments of each network
-    ckpts/NAME.safetensors
-    world.json        extractors, how assets are prepared and observed, digests of all weight files
-    MODEL_CARD.md
+pipeline.json     backbone, in the layout of an official TRELLIS repository
+ckpts/NAME.json   name and arguments of each network
+ckpts/NAME.safetensors
+world.json        extractors, how assets are prepared and observed, digests of all weight files
+MODEL_CARD.md
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def verify_world(folder: Path) -> None:
         found = file_sha256(folder / name)
         if found != expected:
             raise MissingError(
-                f"{folder / name} has sha256 {found[:16]}..., expected {expected[:16]}.... Reinstall it or make it again."
+                f"{folder / name} has sha256 {found[:16]}..., expected {expected[:16]}.... "
+                "Reinstall it or make it again."
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..flow.derivative import earlier_point
-from ..flow.layout import norm, rms
+from ..flow.layout import rms
 from ..flow.path import jump
 from ..flow.samplers import Renoise, Sampler
 from .contract import METHODS, Distillation, Loss, Step
@@ -37,10 +37,9 @@ class ConsistencyDistillation(Distillation):
         phi = step.student(step.x_t, step.t)
         gap = jump(step.x_t, phi, step.t, zero, layout) - aim
         constant = self.huber * layout.count(gap).sqrt()
-        value = ((norm(layout, gap).square() + constant.square()).sqrt() - constant).mean()
-        return Loss(
-            value, {"rms_gap": rms(layout, gap.detach()).mean(), "rms_phi": rms(layout, phi.detach()).mean()}
-        )
+        # Not norm(gap)^2: where the gap is exactly zero its gradient is NaN.
+        value = ((layout.sum(gap.square()) + constant.square()).sqrt() - constant).mean()
+        return Loss(value, {"rms_gap": rms(layout, gap.detach()).mean(), "rms_phi": rms(layout, phi.detach()).mean()})
 
     def sampler(self, n_steps: int) -> Sampler:
         return Renoise(n_steps, self.rescale_t)

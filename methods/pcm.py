@@ -43,15 +43,11 @@ class PhasedConsistencyDistillation(Distillation):
         phi = step.student(step.x_t, step.t)
         gap = jump(step.x_t, phi, step.t, edge, layout) - aim
         value = per_sample_mean(layout, (gap.square() + self.huber**2).sqrt() - self.huber)
-        return Loss(
-            value, {"rms_gap": rms(layout, gap.detach()).mean(), "rms_phi": rms(layout, phi.detach()).mean()}
-        )
+        return Loss(value, {"rms_gap": rms(layout, gap.detach()).mean(), "rms_phi": rms(layout, phi.detach()).mean()})
 
     def lower_edge(self, t: Tensor) -> Tensor:
         """The largest edge below t (0 for the first phase). [B]."""
-        edges = torch.tensor(
-            sampling_times(self.phases, self.rescale_t)[::-1], dtype=t.dtype, device=t.device
-        )
+        edges = torch.tensor(sampling_times(self.phases, self.rescale_t)[::-1], dtype=t.dtype, device=t.device)
         return edges[(torch.searchsorted(edges, t) - 1).clamp(min=0)]
 
     def sampler(self, n_steps: int) -> Sampler:

@@ -27,9 +27,7 @@ def backward_difference(target: Velocity, delta: float, layout: Layout) -> Deriv
     return derivative
 
 
-def velocity_residual(
-    phi: Tensor, x: Tensor, t: Tensor, v: Tensor, derivative: Derivative, layout: Layout
-) -> Tensor:
+def velocity_residual(phi: Tensor, x: Tensor, t: Tensor, v: Tensor, derivative: Derivative, layout: Layout) -> Tensor:
     """r = phi + t dphi/dt - v. MDT-dist, Eq. 9 minus the teacher."""
     return phi + layout.expand(t) * derivative(phi, x, t, v) - v
 

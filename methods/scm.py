@@ -12,9 +12,7 @@ from .contract import METHODS, Distillation, Loss, Step
 from .residual import bounded
 
 
-@METHODS.register(
-    "scm", version=1, source="Lu and Song, sCM, arXiv:2410.11081, through TrigFlow = rectified flow"
-)
+@METHODS.register("scm", version=1, source="Lu and Song, sCM, arXiv:2410.11081, through TrigFlow = rectified flow")
 @dataclass(frozen=True, kw_only=True)
 class ContinuousConsistencyDistillation(Distillation):
     """L = |F - sg(F + g / (rms(g) + c))|^2 with F the TrigFlow network and g the tangent (sigma_d = 1).
@@ -43,9 +41,7 @@ class ContinuousConsistencyDistillation(Distillation):
         n = layout.expand(trig_scale(step.t))
         # F - sg F = n (phi - sg phi): the part of F that depends on x alone cancels.
         value = per_sample_mean(layout, (n * (phi - phi.detach()) - bounded(g, layout, self.bound)).square())
-        return Loss(
-            value, {"rms_residual": rms(layout, residual).mean(), "rms_phi": rms(layout, phi_target).mean()}
-        )
+        return Loss(value, {"rms_residual": rms(layout, residual).mean(), "rms_phi": rms(layout, phi_target).mean()})
 
     def fade(self, index: int, total: int) -> float:
         """r_w of sCM's tangent warm-up: 0 at the first step, 1 from `warmup` of the training on."""
@@ -64,7 +60,10 @@ def trig_scale(t: Tensor) -> Tensor:
 
 
 def tangent(phi: Tensor, v: Tensor, residual: Tensor, t: Tensor, fade: float, layout: Layout) -> Tensor:
-    """sCM's tangent g at sigma_d = 1, closed form: -(1-r_w) ((1-t)^2/n) (phi - v) - r_w (1-t) n r; nothing is singular."""
+    """sCM's tangent at sigma_d = 1 in closed form, nowhere singular.
+
+    g = -(1 - r_w) ((1 - t)^2 / n) (phi - v) - r_w (1 - t) n r, with r_w = `fade`.
+    """
     n = trig_scale(t)
     guidance = layout.expand((1 - t).square() / n) * (phi - v)
     consistency = layout.expand((1 - t) * n) * residual

@@ -10,9 +10,7 @@ from .contract import METHODS, Method
 TRELLIS_SOURCE = "microsoft/TRELLIS, FlowEulerGuidanceIntervalSampler"
 
 
-@METHODS.register(
-    "none", version=1, source=TRELLIS_SOURCE, variants={"": {"guided": False}, "cfg": {"guided": True}}
-)
+@METHODS.register("none", version=1, source=TRELLIS_SOURCE, variants={"": {"guided": False}, "cfg": {"guided": True}})
 @dataclass(frozen=True, kw_only=True)
 class Undistilled(Method):
     """The teacher at few steps: without guidance (the students' cost), or as it is meant to be sampled (twice that)."""

@@ -45,9 +45,7 @@ def matching_loss(step: Step, cfg_strength: float, delta: float, bound: float) -
     phi = step.student(step.x_t, step.t)
     derivative = backward_difference(step.target, delta, step.layout)
     residual = velocity_residual(phi.detach(), step.x_t, step.t, v, derivative, step.layout)
-    value = per_sample_mean(
-        step.layout, (phi - (phi.detach() - bounded(residual, step.layout, bound))).square()
-    )
+    value = per_sample_mean(step.layout, (phi - (phi.detach() - bounded(residual, step.layout, bound))).square())
     return Loss(value, {"rms_residual": _mean_rms(step, residual), "rms_phi": _mean_rms(step, phi.detach())})
 
 

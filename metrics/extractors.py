@@ -57,7 +57,12 @@ class PictureClassifier(nn.Module):
         super().__init__()
         self.image_size = image_size
         self.layers = nn.Sequential(
-            *_conv2d(1, 16), *_conv2d(16, 32), *_conv2d(32, 64), *_conv2d(64, dim), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+            *_conv2d(1, 16),
+            *_conv2d(16, 32),
+            *_conv2d(32, 64),
+            *_conv2d(64, dim),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
         )
         # Features are divided by their spread over ground truth, so that a distance has a scale of its own.
         self.register_buffer("scale", torch.ones(dim))
@@ -114,9 +119,15 @@ class DualEncoder(nn.Module):
         super().__init__()
         self.image_size = image_size
         self.picture_tower = nn.Sequential(
-            *_conv2d(1, 32), *_conv2d(32, 64), *_conv2d(64, 96), nn.Flatten(), nn.Linear(96 * (image_size // 8) ** 2, dim)
+            *_conv2d(1, 32),
+            *_conv2d(32, 64),
+            *_conv2d(64, 96),
+            nn.Flatten(),
+            nn.Linear(96 * (image_size // 8) ** 2, dim),
         )
-        self.point_layers = nn.Sequential(nn.Linear(3, 64), nn.GELU(), nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 192))
+        self.point_layers = nn.Sequential(
+            nn.Linear(3, 64), nn.GELU(), nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 192)
+        )
         self.point_head = nn.Sequential(nn.Linear(384, 192), nn.GELU(), nn.Linear(192, dim))
         self.log_temperature = nn.Parameter(torch.tensor(2.5))
 

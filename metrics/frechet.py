@@ -79,8 +79,7 @@ class Moments:
         """
         if self.count < 2:
             raise UsageError(
-                f"A covariance of too few samples (got {self.count}) - at least 2 are needed - "
-                "evaluate more assets."
+                f"A covariance of too few samples (got {self.count}) - at least 2 are needed - evaluate more assets."
             )
         return self.scatter / (self.count - 1)
 
@@ -113,9 +112,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 def _checked(features: ArrayLike) -> NDArray[np.float64]:
     x_ND = np.asarray(features, np.float64)
     if x_ND.ndim != 2:
-        raise UsageError(
-            f"Features of the wrong shape (got {list(x_ND.shape)}) - [N, D] is needed - flatten them."
-        )
+        raise UsageError(f"Features of the wrong shape (got {list(x_ND.shape)}) - [N, D] is needed - flatten them.")
     if not np.isfinite(x_ND).all():
         bad = int((~np.isfinite(x_ND)).any(1).sum())
         raise UsageError(

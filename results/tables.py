@@ -37,10 +37,11 @@ LABELS = {
     "mdt": "VM+VD (Ours)",
     "floor": "Floor (held-out reference)",
     "reconstruction": "Reconstruction (VAE)",
-    "shuffled": "Shuffled pairs",
+    "truth": "Ground truth",
+    "shuffled": "Ground truth, shuffled pairs",
     "teacher": "Teacher",
 }
-CONTROLS = ("floor", "reconstruction", "shuffled", "teacher", "none")
+CONTROLS = ("floor", "truth", "shuffled", "reconstruction", "teacher", "none")
 TABLE_2_METHODS = ("cm", "pcm", "scm", "mdt")
 TABLE_3_METHODS = ("vm", "mdt")
 ABLATED = ("none", "")  # method and variant of the ablation's first row

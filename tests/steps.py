@@ -6,12 +6,13 @@ import copy
 from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
+
 from mdtbench.flow.guidance import Velocity
 from mdtbench.flow.layout import DenseLayout, Layout, SparseLayout
 from mdtbench.flow.oracles import GaussianOracle
 from mdtbench.flow.path import diffuse
 from mdtbench.methods import METHODS, Distillation, Loss, Step
-from torch import Tensor, nn
 
 F64 = torch.float64
 # Earliest time of the tests: one backward difference of 0.01 above the path's sigma_min, as in training.
@@ -141,7 +142,7 @@ def times(batch: int, seed: int) -> Tensor:
 
 def gradient(value: Tensor, network: nn.Module) -> Tensor:
     """d value / d parameters, in one vector; parameters that value does not use count as zero."""
-    parts = torch.autograd.grad(value, list(network.parameters()), allow_unused=True)
+    parts = torch.autograd.grad(value, list(network.parameters()), retain_graph=True, allow_unused=True)
     pairs = zip(parts, network.parameters(), strict=True)
     return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs])
 

@@ -64,9 +64,7 @@ class FeedForward(nn.Module):
     def __init__(self, channels: int, ratio: float):
         super().__init__()
         hidden = int(channels * ratio)
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, channels)
-        )
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mlp(x)

@@ -77,6 +77,19 @@ class StructurePipeline:
         return self.encoder(blocks, sample_posterior=False)
 
 
+def read_sampler(folder: Path) -> SamplerParams:
+    """How the teacher of a folder in the official layout is sampled. Raises MissingError."""
+    path = folder / "pipeline.json"
+    try:
+        params = read_json(path)["args"]["sparse_structure_sampler"]["params"]
+        low, high = params["cfg_interval"]
+        return SamplerParams(
+            int(params["steps"]), float(params["cfg_strength"]), (float(low), float(high)), float(params["rescale_t"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise MissingError(f"{path} does not say how to sample the structure stage ({error}). Restore it.") from error
+
+
 def load_pipeline(folder: Path) -> StructurePipeline:
     """Read the structure stage of a folder in the official layout (pipeline.json, ckpts/).
 
@@ -87,18 +100,11 @@ def load_pipeline(folder: Path) -> StructurePipeline:
     args = read_json(path).get("args", {})
     try:
         models = args["models"]
-        params = args["sparse_structure_sampler"]["params"]
-        sampler = SamplerParams(
-            int(params["steps"]),
-            float(params["cfg_strength"]),
-            (float(params["cfg_interval"][0]), float(params["cfg_interval"][1])),
-            float(params["rescale_t"]),
-        )
-        networks = [load_checkpoint(folder / stem) for stem in (models[FLOW], models[DECODER], models[ENCODER])]
-        conditioner = load_checkpoint(folder / args[CONDITIONER])
-    except KeyError as error:
+        stems = [models[FLOW], models[DECODER], models[ENCODER], args[CONDITIONER]]
+    except (KeyError, TypeError) as error:
         raise MissingError(f"{path} has no {error}. Restore the file.") from error
-    return StructurePipeline(*networks, conditioner, sampler)
+    flow, decoder, encoder, conditioner = (load_checkpoint(folder / stem) for stem in stems)
+    return StructurePipeline(flow, decoder, encoder, conditioner, read_sampler(folder))
 
 
 def write_pipeline(folder: Path, models: dict[str, str], conditioner: str, params: dict[str, Any]) -> None:

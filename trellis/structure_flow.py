@@ -97,9 +97,7 @@ class SparseStructureFlowModel(nn.Module):
         """
         expected = (self.in_channels, *[self.resolution] * 3)
         if x.shape[1:] != expected:
-            raise UsageError(
-                f"The structure latent has shape {list(x.shape)}; this network takes [B, {expected}]."
-            )
+            raise UsageError(f"The structure latent has shape {list(x.shape)}; this network takes [B, {expected}].")
         dtype = linear_dtype(self.blocks)
         h = self.input_layer(to_patches(x, self.patch_size)) + self.pos_emb
         mod = self.adaLN_modulation(self.t_embedder(t)).to(dtype)
@@ -129,13 +127,9 @@ def _check(resolution: int, patch_size: int, channels: int, heads: int, pe_mode:
     if pe_mode != "ape":
         raise UsageError(f"pe_mode '{pe_mode}' is not supported. Available: ape.")
     if resolution % patch_size:
-        raise UsageError(
-            f"resolution {resolution} is not a multiple of patch_size {patch_size}. Change one of them."
-        )
+        raise UsageError(f"resolution {resolution} is not a multiple of patch_size {patch_size}. Change one of them.")
     if heads < 1 or channels % heads:
-        raise UsageError(
-            f"model_channels {channels} cannot be split into {heads} heads. Set num_heads to a divisor."
-        )
+        raise UsageError(f"model_channels {channels} cannot be split into {heads} heads. Set num_heads to a divisor.")
 
 
 def _initialise(model: SparseStructureFlowModel) -> None:

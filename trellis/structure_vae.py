@@ -188,9 +188,7 @@ class SparseStructureDecoder(nn.Module):
         return self.out_layer(h.to(x.dtype))
 
 
-def _stages(
-    channels: Sequence[int], num_res_blocks: int, resample: Callable[[int, int], nn.Module]
-) -> nn.ModuleList:
+def _stages(channels: Sequence[int], num_res_blocks: int, resample: Callable[[int, int], nn.Module]) -> nn.ModuleList:
     parts = nn.ModuleList()
     for index, width in enumerate(channels):
         parts.extend(ResBlock3d(width) for _ in range(num_res_blocks))
@@ -204,21 +202,15 @@ def _res_blocks(channels: int, count: int) -> nn.Sequential:
 
 
 def _out_layer(norm_type: str, channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        NORMS[norm_type](channels), nn.SiLU(), nn.Conv3d(channels, out_channels, 3, padding=1)
-    )
+    return nn.Sequential(NORMS[norm_type](channels), nn.SiLU(), nn.Conv3d(channels, out_channels, 3, padding=1))
 
 
 def _posterior_noise(mean: Tensor, generator: torch.Generator | None, noise: Tensor | None) -> Tensor:
     if noise is not None:
         return noise
     if generator is None:
-        raise UsageError(
-            "sample_posterior needs randomness (got neither generator nor noise). Pass one of them."
-        )
-    return torch.randn(mean.shape, generator=generator, device=generator.device, dtype=mean.dtype).to(
-        mean.device
-    )
+        raise UsageError("sample_posterior needs randomness (got neither generator nor noise). Pass one of them.")
+    return torch.randn(mean.shape, generator=generator, device=generator.device, dtype=mean.dtype).to(mean.device)
 
 
 def _bias(conv: nn.Conv3d) -> Tensor:

@@ -56,9 +56,7 @@ def load_checkpoint(
     return module.eval().to(device)
 
 
-def save_checkpoint(
-    stem: Path, module: nn.Module, config: NetworkConfig, dtype: torch.dtype | None = None
-) -> str:
+def save_checkpoint(stem: Path, module: nn.Module, config: NetworkConfig, dtype: torch.dtype | None = None) -> str:
     """Write both files, the configuration last; each is complete or absent.
 
     Args:
@@ -107,9 +105,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise MissingError(f"Missing file {path}.") from error
     except SafetensorError as error:
-        raise MissingError(
-            f"{path} is not a complete safetensors file ({error}). Restore the file."
-        ) from error
+        raise MissingError(f"{path} is not a complete safetensors file ({error}). Restore the file.") from error
 
 
 def check_fit(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -125,9 +121,7 @@ def check_fit(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> N
     kinds = {"missing": missing, "unexpected": unexpected, "other shape": other_shape}
     faults = [f"{kind}: {_first(found)}" for kind, found in kinds.items() if found]
     if faults:
-        raise MissingError(
-            f"{path} does not fit {type(module).__name__} ({'; '.join(faults)}). Check its .json."
-        )
+        raise MissingError(f"{path} does not fit {type(module).__name__} ({'; '.join(faults)}). Check its .json.")
 
 
 def _first(names: list[str]) -> str:

@@ -28,7 +28,7 @@ def write_card(out: Path, recipe: Pretrain, measured: dict[str, dict[str, float]
         "|---|---|---|---|---|---|---|",
         *(_row(stage, values, recipe) for stage, values in measured.items()),
         "",
-        "`seconds` are those of the last, possibly resumed, call. Quality is measured on toys that were not trained on.",
+        "`seconds` are those of the last, possibly resumed, call; quality is that on toys that were not trained on.",
         "",
         "| file | size (MB) |",
         "|---|---|",

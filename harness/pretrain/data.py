@@ -62,7 +62,9 @@ def observed(
     address = digest_of([prepared.ids, section.model_dump(), prepared.occupancy.shape, int(prepared.occupancy.sum())])
     folder = cache / f"observed-{address[:16]}"
     chunks = [
-        _Chunk(prepared.ids[i : i + CHUNK], prepared.occupancy[i : i + CHUNK], section, folder / f"{i // CHUNK:05d}.npz")
+        _Chunk(
+            prepared.ids[i : i + CHUNK], prepared.occupancy[i : i + CHUNK], section, folder / f"{i // CHUNK:05d}.npz"
+        )
         for i in range(0, len(prepared.ids), CHUNK)
     ]
     todo = [chunk for chunk in chunks if not chunk.path.exists()]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from steps import dense, gaussian, randn, times, worst
+from torch import Tensor
+
 from mdtbench.flow.guidance import Guided, combine
 from mdtbench.flow.oracles import GaussianOracle
 from mdtbench.flow.samplers import Euler
-from steps import dense, gaussian, randn, times, worst
-from torch import Tensor
 
 
 def test_combine_is_one_plus_s_minus_s():
@@ -23,10 +24,10 @@ def test_guidance_between_equal_covariances_is_a_shift_of_the_mean(strength: flo
     x, t = randn(15, 6, seed=3), times(15, 4)
     got = combine(cond.velocity(x, t), neg.velocity(x, t), strength)
     guided = cond.guided(neg_mean, strength)
-    assert worst(got, guided.velocity(x, t)) < 1e-10  # OBSERVED
+    assert worst(got, guided.velocity(x, t)) < 1e-10  # observed 7e-14
     ones = torch.ones(15, dtype=x.dtype)
     shift = (x - guided.student(x, ones)) - (x - cond.student(x, ones))
-    assert worst(shift, strength * (cond.mean - neg_mean)) < 1e-10  # OBSERVED
+    assert worst(shift, strength * (cond.mean - neg_mean)) < 1e-10  # observed 1e-14
 
 
 class Counting:

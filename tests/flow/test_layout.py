@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from steps import F64, dense, ragged, randn, seeded, worst
+
 from mdtbench.flow.layout import (
     DenseLayout,
     SparseLayout,
@@ -13,7 +15,6 @@ from mdtbench.flow.layout import (
     per_sample_mean,
     rms,
 )
-from steps import F64, dense, ragged, randn, seeded, worst
 
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=5).map(tuple)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mdtbench.flow.times import LogitNormal, Uniform, rescale, sampling_times
 from steps import F64, worst
+
+from mdtbench.flow.times import LogitNormal, Uniform, rescale, sampling_times
 
 U = torch.linspace(0.001, 0.999, 999, dtype=F64)
 
@@ -53,13 +56,23 @@ def test_sampling_times_of_trellis():
     assert sampling_times(4) == [1, 0.75, 0.5, 0.25, 0]
     assert sampling_times(2, 3.0) == [1, 0.75, 0]
     assert sampling_times(1, 3.0) == [1, 0]
+    with pytest.raises(ValueError, match="got 0"):
+        sampling_times(0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 10, 12, 20, 25, 50])
+@pytest.mark.parametrize("s", [1.0, 3.0, 5.0])
+def test_sampling_times_are_those_of_trellis_to_the_last_bit(steps: int, s: float):
+    """One bit decides whether a step on the edge of a guidance interval is guided: t = 0.4 of 10 steps is not."""
+    tau = np.linspace(1, 0, steps + 1)
+    assert sampling_times(steps, s) == (s * tau / (1 + (s - 1) * tau)).tolist()
 
 
 @given(steps=st.integers(1, 50), s=st.floats(0.2, 10))
 def test_sampling_times_fall_from_one_to_zero(steps: int, s: float):
     t = sampling_times(steps, s)
     assert (t[0], t[-1], len(t)) == (1, 0, steps + 1)
-    assert all(a > b for a, b in zip(t, t[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(t))
 
 
 @given(t=st.floats(0, 1), s=st.floats(0.2, 10))

@@ -1,0 +1,181 @@
+"""From generated shapes to rows: every metric on every cell, and the controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..base.files import digest_of
+from ..metrics import METRICS, Comparison, Metric, Score, Shapes
+from ..results.rows import LATENCY_METRIC, Row
+from .generate import Generated, describe, joined
+from .jobs import load_generated
+from .plan import REFERENCE, Cell, Plan
+from .prepare import Prepared
+from .provenance import device_name, git_state
+from .world import World
+
+# which control speaks to which metrics; None: to all
+CONTROL_METRICS: dict[str, tuple[str, ...]] = {
+    "reconstruction": ("FD_tiny2d", "FD_tiny3d", "ULIP_tiny", "IoU_truth"),
+    "truth": ("ULIP_tiny",),
+    "shuffled": ("ULIP_tiny",),
+    "floor": ("FD_tiny2d", "FD_tiny3d"),
+}
+ShapeFiles = Callable[[Cell, int], Sequence[Path]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    rows: tuple[Row, ...]
+
+
+def measure(
+    plan: Plan, world: World, test: Prepared, held_out: Prepared | None, shape_files: ShapeFiles
+) -> Measured:
+    """All rows of a run: a metric per row, for each cell and each control.
+
+    Args:
+        held_out: other assets for the floor row; None: the test assets are split in two.
+    """
+    truth = shapes_of(world, test)
+    embedding = embed_pictures(world, test.images[:, 0])
+    common = _common(plan, test)
+    teachers = {cell.seed: _load(cell, test, shape_files) for cell in plan.cells if cell.entrant.label == REFERENCE}
+    rows: list[Row] = []
+    for cell in plan.cells:
+        generated = _load(cell, test, shape_files)
+        teacher = None if cell.entrant.label == REFERENCE else teachers[cell.seed].shapes
+        rows += _cell_rows(cell, generated, Comparison(truth, embedding, teacher), test, common)
+    for name, shapes, against in controls(world, test, held_out, truth, embedding):
+        rows += _control_rows(name, shapes, against, test, common)
+    return Measured(tuple(rows))
+
+
+def shapes_of(world: World, prepared: Prepared) -> Shapes:
+    """The assets themselves, seen by the extractors."""
+    latents = torch.zeros(len(prepared.ids), *world.pipeline.latent_shape)
+    return describe(world, latents, prepared.occupancy, prepared.ids)[0]
+
+
+@torch.inference_mode()
+def embed_pictures(world: World, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Unit vectors [N, E] of whole conditioning pictures [N, S, S, 3], one at a time."""
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return torch.cat([world.dual.embed_pictures(picture[None]) for picture in batch]).numpy()
+
+
+def controls(
+    world: World, test: Prepared, held_out: Prepared | None, truth: Shapes, embedding: NDArray[np.float32]
+) -> Iterator[tuple[str, Shapes, Comparison]]:
+    """Rows without a method: what the best and the worst possible numbers look like.
+
+    reconstruction: the ground truth through the VAE, the best that any flow can do.
+    truth: the ground truth itself. shuffled: each picture with the next asset's ground truth.
+    floor: other assets at equal n, or one half of the test assets against the other (its n_ok says so): what the
+        distance says of two independent samples of good shapes.
+    """
+    against = Comparison(truth, embedding, None)
+    latents = torch.cat([world.pipeline.encode(torch.from_numpy(grid)[None]) for grid in test.occupancy])
+    decoded = torch.cat([world.pipeline.decode(latent[None]) for latent in latents])
+    yield "reconstruction", describe(world, latents, decoded.numpy(), test.ids)[0], against
+    yield "truth", truth, against
+    yield "shuffled", replace(truth, embedding=np.roll(truth.embedding, 1, axis=0)), against
+    if held_out is not None:
+        yield "floor", shapes_of(world, held_out), against
+    else:
+        even, odd = (_rows_of(truth, slice(start, None, 2)) for start in (0, 1))
+        yield "floor", even, Comparison(odd, embedding, None)
+
+
+def _rows_of(shapes: Shapes, rows: slice) -> Shapes:
+    return Shapes(**{field.name: getattr(shapes, field.name)[rows] for field in fields(shapes)})
+
+
+def _load(cell: Cell, test: Prepared, shape_files: ShapeFiles) -> Generated:
+    return joined([load_generated(path) for path in shape_files(cell, len(test.ids))])
+
+
+def _cell_rows(
+    cell: Cell, generated: Generated, against: Comparison, test: Prepared, common: dict[str, Any]
+) -> Iterator[Row]:
+    who = cell.entrant
+    errors = [error for error in generated.errors if error]
+    cell_fields = common | {
+        "method": who.name,
+        "variant": who.variant,
+        "method_version": who.version,
+        "train_seed": cell.training.seed if cell.training else None,
+        "steps": cell.steps,
+        "nfe": int(generated.nfe.max()),
+        "cfg_strength": who.method.cfg_strength,
+        "seed": cell.seed,
+        "n_ok": len(generated.errors) - len(errors),
+        "n_total": test.total,
+    }
+    for metric in _metrics():
+        score = metric.score(generated.shapes, against)
+        if score is not None:
+            yield _row(metric, score, cell_fields)
+    seconds = float(np.median(generated.seconds))
+    yield Row(
+        **cell_fields,
+        status="ok",
+        metric=LATENCY_METRIC,
+        metric_version=1,
+        unit="s",
+        value=seconds,
+        wall_s=seconds,
+        higher_is_better=False,
+    )
+
+
+def _control_rows(
+    name: str, shapes: Shapes, against: Comparison, test: Prepared, common: dict[str, Any]
+) -> Iterator[Row]:
+    control_fields = common | {"method": name, "method_version": 1, "n_ok": int(shapes.ok.sum()), "n_total": test.total}
+    for metric in _metrics():
+        if metric.name in CONTROL_METRICS[name]:
+            score = metric.score(shapes, against)
+            if score is not None:
+                yield _row(metric, score, control_fields)
+
+
+def _metrics() -> list[Metric]:
+    return [METRICS.get(name).value for name in METRICS.names()]
+
+
+def _row(metric: Metric, score: Score, row_fields: dict[str, Any]) -> Row:
+    return Row(
+        **row_fields,
+        status="ok",
+        metric=metric.name,
+        metric_version=metric.version,
+        unit=metric.unit,
+        value=score.value,
+        stderr=score.stderr,
+        higher_is_better=metric.higher_is_better,
+    )
+
+
+def _common(plan: Plan, test: Prepared) -> dict[str, Any]:
+    commit, dirty = git_state()
+    return {
+        "run_id": plan.run_id,
+        "split": "test",
+        "config_sha": plan.key,
+        "weights_sha": plan.world_sha,
+        "reference_sha": digest_of([plan.test.digest(), list(test.ids)]),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "torch": torch.__version__,
+        "device": device_name(),
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,48 @@
+"""grid.png: conditioning pictures, ground truth and every method's shapes of a few test assets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..render.cameras import orbit
+from ..render.meshes import MeshRenderer, on_background, to_uint8
+from ..render.structure import structure_mesh
+from ..results.grid import Picture, grid
+from .jobs import load_generated
+from .measure import ShapeFiles
+from .plan import Plan
+from .prepare import Prepared
+
+COLUMNS = 10
+SIDE = 112  # pixels
+CAMERA = orbit(60.0, 25.0, 2.0, 40.0)  # three quarters from the front
+
+
+def write_grid(path: Path, plan: Plan, test: Prepared, shown: NDArray[np.uint8], shape_files: ShapeFiles) -> None:
+    """Rows: what the networks saw, ground truth, then every method at its first training and generation seed."""
+    n = min(COLUMNS, len(test.ids))
+    rows: list[list[Picture | None]] = [
+        [np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.NEAREST)) for image in shown[:n]],
+        [picture_of(occupancy) for occupancy in test.occupancy[:n]],
+    ]
+    labels = ["condition", "ground truth"]
+    first_seed = plan.config.evaluate.seeds[0]
+    first_training = min((training.seed for training in plan.trainings), default=None)
+    for cell in sorted(plan.cells, key=lambda cell: (cell.entrant.trains, cell.steps)):
+        if cell.seed != first_seed or (cell.training and cell.training.seed != first_training):
+            continue
+        shapes = load_generated(shape_files(cell, len(test.ids))[0]).shapes
+        made = [picture_of(o) if ok else None for o, ok in zip(shapes.occupancy, shapes.ok, strict=True)]
+        rows.append((made + [None] * n)[:n])
+        labels.append(f"{cell.entrant.label}, {cell.steps} step{'s' * (cell.steps > 1)}")
+    grid(rows, labels, [name.removeprefix("test-") for name in test.ids[:n]], path)
+
+
+def picture_of(occupancy: NDArray[np.bool_]) -> Picture:
+    """A shaded picture of a structure, [SIDE, SIDE, 3] uint8."""
+    rgba = MeshRenderer(structure_mesh(occupancy)).render(CAMERA, SIDE, supersampling=2)
+    return to_uint8(on_background(rgba))

@@ -1,0 +1,119 @@
+"""No gradient through targets (T21), nothing infinite at the ends of time (T23), and the stated cost."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from steps import (
+    DISTILLATIONS,
+    F64,
+    T_MIN,
+    LeakyStep,
+    Mlp,
+    bind,
+    dense,
+    loss_and_gradient,
+    make_step,
+    method,
+    times,
+    twin,
+    worst,
+)
+from torch import Tensor
+
+from mdtbench.flow.layout import DenseLayout
+from mdtbench.methods import METHODS, Distillation, Step
+
+LAYOUT, T = dense(6, 4), times(6, 1)
+
+
+def test_all_distillations_are_tested():
+    registered = (name for name in METHODS.names() if name in ("cm", "mdt", "pcm", "scm", "vm", "none", "teacher"))
+    distillations = [name for name in registered if issubclass(METHODS.get(name).value, Distillation)]
+    assert tuple(distillations) == DISTILLATIONS
+
+
+@pytest.mark.parametrize("name", DISTILLATIONS)
+def test_only_the_student_gets_a_gradient(name: str):
+    student, teacher = Mlp(4, 1), Mlp(4, 2)
+    target = twin(student, 3, 0.1)
+    step = make_step(LAYOUT, T, bind(student, LAYOUT), bind(teacher, LAYOUT), frozen=bind(target, LAYOUT))
+    loss = method(name).loss(step)
+    loss.value.backward()
+    assert all(p.grad is None for net in (teacher, target) for p in net.parameters())
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in student.parameters())
+    assert all(not value.requires_grad for value in loss.diagnostics.values())
+
+
+@pytest.mark.parametrize("name", DISTILLATIONS)
+def test_online_target_is_a_constant(name: str):
+    """The target's values matter, its dependence on the weights does not; a leak would change the gradient."""
+    student, teacher = Mlp(4, 1), Mlp(4, 2)
+
+    def run(frozen: torch.nn.Module, kind: type[Step] = Step) -> tuple[Tensor, Tensor]:
+        step = make_step(
+            LAYOUT, T, bind(student, LAYOUT), bind(teacher, LAYOUT), frozen=bind(frozen, LAYOUT), kind=kind
+        )
+        loss, gradient = loss_and_gradient(method(name), step, student)
+        return loss.value.detach(), gradient
+
+    value, online = run(student)
+    copied_value, copied = run(copy.deepcopy(student))
+    assert torch.equal(value, copied_value)
+    assert torch.equal(online, copied)
+    assert worst(value, run(twin(student, 3, 0.1))[0]) > 1e-4
+    leaky_value, leaky = run(student, LeakyStep)
+    assert worst(value, leaky_value) < 1e-12
+    assert worst(online, leaky) > 1e-2 * online.abs().max()
+
+
+@pytest.mark.parametrize("name", DISTILLATIONS)
+@pytest.mark.parametrize("t_min", [T_MIN, 1e-5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("at_start", [True, False])
+def test_loss_and_gradient_are_finite_at_the_ends_of_time(name: str, t_min: float, dtype: torch.dtype, at_start: bool):
+    """Also where nothing is left to learn: at the start the student is the teacher, and a gap can be exactly zero."""
+    layout, student = DenseLayout((2, 4), dtype), Mlp(4, 1).to(dtype)
+    teacher = student if at_start else Mlp(4, 2).to(dtype)
+    t = torch.tensor([t_min, 1.0], dtype=dtype)
+    for index in (0, 1):
+        step = make_step(layout, t, bind(student, layout), bind(teacher, layout), index=index)
+        loss, gradient = loss_and_gradient(method(name), step, student)
+        assert torch.isfinite(loss.value)
+        assert torch.isfinite(gradient).all()
+        assert all(torch.isfinite(value) for value in loss.diagnostics.values())
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_scm_has_no_signal_at_pure_noise(index: int):
+    """g = 0 at t = 1."""
+    student, t = Mlp(4, 1), torch.ones(6, dtype=F64)
+    step = make_step(LAYOUT, t, bind(student, LAYOUT), bind(Mlp(4, 2), LAYOUT), index=index)
+    loss, gradient = loss_and_gradient(method("scm"), step, student)
+    assert loss.value == 0
+    assert worst(gradient, 0) == 0
+
+
+@pytest.mark.parametrize("name", DISTILLATIONS)
+def test_cost_counts_the_forward_passes(name: str):
+    """Teacher 2 (both conditions), forward 1, forward mode 3, backward 2 per differentiated forward."""
+    velocity, spent = bind(Mlp(4, 1), LAYOUT), []
+
+    class Counting(Step):
+        def target_derivative(self, x: Tensor, t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            spent.append(2)  # beside the pass that the network itself counts
+            return super().target_derivative(x, t, v)
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        spent.append(3 if torch.is_grad_enabled() else 1)
+        return velocity(x, t)
+
+    def teacher(x: Tensor, t: Tensor) -> Tensor:
+        spent.append(2)
+        return x
+
+    made = method(name)
+    made.loss(make_step(LAYOUT, T, network, teacher, kind=Counting))
+    assert made.cost() == sum(spent)
