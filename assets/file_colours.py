@@ -102,9 +102,7 @@ def gltf_surface(part: Mapping[str, Any], faces: NDArray, material: GltfMaterial
     factor = np.asarray(material.factor or _converted_factor(visual.material))
     image = visual.material.baseColorTexture
     if material.texture is not None and image is None:
-        raise AssetError(
-            f"its base colour texture {material.texture} is missing or cannot be read: put it in place"
-        )
+        raise AssetError(f"its base colour texture {material.texture} is missing or cannot be read: put it in place")
     colours = np.ones((len(part["vertices"]), 4)) if colours is None else colours
     if image is None or visual.uv is None:
         rgba = _encoded(colours * factor)
@@ -180,9 +178,7 @@ def _encoded(linear_rgba: NDArray) -> NDArray[np.float64]:
 def _tinted(texture: NDArray[np.uint8], factor: NDArray) -> NDArray[np.uint8]:
     """The texture times a linear factor, by one table of 256 values per channel."""
     level = np.arange(256) / 255
-    tables = [srgb_of_linear(linear_of_srgb(level) * f) for f in factor[:3]] + [
-        np.clip(level * factor[3], 0, 1)
-    ]
+    tables = [srgb_of_linear(linear_of_srgb(level) * f) for f in factor[:3]] + [np.clip(level * factor[3], 0, 1)]
     tables = [np.rint(table * 255).astype(np.uint8) for table in tables]
     return np.stack([table[texture[..., c]] for c, table in enumerate(tables)], axis=-1)
 

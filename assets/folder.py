@@ -98,9 +98,7 @@ class FolderSource:
         Textures outside the folder are not seen. A missing file counts as "missing".
         """
         assets = [[a.id, a.category, a.up, a.sha256, _content(a.path)] for a in self.assets()]
-        companions = [
-            [p.as_posix(), _content(self.path / p)] for p in _files(self.path) if _has(p, COMPANIONS)
-        ]
+        companions = [[p.as_posix(), _content(self.path / p)] for p in _files(self.path) if _has(p, COMPANIONS)]
         return digest_of({"assets": assets, "companions": companions})
 
 
@@ -143,9 +141,7 @@ def _from_manifest(manifest: Path) -> list[FolderAsset]:
             reader = csv.DictReader(stream, strict=True)
             _check_columns(manifest, reader.fieldnames or [])
             # with the number of the line that the row ends on: quoted values can span lines
-            rows = [
-                (reader.line_num, {key: value or "" for key, value in row.items() if key}) for row in reader
-            ]
+            rows = [(reader.line_num, {key: value or "" for key, value in row.items() if key}) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{manifest} is not a CSV file in UTF-8 ({error}). Save it as one.") from error
     assets = [_asset_of_row(f"{manifest}, line {line}", manifest.parent, row) for line, row in rows]
@@ -184,9 +180,5 @@ def _asset_of_row(where: str, folder: Path, row: dict[str, str]) -> FolderAsset:
         )
     up = row.get("up", "")
     if up not in ("", "y", "z"):
-        raise UsageError(
-            f"{where}, column up: '{up}' is no upward axis. Allowed: y, z, or nothing for the format's."
-        )
-    return FolderAsset(
-        row["id"], row["category"], folder / file, cast("Up | None", up or None), row.get("sha256", "")
-    )
+        raise UsageError(f"{where}, column up: '{up}' is no upward axis. Allowed: y, z, or nothing for the format's.")
+    return FolderAsset(row["id"], row["category"], folder / file, cast("Up | None", up or None), row.get("sha256", ""))

@@ -64,9 +64,7 @@ class GltfMaterial:
         uv = np.asarray(uv, np.float64)
         u, v = uv[:, 0] * self.scale[0], (1 - uv[:, 1]) * self.scale[1]
         cos, sin = np.cos(self.rotation), np.sin(self.rotation)
-        return np.stack(
-            [cos * u + sin * v + self.offset[0], 1 - (cos * v - sin * u + self.offset[1])], axis=1
-        )
+        return np.stack([cos * u + sin * v + self.offset[0], 1 - (cos * v - sin * u + self.offset[1])], axis=1)
 
 
 def read_header(data: bytes) -> Header:
@@ -122,9 +120,7 @@ def _material(header: Header, entry: Header) -> GltfMaterial:
     info = rough.get("baseColorTexture") if glossy is None else glossy.get("diffuseTexture")
     transform = (info or {}).get("extensions", {}).get("KHR_texture_transform", {})
     if info is not None and transform.get("texCoord", info.get("texCoord", 0)) != 0:
-        raise AssetError(
-            "its texture uses a second set of coordinates, which is not read: export it with one set"
-        )
+        raise AssetError("its texture uses a second set of coordinates, which is not read: export it with one set")
     return GltfMaterial(
         factor=tuple(rough.get("baseColorFactor", (1.0, 1.0, 1.0, 1.0))) if glossy is None else None,
         texture=None if info is None else _texture_name(header, info["index"]),

@@ -57,9 +57,7 @@ class Mesh:
 
     def moved(self, matrix: NDArray) -> Mesh:
         """The mesh under a 4x4 affine transform."""
-        return replace(
-            self, vertices=self.vertices @ np.asarray(matrix)[:3, :3].T + np.asarray(matrix)[:3, 3]
-        )
+        return replace(self, vertices=self.vertices @ np.asarray(matrix)[:3, :3].T + np.asarray(matrix)[:3, 3])
 
     def normalised(self, side: float = NORMALISED_SIDE) -> Mesh:
         """Centred at the origin, longest side of the bounding box of the used vertices equal to `side`."""
@@ -79,10 +77,7 @@ def concatenate(meshes: Sequence[Mesh]) -> Mesh:
         np.concatenate([m.corner_rgba for m in meshes]),
         np.concatenate([m.corner_uv for m in meshes]),
         np.concatenate(
-            [
-                np.where(m.texture < 0, -1, m.texture + start)
-                for m, start in zip(meshes, texture_start, strict=False)
-            ]
+            [np.where(m.texture < 0, -1, m.texture + start) for m, start in zip(meshes, texture_start, strict=False)]
         ),
         tuple(texture for m in meshes for texture in m.textures),
     )

@@ -229,9 +229,7 @@ def _triangles(part: Mapping[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.i
         return np.zeros((0, 3), np.int64), np.zeros(0, np.int64)
     polygons = np.asarray(part["faces"]).astype(np.int64)
     if polygons.min() < 0 or polygons.max() >= len(part["vertices"]):
-        raise AssetError(
-            f"a face names a vertex that is not one of its {len(part['vertices'])}: export it again"
-        )
+        raise AssetError(f"a face names a vertex that is not one of its {len(part['vertices'])}: export it again")
     corners = [polygons[:, [0, i, i + 1]] for i in range(1, polygons.shape[1] - 1)]
     return np.stack(corners, axis=1).reshape(-1, 3), np.repeat(np.arange(len(polygons)), len(corners))
 
@@ -330,9 +328,7 @@ def _refuse_fault(companions: _Companions) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return (
-        f"{type(error).__name__}: {str(error).splitlines()[0][:200]}" if str(error) else type(error).__name__
-    )
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}" if str(error) else type(error).__name__
 
 
 @contextmanager

@@ -108,9 +108,7 @@ def circle(radius: ArrayLike, segments: int = SEGMENTS) -> NDArray[np.float64]:
     return np.asarray(radius, np.float64)[..., None, None] * np.stack([np.cos(angle), np.sin(angle)], -1)
 
 
-def lathe(
-    profile: ArrayLike, centre: Point = (0.0, 0.0, 0.0), axis: int = Z, segments: int = SEGMENTS
-) -> Solid:
+def lathe(profile: ArrayLike, centre: Point = (0.0, 0.0, 0.0), axis: int = Z, segments: int = SEGMENTS) -> Solid:
     """A profile [L, 2] of (radius, height along the axis) turned around the axis through `centre`."""
     radius, height = np.asarray(profile, np.float64).T
     level = np.broadcast_to(height[:, None, None], (len(height), segments, 1))

@@ -44,23 +44,17 @@ def dog(d: Draw) -> Parts:
     body = (long, thick, thick)
     parts: Parts = [
         (
-            ellipsoid((0, 0, z), np.multiply(body, 1.1))
-            if round_
-            else block((0, 0, z), np.multiply(body, 2)),
+            ellipsoid((0, 0, z), np.multiply(body, 1.1)) if round_ else block((0, 0, z), np.multiply(body, 2)),
             fur,
         )
     ]
     x = long * (0.65 if round_ else 0.82)
-    parts += paint(
-        corner_legs(x, thick * 0.6, 0.045, z, round_=d.chance()), fur if d.chance() else d.colour()
-    )
+    parts += paint(corner_legs(x, thick * 0.6, 0.045, z, round_=d.chance()), fur if d.chance() else d.colour())
     neck, head = d.between(0.04, 0.3), d.between(0.1, 0.15)
     at = np.array([long + 0.06, 0.0, z + thick * 0.6 + neck])
     parts.append((tube([(long * 0.7, 0, z), at], 0.065), fur))
     face = d.colour()
-    parts.append(
-        (ellipsoid(at, (head,) * 3) if d.chance() else block(at, (2 * head, 2 * head, 1.8 * head)), face)
-    )
+    parts.append((ellipsoid(at, (head,) * 3) if d.chance() else block(at, (2 * head, 2 * head, 1.8 * head)), face))
     parts.append((block(np.add(at, (head + 0.03, 0, -0.03)), (d.between(0.12, 0.22), 0.11, 0.1)), d.colour()))
     ear, tone, hang = d.between(0.1, 0.24), d.colour(), d.chance()
     for s in BOTH:
@@ -103,9 +97,7 @@ def mushroom(d: Draw) -> Parts:
         foot = np.array([np.cos(angle), np.sin(angle), 0.0]) * (stem + cap * small * 0.8)
         parts.append((cylinder(foot, 0.06, height * small), d.pale()))
         top = np.add(foot, (0, 0, height * small))
-        parts.append(
-            (ellipsoid(top, (cap * small * 0.8, cap * small * 0.8, rise * small), 12, low=0.0), d.colour())
-        )
+        parts.append((ellipsoid(top, (cap * small * 0.8, cap * small * 0.8, rise * small), 12, low=0.0), d.colour()))
     if d.chance(0.35):
         parts.append((cylinder((0, 0, -0.07), d.between(0.25, 0.4), 0.08), d.of_hue(0.25, 0.4)))
     return parts
@@ -131,18 +123,14 @@ def robot(d: Draw) -> Parts:
         cylinder((0, 0, top), size, 2 * size),
     )[head]
     parts.append((shape, d.colour()))
-    parts += paint(
-        [ellipsoid((size, s * size * 0.45, top + size * 1.2), (0.04,) * 3, 8) for s in BOTH], d.pale()
-    )
+    parts += paint([ellipsoid((size, s * size * 0.45, top + size * 1.2), (0.04,) * 3, 8) for s in BOTH], d.pale())
     for s in ((1,), (-1,), BOTH, BOTH, BOTH)[d.whole(0, 4)]:
         pose, long = d.whole(0, 2), d.between(0.24, 0.36)
         reach = [(0.0, 0.04, -long), (long, 0.0, 0.0), (0.0, 0.06, long)][pose]
         shoulder = np.array([0.0, s * (y + 0.05), top - 0.07])
         parts.append((tube([shoulder, np.add(shoulder, (reach[0], s * reach[1], reach[2]))], 0.048), limb))
     if d.chance(0.4):
-        parts.append(
-            (cylinder((0, 0, top + 2 * size - 0.02), 0.037, d.between(0.1, 0.2), segments=8), d.colour())
-        )
+        parts.append((cylinder((0, 0, top + 2 * size - 0.02), 0.037, d.between(0.1, 0.2), segments=8), d.colour()))
     if d.chance(0.4):
         parts.append((box((-x - 0.14, -y * 0.7, legs + 0.06), (-x, y * 0.7, top - 0.03)), d.colour()))
     if d.chance(0.4):

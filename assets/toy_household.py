@@ -23,9 +23,7 @@ def bed(d: Draw) -> Parts:
         )
     )
     if d.chance(0.4):
-        parts.append(
-            (box((0.44, -y - 0.015, legs - 0.015), (0.52, y + 0.015, top + high * d.between(0.4, 0.9))), wood)
-        )
+        parts.append((box((0.44, -y - 0.015, legs - 0.015), (0.52, y + 0.015, top + high * d.between(0.4, 0.9))), wood))
     pillow, level = d.colour(), top + soft + 0.03
     spots = [0.0] if y < 0.27 or d.chance(0.3) else [-y * 0.48, y * 0.48]
     wide = 0.7 * y if len(spots) == 1 else 0.42 * y
@@ -55,9 +53,7 @@ def bottle(d: Draw) -> Parts:
     flat = d.between(0.6, 1.0) if d.chance(0.4) else 1.0
     parts: Parts = [(glass.scaled((flat, 1.0, 1.0)), d.colour())]
     if d.chance(0.7):
-        parts.append(
-            (cylinder((0, 0, top - 0.02), neck + d.between(0.015, 0.05), d.between(0.08, 0.14)), d.colour())
-        )
+        parts.append((cylinder((0, 0, top - 0.02), neck + d.between(0.015, 0.05), d.between(0.08, 0.14)), d.colour()))
     if d.chance(0.6):
         low, high = body * d.between(0.1, 0.3), body * d.between(0.7, 0.9)
         label = cylinder((0, 0, low), radius + 0.015, high - low)
@@ -72,9 +68,7 @@ def bottle(d: Draw) -> Parts:
     if d.chance(0.25):
         parts.append((cylinder((0, 0, body + shoulder), neck + 0.05, 0.075), d.colour()))
     if d.chance(0.2):
-        parts.append(
-            (tube([(0, 0, top), (0, 0, top + 0.12), (0, d.side() * 0.16, top + 0.16)], 0.038), d.colour())
-        )
+        parts.append((tube([(0, 0, top), (0, 0, top + 0.12), (0, d.side() * 0.16, top + 0.16)], 0.038), d.colour()))
     return parts
 
 
@@ -91,26 +85,19 @@ def chair(d: Draw) -> Parts:
         parts += paint(corner_legs(x - 0.045, y - 0.045, 0.042, seat + 0.02, round_=d.chance()), wood)
         if d.chance(0.35):
             low = seat * d.between(0.25, 0.55)
-            parts += paint(
-                [block((0, s * (y - 0.045), low), (2 * x, 0.075, 0.075)) for s in BOTH], d.colour()
-            )
+            parts += paint([block((0, s * (y - 0.045), low), (2 * x, 0.075, 0.075)) for s in BOTH], d.colour())
     if d.chance(0.6):
         parts.append((box((-x, -y, top), (-x + 0.085, y, top + back)), d.colour()))
     else:
         posts = [box((-x, s * y - 0.045, top), (-x + 0.085, s * y + 0.045, top + back)) for s in BOTH]
-        rails = [
-            block((-x + 0.04, 0, top + back * f), (0.08, 2 * y, 0.11))
-            for f in ([0.9], [0.9, 0.4])[d.chance()]
-        ]
+        rails = [block((-x + 0.04, 0, top + back * f), (0.08, 2 * y, 0.11)) for f in ([0.9], [0.9, 0.4])[d.chance()]]
         parts += paint([*posts, *rails], wood)
     arms = ((), BOTH, (1,), (-1,))[d.whole(0, 3)]
     colour = d.colour()
     for s in arms:
         high = top + d.between(0.16, 0.22)
         parts.append((block((0, s * (y - 0.02), high), (2 * x, 0.085, 0.08)), colour))
-        parts.append(
-            (box((x - 0.09, s * (y - 0.02) - 0.042, top), (x - 0.01, s * (y - 0.02) + 0.042, high)), colour)
-        )
+        parts.append((box((x - 0.09, s * (y - 0.02) - 0.042, top), (x - 0.01, s * (y - 0.02) + 0.042, high)), colour))
     if d.chance(0.3):
         parts.append((ellipsoid((0.02, 0, top + 0.02), (x * 0.8, y * 0.8, 0.07)), d.colour()))
     return parts
@@ -173,9 +160,7 @@ def house(d: Draw) -> Parts:
     if d.chance(0.4):
         s, deep = d.side(), d.between(0.15, 0.28)
         low = (-x * 0.7, min(s * y, s * (y + deep)), 0)
-        parts.append(
-            (box(low, (x * 0.6, max(s * y, s * (y + deep)), wall * d.between(0.45, 0.75))), d.colour())
-        )
+        parts.append((box(low, (x * 0.6, max(s * y, s * (y + deep)), wall * d.between(0.45, 0.75))), d.colour()))
     if d.chance(0.3):
         parts.append((box((-x - 0.14, -y - 0.08, -0.01), (x + 0.14, y + 0.08, 0.07)), d.of_hue(0.25, 0.4)))
     return parts
@@ -247,9 +232,7 @@ def table(d: Draw) -> Parts:
         parts.append((cylinder((0, 0, 0), x * d.between(0.45, 0.8), 0.08), wood))
         parts.append((cylinder((0, 0, 0.05), d.between(0.06, 0.11), height), wood))
     elif kind == 1:
-        parts += paint(
-            [block((0, s * (y * inset - 0.04), height / 2), (x, 0.08, height)) for s in BOTH], wood
-        )
+        parts += paint([block((0, s * (y * inset - 0.04), height / 2), (x, 0.08, height)) for s in BOTH], wood)
     else:
         parts += paint(corner_legs(x * inset - 0.05, y * inset - 0.05, 0.045, height, round_=kind == 2), wood)
     if d.chance(0.45):
@@ -262,9 +245,7 @@ def table(d: Draw) -> Parts:
         at = (d.between(-0.5, 0.5) * x, d.between(-0.5, 0.5) * y, height + 0.08)
         size = d.between(0.07, 0.13)
         thing = cylinder(at, size, d.between(0.12, 0.25), size * 0.7)
-        parts.append(
-            (thing if d.chance() else ellipsoid((*at[:2], at[2] + size), (size,) * 3, 10), d.colour())
-        )
+        parts.append((thing if d.chance() else ellipsoid((*at[:2], at[2] + size), (size,) * 3, 10), d.colour()))
     return parts
 
 
@@ -280,9 +261,7 @@ def teapot(d: Draw) -> Parts:
     parts.append((tube(path, [0.085, 0.06, 0.042]), clay if d.chance() else d.colour()))
     grip = d.colour()
     if d.chance(0.65):
-        parts.append(
-            (arc((-radius * 0.85, 0, high), d.between(0.13, 0.2), 0.042, np.pi, 2 * np.pi, axis=Y), grip)
-        )
+        parts.append((arc((-radius * 0.85, 0, high), d.between(0.13, 0.2), 0.042, np.pi, 2 * np.pi, axis=Y), grip))
     else:
         parts.append((arc((0, 0, 1.6 * high), radius * 0.75, 0.042, -np.pi / 2, np.pi / 2, axis=Y), grip))
     top = 1.95 * high if len(body.vertices) > 40 else 1.8 * high
@@ -294,9 +273,7 @@ def teapot(d: Draw) -> Parts:
     if base == 1:
         parts.append((cylinder((0, 0, -0.05), radius * 0.75, 0.12), d.colour()))
     elif base == 2:
-        spots = [
-            ellipsoid((radius * 0.6, 0, -0.01), (0.06, 0.06, 0.09), 8).turned(2.094 * k) for k in range(3)
-        ]
+        spots = [ellipsoid((radius * 0.6, 0, -0.01), (0.06, 0.06, 0.09), 8).turned(2.094 * k) for k in range(3)]
         parts += paint(spots, d.colour())
     if d.chance(0.35):
         parts.append((cylinder((0, 0, high - 0.05), radius + 0.02, 0.1), d.colour()))

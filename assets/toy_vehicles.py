@@ -41,10 +41,7 @@ def boat(d: Draw) -> Parts:
             parts.append((block((mast - 0.08, 0, deep + tall), (0.2, 0.07, 0.09)), d.colour()))
     else:
         funnels = d.whole(1, 3)
-        tubes = [
-            cylinder((x + 0.13 * k - 0.06, 0, deep + 0.1), 0.055, d.between(0.25, 0.4))
-            for k in range(funnels)
-        ]
+        tubes = [cylinder((x + 0.13 * k - 0.06, 0, deep + 0.1), 0.055, d.between(0.25, 0.4)) for k in range(funnels)]
         parts += paint(tubes, d.colour())
     if d.chance(0.35):
         parts.append((block((-0.5, 0, deep * 0.5), (0.12, 0.075, deep * 1.1)), d.colour()))
@@ -71,9 +68,7 @@ def car(d: Draw) -> Parts:
     if d.chance(0.35):
         high = deck + d.between(0.1, 0.18)
         parts.append((box((-length - 0.02, -width, high), (-length + 0.1, width, high + 0.07)), d.colour()))
-        parts += paint(
-            [block((-length + 0.04, s * 0.1, (deck + high) / 2), (0.07, 0.07, 0.2)) for s in BOTH], lacquer
-        )
+        parts += paint([block((-length + 0.04, s * 0.1, (deck + high) / 2), (0.07, 0.07, 0.2)) for s in BOTH], lacquer)
     if d.chance(0.35):
         middle = (back + slope_back + front - slope_front) / 2
         size = (d.between(0.1, 0.3), d.between(0.1, 0.3), d.between(0.07, 0.14))
@@ -82,9 +77,7 @@ def car(d: Draw) -> Parts:
         lights = [ellipsoid((length, s * width * 0.65, deck - 0.06), (0.045, 0.05, 0.05), 8) for s in BOTH]
         parts += paint(lights, d.pale())
     if d.chance(0.3):
-        parts.append(
-            (cylinder((-0.6, d.side() * 0.1, floor + 0.03), 0.04, 0.2, axis=X, segments=8), d.colour())
-        )
+        parts.append((cylinder((-0.6, d.side() * 0.1, floor + 0.03), 0.04, 0.2, axis=X, segments=8), d.colour()))
     return parts
 
 
@@ -115,22 +108,14 @@ def plane(d: Draw) -> Parts:
         tips = [(x - sweep, s * span, level + lift) for s in BOTH]
         parts += paint([_wing((x, 0, level), tip, chord, chord * 0.6, 0.07) for tip in tips], wing_colour)
     if d.chance(0.3) or len(parts) > 3:
-        parts += paint(
-            [block((x - 0.1, s * span * 0.7, z + 0.11), (0.075, 0.075, 0.22)) for s in BOTH], d.colour()
-        )
+        parts += paint([block((x - 0.1, s * span * 0.7, z + 0.11), (0.075, 0.075, 0.22)) for s in BOTH], d.colour())
     tail, fin = d.colour(), d.between(0.16, 0.28)
-    parts.append(
-        (prism([(0.0, -0.3), (0.0, -0.48), (fin, -0.52), (fin, -0.42)], -0.037, 0.037, axis=Y), tail)
-    )
+    parts.append((prism([(0.0, -0.3), (0.0, -0.48), (fin, -0.52), (fin, -0.42)], -0.037, 0.037, axis=Y), tail))
     high = fin if d.chance(0.3) else 0.02
     parts += paint([_wing((-0.36, 0, high), (-0.42, s * 0.19, high), 0.14, 0.1, 0.07) for s in BOTH], tail)
     engines = d.whole(0, 2)
     spots = [0.45, 0.8][:engines] if d.chance(0.8) else [0.6][:engines]
-    pods = [
-        cylinder((x - sweep * f - 0.14, s * span * f, z - 0.07), 0.055, 0.24, axis=X)
-        for f in spots
-        for s in BOTH
-    ]
+    pods = [cylinder((x - sweep * f - 0.14, s * span * f, z - 0.07), 0.055, 0.24, axis=X) for f in spots for s in BOTH]
     parts += paint(pods, d.colour())
     if d.chance(0.35):
         parts.append((block((0.52, 0, 0), (0.07, 0.075, d.between(0.3, 0.42))), d.dark()))
@@ -197,7 +182,5 @@ def train(d: Draw) -> Parts:
     if d.chance(0.4):
         parts.append((cylinder((0.4, 0, deck + boiler), 0.06, 0.08, axis=X, segments=8), d.pale()))
     if d.chance(0.4):
-        parts.append(
-            (box((-0.5, -y * 0.9, deck), (back - 0.22, y * 0.9, deck + d.between(0.1, 0.2))), d.dark())
-        )
+        parts.append((box((-0.5, -y * 0.9, deck), (back - 0.22, y * 0.9, deck + d.between(0.1, 0.2))), d.dark()))
     return parts

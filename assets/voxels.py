@@ -170,9 +170,7 @@ def _blocks(members: NDArray, sides: NDArray, size: int) -> tuple[NDArray, NDArr
     return members[which], np.stack([x, y, z]) * size
 
 
-def _touched_cells(
-    grid: _Triangles, owner: NDArray, block: NDArray, size: int
-) -> Iterator[NDArray[np.int64]]:
+def _touched_cells(grid: _Triangles, owner: NDArray, block: NDArray, size: int) -> Iterator[NDArray[np.int64]]:
     """Cells [3, P] of the whole grid that triangles touch in their blocks [3, P]; a cell may come twice."""
     keep = _overlap(grid, owner, block, size)
     owner, block = owner[keep], block[:, keep]

@@ -18,7 +18,7 @@ def total_derivative(velocity: Velocity, x: Tensor, t: Tensor, v: Tensor) -> tup
     Cost: about three forward passes.
     """
     with sdpa_kernel(SDPBackend.MATH):
-        phi, dphi = torch.func.jvp(velocity, (x, t), (v, torch.ones_like(t)))
+        phi, dphi = torch.func.jvp(velocity, (x, t), (v, torch.ones_like(t)))[:2]
     return phi, dphi
 
 

@@ -18,7 +18,7 @@ from ..results.report import tables
 from ..trellis.pipeline import read_sampler
 from .config import Config, load_config
 from .plan import Plan, resolve
-from .pool import cores
+from .pool import cores, workers
 from .progress import reporter
 from .run import Outcome, Runner
 from .summary import plan_summary
@@ -48,15 +48,14 @@ def run_command(options: RunOptions) -> None:
     for plugin in options.plugins:
         load_plugin(plugin)
     plan = make_plan(options)
-    workers = options.workers or cores()
     if options.dry_run:
-        print_out(plan_summary(plan, workers))
+        print_out(plan_summary(plan, options.workers or cores()))
         return
     verify_world(plan.world)
     out = options.out or Path("runs") / f"{Path(options.preset).stem}-{plan.run_id}"
     try:
-        with reporter() as report:
-            outcome = Runner(plan, out, options.cache, workers, report).run()
+        with reporter() as report, workers(options.workers or cores(), report) as team:
+            outcome = Runner(plan, out, options.cache, team).run()
     except KeyboardInterrupt:
         sys.stderr.write(f"mdtbench: interrupted; the same command goes on from {out}.\n")
         raise

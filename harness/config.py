@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..base.errors import UsageError, unknown_name
 
-PRESETS = files(__package__) / "presets"
-WORLDS = Path(str(files(__package__))) / "worlds"
+PRESETS = files("mdtbench.harness") / "presets"
+WORLDS = Path(str(files("mdtbench.harness"))) / "worlds"
 
 
 class Section(BaseModel):

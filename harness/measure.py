@@ -37,9 +37,7 @@ class Measured:
     rows: tuple[Row, ...]
 
 
-def measure(
-    plan: Plan, world: World, test: Prepared, held_out: Prepared | None, shape_files: ShapeFiles
-) -> Measured:
+def measure(plan: Plan, world: World, test: Prepared, held_out: Prepared | None, shape_files: ShapeFiles) -> Measured:
     """All rows of a run: a metric per row, for each cell and each control.
 
     Args:
@@ -117,6 +115,7 @@ def _cell_rows(
         "nfe": int(generated.nfe.max()),
         "cfg_strength": who.method.cfg_strength,
         "seed": cell.seed,
+        "note": cell.sampler.note(),
         "n_ok": len(generated.errors) - len(errors),
         "n_total": test.total,
     }

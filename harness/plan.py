@@ -160,10 +160,7 @@ def _cells(
 
 def _cell_folder(who: Entrant, source: Training | None, sampler: Sampler, seed: int, stem: list[Any]) -> str:
     origin = source.folder if source else who.label
-    kind = type(sampler).__name__
-    sha = digest_of(
-        [SAMPLE_VERSION, origin, kind, {f.name: getattr(sampler, f.name) for f in fields(sampler)}, seed, *stem]
-    )
+    sha = digest_of([SAMPLE_VERSION, origin, repr(sampler), seed, *stem])
     trained = f"-seed{source.seed}" if source else ""
     return f"shapes/{_file_name(who.label)}{trained}-{sampler.steps}steps-gen{seed}-{sha[:12]}"
 

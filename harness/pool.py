@@ -6,7 +6,7 @@ import os
 import queue
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
@@ -32,37 +32,64 @@ def tick(units: int = 1) -> None:
         _ticks.put(units)
 
 
-def run_all(
-    function: Callable[[Item], Result],
-    items: Sequence[Item],
-    workers: int,
-    reporter: Reporter,
-    label: str,
-    total: int,
-) -> list[Result]:
-    """[function(item) for item in items], in order, over processes.
+class Workers:
+    """Processes that are started once and used by all phases of a run. Make with `workers`."""
 
-    Args:
-        total: units of work, as `function` reports them with `tick`.
+    def __init__(self, count: int, reporter: Reporter):
+        self.count = count
+        self.reporter = reporter
+        context = get_context("spawn")  # fork is unsafe once there are threads
+        self._queue: Queue[int] = context.Queue()
+        self._executor = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(self._queue,))
 
-    Raises:
-        Whatever `function` raises; the other workers are ended then.
-    """
-    if not items:
-        return []
-    task = reporter.start(label, total)
-    done = 0
-    with _pool(min(workers, len(items))) as (executor, ticks):
-        futures = [executor.submit(function, item) for item in items]
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item], label: str, total: int) -> list[Result]:
+        """[function(item) for item in items], in order.
+
+        Args:
+            total: units of work, as `function` reports them with `tick`.
+
+        Raises:
+            Whatever `function` raises first.
+        """
+        if not items:
+            return []
+        task, done = self.reporter.start(label, total), 0
+        futures = [self._executor.submit(function, item) for item in items]
         while not all(future.done() for future in futures):
-            failed = next((f for f in futures if f.done() and f.exception() is not None), None)
-            if failed is not None:
-                failed.result()
-            done += _drained(ticks)
-            reporter.update(task, done)
+            _raise_first(futures)
+            done += _drained(self._queue)
+            self.reporter.update(task, done)
         results = [future.result() for future in futures]
-    reporter.update(task, total)
-    return results
+        _drained(self._queue)
+        self.reporter.update(task, total)
+        return results
+
+    def close(self) -> None:
+        self._executor.shutdown()
+
+    def kill(self) -> None:
+        """End all processes at once; what they were writing is absent, not half there."""
+        for process in list((self._executor._processes or {}).values()):
+            process.kill()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def workers(count: int, reporter: Reporter) -> Iterator[Workers]:
+    """Worker processes, ended with the block: orderly after success, at once after a failure or an interrupt."""
+    team = Workers(count, reporter)
+    try:
+        yield team
+    except BaseException:
+        team.kill()
+        raise
+    team.close()
+
+
+def _raise_first(futures: Sequence[Future]) -> None:
+    for future in futures:
+        if future.done():
+            future.result()
 
 
 def _drained(ticks: Queue[int]) -> int:
@@ -73,22 +100,6 @@ def _drained(ticks: Queue[int]) -> int:
             units += ticks.get_nowait()
     except queue.Empty:
         return units
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Queue[int]]]:
-    """Spawned processes (fork is unsafe once there are threads); on any failure they are ended at once."""
-    context = get_context("spawn")
-    ticks: Queue[int] = context.Queue()
-    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(ticks,))
-    try:
-        yield executor, ticks
-    except BaseException:
-        for process in list((executor._processes or {}).values()):
-            process.kill()
-        executor.shutdown(wait=False, cancel_futures=True)
-        raise
-    executor.shutdown()
 
 
 def _start_worker(ticks: Queue[int]) -> None:

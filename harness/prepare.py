@@ -18,8 +18,7 @@ from ..base.seeds import seed_of
 from ..render.cameras import orbit
 from ..render.meshes import MeshRenderer
 from ..render.preprocess import preprocess_image
-from .pool import run_all, tick
-from .progress import Reporter
+from .pool import Workers, tick
 
 SHARD = 32  # assets per cache file: small enough to lose little, large enough to be few
 CODE_VERSION = 1  # part of the cache's address: raise it when this module computes something else
@@ -72,7 +71,7 @@ class _Shard:
     path: Path
 
 
-def prepare(source: Source, spec: Preparation, cache: Path, workers: int, reporter: Reporter) -> Prepared:
+def prepare(source: Source, spec: Preparation, cache: Path, team: Workers) -> Prepared:
     """All assets of a source as arrays, from the cache where it has them."""
     assets = source.assets()
     address = digest_of([CODE_VERSION, source.name, source.digest(), asdict(spec)])[:16]
@@ -83,7 +82,7 @@ def prepare(source: Source, spec: Preparation, cache: Path, workers: int, report
     ]
     todo = [shard for shard in shards if not shard.path.exists()]
     total = sum(len(shard.assets) for shard in todo)
-    run_all(_make_shard, todo, workers, reporter, f"prepare {source.name}", total)
+    team.map(_make_shard, todo, f"prepare {source.name}", total)
     return _joined([np.load(shard.path, allow_pickle=False) for shard in shards])
 
 

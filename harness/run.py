@@ -20,9 +20,8 @@ from .jobs import EncodeJob, GenerateJob, TrainJob, is_trained, run_encode, run_
 from .measure import Measured, measure
 from .picture_grid import write_grid
 from .plan import Cell, Plan, Training
-from .pool import run_all
+from .pool import Workers
 from .prepare import Prepared, prepare
-from .progress import Reporter
 from .provenance import provenance
 from .train import student_file
 from .world import World, load_world
@@ -46,21 +45,20 @@ class Runner:
 
     Attributes:
         out: folder of the run. cache: folder of prepared assets, shared by runs.
-        workers: processes; changes no result.
+        team: worker processes; their number changes no result.
     """
 
     plan: Plan
     out: Path
     cache: Path
-    workers: int
-    reporter: Reporter
+    team: Workers
 
     def run(self) -> Outcome:
         """All phases. Raises MissingError when no test asset is usable."""
         started = time.time()
         self._write_manifest({"started_s": started})
         world = load_world(self.plan.world)
-        test = self._limited(prepare(self.plan.test, world.preparation, self.cache, self.workers, self.reporter))
+        test = self._limited(prepare(self.plan.test, world.preparation, self.cache, self.team))
         self._write_failures(test)
         if len(test.ids) < 2:
             raise MissingError(
@@ -95,7 +93,7 @@ class Runner:
         if not isinstance(self.plan.test, ToySource):
             return None
         source = ToySource("validation", count, self.plan.config.data.seed)
-        return prepare(source, world.preparation, self.cache, self.workers, self.reporter)
+        return prepare(source, world.preparation, self.cache, self.team)
 
     def _train(self, world: World) -> None:
         todo = [training for training in self.plan.trainings if not is_trained(self.out, training)]
@@ -103,28 +101,28 @@ class Runner:
             return
         data = self.plan.config.data
         source = ToySource("train", data.train, data.seed)
-        toys = prepare(source, world.preparation, self.cache, self.workers, self.reporter)
+        toys = prepare(source, world.preparation, self.cache, self.team)
         latents = self._encode(toys, source)
         train = self.plan.config.train
         jobs = [
             TrainJob(self.plan.world, group, train, tuple(latents), toys.images, self.out)
             for seed in dict.fromkeys(training.seed for training in todo)
-            for group in balanced([t for t in todo if t.seed == seed], self.workers)
+            for group in balanced([t for t in todo if t.seed == seed], self.team.count)
         ]
-        run_all(run_train, jobs, self.workers, self.reporter, "distil", train.steps * len(todo))
+        self.team.map(run_train, jobs, "distil", train.steps * len(todo))
 
     def _encode(self, toys: Prepared, source: Source) -> list[Path]:
         folder = self.cache / f"latents-{digest_of([self.plan.world_sha, source.name, source.digest()])[:16]}"
         starts = range(0, len(toys.ids), 64)
         jobs = [EncodeJob(self.plan.world, toys.occupancy[i : i + 64], folder / f"{i // 64:05d}.npz") for i in starts]
         todo = [job for job in jobs if not job.path.exists()]
-        run_all(run_encode, todo, self.workers, self.reporter, "encode toys", sum(len(j.occupancy) for j in todo))
+        self.team.map(run_encode, todo, "encode toys", sum(len(j.occupancy) for j in todo))
         return [job.path for job in jobs]
 
     def _generate(self, test: Prepared, shown: NDArray[np.uint8]) -> None:
         jobs = [job for cell in self.plan.cells for job in self._shards(cell, test, shown) if not job.path.exists()]
         total = sum(len(job.asset_ids) for job in jobs)
-        run_all(run_generate, jobs, self.workers, self.reporter, "generate", total)
+        self.team.map(run_generate, jobs, "generate", total)
 
     def _shards(self, cell: Cell, test: Prepared, shown: NDArray[np.uint8]) -> list[GenerateJob]:
         weights = student_file(self.out / cell.training.folder) if cell.training else None

@@ -22,7 +22,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray]) -> None:
     with replacing(path) as part, part.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
+        np.savez_compressed(stream, allow_pickle=False, **arrays)
 
 
 def load_arrays(path: Path) -> dict[str, NDArray]:

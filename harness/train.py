@@ -6,7 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +99,11 @@ class Student:
         """Velocity with the target weights."""
         if self.method.target_decay == 0:
             return bind(self.network, cond)
-        return bind(_Fixed(self.network, self.target), cond)
+
+        def averaged(*args: Tensor) -> Tensor:
+            return functional_call(self.network, self.target, args)
+
+        return bind(averaged, cond)
 
     def update(self, step: Step) -> None:
         started = time.perf_counter()
@@ -183,14 +187,3 @@ def _step(
         teacher=teacher,
         generator=private,
     )
-
-
-@dataclass(frozen=True)
-class _Fixed:
-    """A network called with other weights."""
-
-    network: nn.Module
-    weights: dict[str, Tensor] = field(repr=False)
-
-    def __call__(self, *args: Tensor) -> Tensor:
-        return functional_call(self.network, self.weights, args)

@@ -6,6 +6,7 @@ name of an official metric.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,22 +30,43 @@ class Extractor(Protocol):
     def __call__(self, batch: NDArray) -> NDArray[np.float32]: ...
 
 
+class FeatureNetwork(nn.Module, ABC):
+    """A classifier whose last hidden layer, divided by its spread over ground truth, is the feature.
+
+    The division gives distances a scale that does not depend on how the network was trained.
+    """
+
+    scale: Tensor
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(dim))
+
+    @abstractmethod
+    def hidden(self, batch: Tensor) -> Tensor:
+        """Unscaled features [N, dim]."""
+
+    def features(self, batch: Tensor) -> Tensor:
+        """[N, dim]."""
+        return self.hidden(batch) / self.scale
+
+
 @dataclass(frozen=True)
 class NetworkExtractor:
-    """An extractor that is a torch network with a `features` function."""
+    """An extractor that is a torch network."""
 
     name: str
     version: str
     weights_sha256: str
     dim: int
-    network: nn.Module
+    network: FeatureNetwork
 
     @torch.inference_mode()
     def __call__(self, batch: NDArray) -> NDArray[np.float32]:
         return self.network.features(torch.from_numpy(np.ascontiguousarray(batch))).numpy()
 
 
-class PictureClassifier(nn.Module):
+class PictureClassifier(FeatureNetwork):
     """Category of an object from one picture; its last hidden layer is the feature `tiny2d`.
 
     Args:
@@ -54,7 +76,7 @@ class PictureClassifier(nn.Module):
     """
 
     def __init__(self, image_size: int, dim: int, categories: int):
-        super().__init__()
+        super().__init__(dim)
         self.image_size = image_size
         self.layers = nn.Sequential(
             *_conv2d(1, 16),
@@ -64,22 +86,17 @@ class PictureClassifier(nn.Module):
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
         )
-        # Features are divided by their spread over ground truth, so that a distance has a scale of its own.
-        self.register_buffer("scale", torch.ones(dim))
         self.head = nn.Linear(dim, categories)
 
-    def hidden(self, pictures: Tensor) -> Tensor:
-        grey = pictures.float().mean(1, keepdim=True) / 127.5 - 1
+    def hidden(self, batch: Tensor) -> Tensor:
+        grey = batch.float().mean(1, keepdim=True) / 127.5 - 1
         return self.layers(grey)
-
-    def features(self, pictures: Tensor) -> Tensor:
-        return self.hidden(pictures) / self.scale
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.head(self.hidden(pictures))
 
 
-class PointsClassifier(nn.Module):
+class PointsClassifier(FeatureNetwork):
     """Category of an object from surface points, which it counts on a grid; its last hidden layer is `tiny3d`.
 
     Args:
@@ -89,19 +106,15 @@ class PointsClassifier(nn.Module):
     """
 
     def __init__(self, resolution: int, dim: int, categories: int):
-        super().__init__()
+        super().__init__(dim)
         self.resolution = resolution
         self.layers = nn.Sequential(
             *_conv3d(1, 16), *_conv3d(16, 32), *_conv3d(32, dim), nn.AdaptiveAvgPool3d(1), nn.Flatten()
         )
-        self.register_buffer("scale", torch.ones(dim))
         self.head = nn.Linear(dim, categories)
 
-    def hidden(self, points: Tensor) -> Tensor:
-        return self.layers(occupied_cells(points, self.resolution))
-
-    def features(self, points: Tensor) -> Tensor:
-        return self.hidden(points) / self.scale
+    def hidden(self, batch: Tensor) -> Tensor:
+        return self.layers(occupied_cells(batch, self.resolution))
 
     def forward(self, points: Tensor) -> Tensor:
         return self.head(self.hidden(points))

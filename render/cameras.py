@@ -124,9 +124,7 @@ def hammersley(count: int, dimensions: int) -> NDArray[np.float64]:
     return np.stack(columns, axis=1)
 
 
-def sphere_hammersley(
-    count: int, offset: tuple[float, float] = (0.0, 0.0), remap: bool = False
-) -> NDArray[np.float64]:
+def sphere_hammersley(count: int, offset: tuple[float, float] = (0.0, 0.0), remap: bool = False) -> NDArray[np.float64]:
     """[count, 2] directions (yaw, pitch) in degrees, spread evenly over the sphere from the lower pole up.
 
     The sequence of trellis/utils/random_utils.py of microsoft/TRELLIS.

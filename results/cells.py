@@ -128,9 +128,7 @@ def flag_best(cells: Sequence[Cell], *, higher: bool) -> list[Cell]:
     if len(values) < 2:
         return list(cells)
     ranked = sorted(set(values), reverse=higher)[:2]
-    flags = [
-        ranked.index(cell.value) if cell.value in ranked and not cell.n_failed else None for cell in cells
-    ]
+    flags = [ranked.index(cell.value) if cell.value in ranked and not cell.n_failed else None for cell in cells]
     return [replace(c, best=flag == 0, second=flag == 1) for c, flag in zip(cells, flags, strict=True)]
 
 

@@ -30,9 +30,7 @@ QUANTITIES = (
     Quantity("FD_incep", "Frechet distance of Inception-v3 features of rendered views", False),
     Quantity("FD_dinov2", "Frechet distance of DINOv2 features of rendered views", False),
     Quantity("ULIP_I", "ULIP-2 similarity of generated shape and conditioning image, times 100", True),
-    Quantity(
-        "seconds", "inference time of one asset on an NVIDIA A800; what is timed is not published", False, "s"
-    ),
+    Quantity("seconds", "inference time of one asset on an NVIDIA A800; what is timed is not published", False, "s"),
 )
 
 

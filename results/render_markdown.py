@@ -29,9 +29,7 @@ def _one(table: Table) -> str:
         lines.append(_row([f"*{escape(group)}*", *[""] * (len(table.columns) - 1)]))
         lines += [_row(_cell(cell) for cell in line.cells) for line in members]
     lines += [part for note in table.notes for part in ("", escape(note))]
-    lines += [
-        part for i, note in enumerate(table.footnotes, 1) for part in ("", f"<sup>{i}</sup> {escape(note)}")
-    ]
+    lines += [part for i, note in enumerate(table.footnotes, 1) for part in ("", f"<sup>{i}</sup> {escape(note)}")]
     return "\n".join(lines) + "\n"
 
 

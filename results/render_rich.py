@@ -77,9 +77,7 @@ def _grid(table: Table, columns: Sequence[Column]) -> Grid:
         style = "dim" if column.kind == "paper" or column is RULE else ""
         grid.add_column(Text(_heading(column)), justify=justify, no_wrap=True, style=style)
     for group, lines in table.groups():
-        shown = [
-            cells for cells in (_by_key(table, line) for line in lines) if _says_something(cells, columns)
-        ]
+        shown = [cells for cells in (_by_key(table, line) for line in lines) if _says_something(cells, columns)]
         if not shown:
             continue
         grid.add_row(Text(group, style="italic"), *("│" if column is RULE else "" for column in columns[1:]))

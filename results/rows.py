@@ -33,7 +33,7 @@ class Row(BaseModel):
     `steps`, `nfe`, `cfg_strength`, `train_seed` and `seed` are None where they have no meaning (the floor has
     no sampler, the teacher no training seed). `nfe` counts network forward passes per asset, both passes of
     guidance included. `n_ok` of `n_total` assets entered the value. `wall_s` (seconds per asset) may be set
-    only in the rows of the latency metric.
+    only in the rows of the latency metric. `note` is what a reader of the table must know of the method's use.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -60,6 +60,7 @@ class Row(BaseModel):
     n_ok: Count
     n_total: Count
     higher_is_better: bool
+    note: str = ""
     config_sha: str
     weights_sha: str | None = None
     reference_sha: str | None = None
@@ -115,14 +116,10 @@ def append(path: Path, rows: Iterable[Row]) -> None:
             written = stream.write(data)
             if written != len(data):
                 stream.truncate(end)
-                raise RunError(
-                    f"Cannot write {path}: the disk is full. Free the disk or choose another --out."
-                )
+                raise RunError(f"Cannot write {path}: the disk is full. Free the disk or choose another --out.")
             os.fsync(stream.fileno())
     except OSError as error:
-        raise RunError(
-            f"Cannot write {path}: {error.strerror}. Free the disk or choose another --out."
-        ) from error
+        raise RunError(f"Cannot write {path}: {error.strerror}. Free the disk or choose another --out.") from error
 
 
 def read_rows(path: Path) -> list[Row]:

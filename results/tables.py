@@ -127,9 +127,7 @@ def table_3(rows: Sequence[Row]) -> Table:
     # The sort is stable: within a block the undistilled row stays first.
     blocks = sorted([*first, *_student_places(rows, TABLE_3_METHODS)], key=lambda p: _step_order(p.steps))
     rest = [place for place in controls if place not in ablated]
-    return _table(
-        "table_3", "Table 3. Ablation of velocity matching and distillation", rows, [*blocks, *rest]
-    )
+    return _table("table_3", "Table 3. Ablation of velocity matching and distillation", rows, [*blocks, *rest])
 
 
 def label_of(method: str, variant: str = "") -> str:
@@ -158,8 +156,7 @@ def _checked(rows: Sequence[Row]) -> list[Row]:
 def _check_single(what: str, found: set[str]) -> None:
     if len(found) > 1:
         raise UsageError(
-            f"Rows with more than one {what} (got {', '.join(sorted(found))}) - a table shows one - "
-            f"select the rows."
+            f"Rows with more than one {what} (got {', '.join(sorted(found))}) - a table shows one - select the rows."
         )
 
 
@@ -210,9 +207,7 @@ def _metric_columns(rows: Sequence[Row]) -> list[Column]:
     """Under the names that the rows give: a metric is never renamed."""
     first = {row.metric: row for row in reversed(rows)}
     return [
-        Column(
-            name, name, "metric", first[name].higher_is_better, first[name].unit, first[name].metric_version
-        )
+        Column(name, name, "metric", first[name].higher_is_better, first[name].unit, first[name].metric_version)
         for name in _metric_names(rows)
     ]
 
@@ -275,7 +270,9 @@ def _column_decimals(rows: Iterable[Row], metric: str) -> int:
 
 
 def _label_cell(place: _Place, rows: Sequence[Row], footnotes: list[str]) -> Cell:
-    return Cell(place.label)
+    remarks = [f"{_where(place)}: {note}" for note in dict.fromkeys(row.note for row in rows) if note]
+    footnotes += [remark for remark in remarks if remark not in footnotes]
+    return Cell(place.label, notes=tuple(footnotes.index(remark) + 1 for remark in remarks))
 
 
 def _steps_cell(place: _Place, rows: Sequence[Row], footnotes: list[str]) -> Cell:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..flow.guidance import Guided, Velocity
 from .conditioner import negative
@@ -11,7 +13,7 @@ from .conditioner import negative
 T_SCALE = 1000.0  # TRELLIS' networks take times on the scale of 0 to 1000
 
 
-def bind(network: nn.Module, cond: Tensor) -> Velocity:
+def bind(network: Callable[..., Tensor], cond: Tensor) -> Velocity:
     """Velocity of a dense flow network under `cond`. cond: [B, T, C]."""
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
@@ -20,7 +22,7 @@ def bind(network: nn.Module, cond: Tensor) -> Velocity:
     return velocity
 
 
-def bind_guided(network: nn.Module, cond: Tensor) -> Guided:
+def bind_guided(network: Callable[..., Tensor], cond: Tensor) -> Guided:
     """Guided velocity: condition and negative condition go through the network as one batch."""
     both = torch.cat([cond, negative(cond)])
 

@@ -31,7 +31,7 @@ class ConvConditioner(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.layers(images.to(self.layers[0].weight.dtype) / 127.5 - 1)
+        maps = self.layers(images.float() / 127.5 - 1)
         tokens = maps.flatten(2).transpose(1, 2)
         return functional.layer_norm(tokens, tokens.shape[-1:])
 

@@ -15,6 +15,8 @@ from ..flow.guidance import Guided
 from ..flow.layout import DenseLayout
 from .adapter import bind_guided
 from .patches import from_blocks, to_blocks
+from .structure_flow import SparseStructureFlowModel
+from .structure_vae import SparseStructureDecoder, SparseStructureEncoder
 from .weights import load_checkpoint
 
 FLOW = "sparse_structure_flow_model"
@@ -42,9 +44,9 @@ class SamplerParams:
 class StructurePipeline:
     """The networks of the structure stage, in evaluation mode."""
 
-    flow: nn.Module
-    decoder: nn.Module
-    encoder: nn.Module
+    flow: SparseStructureFlowModel
+    decoder: SparseStructureDecoder
+    encoder: SparseStructureEncoder
     conditioner: nn.Module
     sampler: SamplerParams
 
@@ -103,8 +105,17 @@ def load_pipeline(folder: Path) -> StructurePipeline:
         stems = [models[FLOW], models[DECODER], models[ENCODER], args[CONDITIONER]]
     except (KeyError, TypeError) as error:
         raise MissingError(f"{path} has no {error}. Restore the file.") from error
-    flow, decoder, encoder, conditioner = (load_checkpoint(folder / stem) for stem in stems)
-    return StructurePipeline(flow, decoder, encoder, conditioner, read_sampler(folder))
+    networks = [load_checkpoint(folder / stem) for stem in stems]
+    match networks:
+        case [
+            SparseStructureFlowModel() as flow,
+            SparseStructureDecoder() as decoder,
+            SparseStructureEncoder() as encoder,
+            conditioner,
+        ]:
+            return StructurePipeline(flow, decoder, encoder, conditioner, read_sampler(folder))
+    found = ", ".join(type(network).__name__ for network in networks)
+    raise MissingError(f"{path} names other networks than a structure stage has ({found}). Restore the file.")
 
 
 def write_pipeline(folder: Path, models: dict[str, str], conditioner: str, params: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from ...base.files import read_json, write_json
 from ...trellis.pipeline import DECODER, ENCODER, FLOW, write_pipeline
 from ...trellis.weights import load_checkpoint, save_checkpoint
 from ..config import Config, Pretrain
+from ..pool import workers
 from ..progress import Reporter
 from ..world import write_world_file
 from .card import write_card
@@ -30,7 +31,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 STORED = torch.float16  # of shipped weights: half the size; quality is measured after rounding
 
 
-def pretrain(config: Config, out: Path, stages: Sequence[str], workers: int, reporter: Reporter) -> bool:
+def pretrain(config: Config, out: Path, stages: Sequence[str], threads: int, reporter: Reporter) -> bool:
     """Make the stages that are not there yet; with all of them, write the world's files.
 
     Returns:
@@ -44,9 +45,10 @@ def pretrain(config: Config, out: Path, stages: Sequence[str], workers: int, rep
     for stage in stages:
         if stage not in STAGES:
             raise unknown_name("stage", stage, STAGES)
-    torch.set_num_threads(workers)
     recipe, work = config.pretrain, out / "work"
-    train, held_out = collections(recipe, work, workers, reporter)
+    with workers(threads, reporter) as team:
+        train, held_out = collections(recipe, work, team)
+    torch.set_num_threads(threads)
     makers = _makers(recipe, train, held_out, out, reporter)
     for stage in stages:
         if not all(_stem(out, name).with_name(f"{name}.safetensors").exists() for name in STAGES[stage]):

@@ -13,9 +13,8 @@ from ...base.files import digest_of, replacing
 from ...base.seeds import seed_of
 from ..config import ObservationSection, Pretrain
 from ..observe import observe
-from ..pool import run_all, tick
+from ..pool import Workers, tick
 from ..prepare import Preparation, Prepared, prepare
-from ..progress import Reporter
 
 CHUNK = 128
 
@@ -45,20 +44,18 @@ class _Chunk:
     path: Path
 
 
-def collections(recipe: Pretrain, cache: Path, workers: int, reporter: Reporter) -> tuple[Collection, Collection]:
+def collections(recipe: Pretrain, cache: Path, team: Workers) -> tuple[Collection, Collection]:
     """Training and held-out toys (splits `train` and `validation`)."""
     spec = Preparation(**recipe.preparation.model_dump())
 
     def one(split: str, count: int) -> Collection:
-        prepared = prepare(ToySource(split, count), spec, cache, workers, reporter)
-        return observed(prepared, recipe.observation, cache, workers, reporter)
+        prepared = prepare(ToySource(split, count), spec, cache, team)
+        return observed(prepared, recipe.observation, cache, team)
 
     return one("train", recipe.assets), one("validation", recipe.held_out)
 
 
-def observed(
-    prepared: Prepared, section: ObservationSection, cache: Path, workers: int, reporter: Reporter
-) -> Collection:
+def observed(prepared: Prepared, section: ObservationSection, cache: Path, team: Workers) -> Collection:
     address = digest_of([prepared.ids, section.model_dump(), prepared.occupancy.shape, int(prepared.occupancy.sum())])
     folder = cache / f"observed-{address[:16]}"
     chunks = [
@@ -68,7 +65,7 @@ def observed(
         for i in range(0, len(prepared.ids), CHUNK)
     ]
     todo = [chunk for chunk in chunks if not chunk.path.exists()]
-    run_all(_observe_chunk, todo, workers, reporter, "observe toys", sum(len(chunk.ids) for chunk in todo))
+    team.map(_observe_chunk, todo, "observe toys", sum(len(chunk.ids) for chunk in todo))
     arrays = [np.load(chunk.path, allow_pickle=False) for chunk in chunks]
     labels = np.array([CATEGORIES.index(category) for category in prepared.categories], np.int64)
     pictures = np.concatenate([array["pictures"] for array in arrays])

@@ -17,6 +17,7 @@ from ...flow.times import LogitNormal
 from ...trellis import create
 from ...trellis.adapter import T_SCALE
 from ...trellis.patches import from_blocks, to_blocks
+from ...trellis.weights import NetworkConfig
 from ..conditions import keep_window
 from ..config import TeacherStage, VaeStage, Window
 from ..learner import Learner, Recipe
@@ -32,7 +33,7 @@ class Trained:
     """A trained network, the config that `trellis.create` builds it from, and what was measured."""
 
     network: nn.Module
-    config: dict
+    config: NetworkConfig
     measured: dict[str, float]
 
 
@@ -81,12 +82,12 @@ def reconstruction_loss(logits: Tensor, voxels: Tensor) -> Tensor:
 def unit_variance(encoder: nn.Module, decoder: nn.Module, occupancy: Tensor) -> None:
     """Fold each latent channel's standard deviation into the last layer of the encoder and the first of the decoder."""
     std = encode(encoder, occupancy).std((0, 2, 3, 4))
-    last, first = encoder.out_layer[-1], decoder.input_layer
     channels = len(std)
-    last.weight[:channels] /= std.reshape(-1, 1, 1, 1, 1)
-    last.bias[:channels] /= std
-    last.bias[channels:] -= 2 * std.log()
-    first.weight *= std.reshape(1, -1, 1, 1, 1)
+    last, first = dict(encoder.named_parameters()), dict(decoder.named_parameters())
+    last["out_layer.2.weight"][:channels] /= std.reshape(-1, 1, 1, 1, 1)
+    last["out_layer.2.bias"][:channels] /= std
+    last["out_layer.2.bias"][channels:] -= 2 * std.log()
+    first["input_layer.weight"].mul_(std.reshape(1, -1, 1, 1, 1))
 
 
 @torch.no_grad()

@@ -58,9 +58,7 @@ def test_ids_that_would_clash_keep_their_suffix(tmp_path):
 def test_loading_normalises_and_turns_upright(tmp_path):
     fill(tmp_path, ["a.obj"])
     mesh = FolderSource(tmp_path).assets()[0].load()
-    np.testing.assert_allclose(
-        mesh.vertices.max(0), [NORMALISED_SIDE / 4, 0, NORMALISED_SIDE / 2], atol=1e-12
-    )
+    np.testing.assert_allclose(mesh.vertices.max(0), [NORMALISED_SIDE / 4, 0, NORMALISED_SIDE / 2], atol=1e-12)
     np.testing.assert_allclose(mesh.vertices.min(0), -mesh.vertices.max(0), atol=1e-12)
 
 

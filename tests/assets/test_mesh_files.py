@@ -117,9 +117,7 @@ def test_backslashes_in_texture_names(tmp_path):
 def test_obj_vertex_colours(tmp_path):
     text = "v 0 0 0 1 0 0\nv 1 0 0 0 1 0\nv 0 1 0 0 0 1\nf 1 2 3\n"
     mesh = read_mesh(write(tmp_path / "a.obj", text), up="z")
-    by_place = {
-        tuple(p): c.tolist() for p, c in zip(mesh.triangles[0].tolist(), mesh.corner_rgba[0], strict=True)
-    }
+    by_place = {tuple(p): c.tolist() for p, c in zip(mesh.triangles[0].tolist(), mesh.corner_rgba[0], strict=True)}
     assert by_place == {(0, 0, 0): RED, (1, 0, 0): GREEN, (0, 1, 0): BLUE}
 
 
@@ -274,9 +272,7 @@ def test_off_colours(tmp_path):
 # ---------------------------------------------------------------- glTF
 
 TRIANGLE = np.array([[0, 0, 0], [2, 0, 0], [2, 4, 0]], np.float32)
-UV_DOWN = np.array(
-    [[0, 1], [1, 1], [1, 0]], np.float32
-)  # bottom left, bottom right, top right of the picture
+UV_DOWN = np.array([[0, 1], [1, 1], [1, 0]], np.float32)  # bottom left, bottom right, top right of the picture
 
 
 def gltf(arrays, *, material=None, nodes=None, images=None, mode=None, **extra):
@@ -367,9 +363,7 @@ def test_gltf_integer_vertex_colours(tmp_path, colours):
 def test_gltf_texture_is_upright(tmp_path):
     Image.fromarray(QUADRANTS).save(tmp_path / "my t.png")
     material = pbr(baseColorTexture={"index": 0})
-    header = gltf(
-        {"POSITION": TRIANGLE, "TEXCOORD_0": UV_DOWN}, material=material, images=[{"uri": "my%20t.png"}]
-    )
+    header = gltf({"POSITION": TRIANGLE, "TEXCOORD_0": UV_DOWN}, material=material, images=[{"uri": "my%20t.png"}])
     mesh = read_gltf(tmp_path, header)
     assert (mesh.corner_rgba == 1).all()
     for corner, colour in zip(range(3), (BLUE, WHITE, GREEN), strict=True):
@@ -422,9 +416,7 @@ def test_gltf_instances_share_one_texture(tmp_path):
     assert len(mesh.textures) == 1
 
 
-@pytest.mark.parametrize(
-    "image", [{"uri": "textures/gone.png"}, {"uri": as_uri(b"no picture"), "name": "gone.png"}]
-)
+@pytest.mark.parametrize("image", [{"uri": "textures/gone.png"}, {"uri": as_uri(b"no picture"), "name": "gone.png"}])
 def test_gltf_without_its_texture_is_refused(tmp_path, image):
     material = pbr(baseColorTexture={"index": 0})
     header = gltf({"POSITION": TRIANGLE, "TEXCOORD_0": UV_DOWN}, material=material, images=[image])
@@ -435,9 +427,7 @@ def test_gltf_without_its_texture_is_refused(tmp_path, image):
 def test_gltf_that_would_be_read_wrongly_is_refused(tmp_path):
     second = pbr(baseColorTexture={"index": 0, "texCoord": 1})
     cases = {
-        "EXT_meshopt_compression": gltf(
-            {"POSITION": TRIANGLE}, extensionsRequired=["EXT_meshopt_compression"]
-        ),
+        "EXT_meshopt_compression": gltf({"POSITION": TRIANGLE}, extensionsRequired=["EXT_meshopt_compression"]),
         "fans": gltf({"POSITION": TRIANGLE}, mode=6),
         "second set": gltf({"POSITION": TRIANGLE}, material=second, images=[{"uri": "t.png"}]),
         "quantised TEXCOORD_0": gltf({"POSITION": TRIANGLE, "TEXCOORD_0": np.zeros((3, 2), np.uint16)}),
@@ -461,9 +451,7 @@ def test_gltf_missing_buffer_and_broken_json(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".glb", ".gltf", ".obj", ".ply", ".stl", ".off"])
-@pytest.mark.parametrize(
-    "content", [b"", b"\0" * 200, b"ply\n", b"glTF" + b"\xff" * 60, bytes(range(256)) * 3]
-)
+@pytest.mark.parametrize("content", [b"", b"\0" * 200, b"ply\n", b"glTF" + b"\xff" * 60, bytes(range(256)) * 3])
 def test_rubbish_is_refused_whatever_its_suffix(tmp_path, suffix, content):
     path = tmp_path / f"rubbish{suffix}"
     path.write_bytes(content)

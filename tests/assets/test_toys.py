@@ -51,9 +51,7 @@ def test_volumes_of_solids_have_their_closed_form(axis):
     frustum = cylinder((1, 2, 3), r, h, top, axis=axis)
     assert volume(frustum) == pytest.approx(AREA_16 * h * (r * r + r * top + top * top) / 3, rel=1e-12)
     assert volume(cylinder((0, 0, 0), r, -h, axis=axis)) == pytest.approx(AREA_16 * r * r * h, rel=1e-12)
-    assert volume(cylinder((0, 0, 0), r, h, 0.0, axis=axis)) == pytest.approx(
-        AREA_16 * r * r * h / 3, rel=1e-12
-    )
+    assert volume(cylinder((0, 0, 0), r, h, 0.0, axis=axis)) == pytest.approx(AREA_16 * r * r * h / 3, rel=1e-12)
     wedge = prism([(0, 0), (0, 2), (1, 0)], 0.5, 3.0, axis)
     assert volume(wedge) == pytest.approx(2.5, rel=1e-12)
     assert volume(box((0, 1, 2), (2, 4, 7))) == pytest.approx(30, rel=1e-12)

@@ -38,9 +38,7 @@ def brute_force(triangle, resolution):
 def segment_cells(start, stop, resolution):
     """Cells whose closed box a segment meets: the parameter intervals of the three slabs overlap."""
     low = np.stack(np.meshgrid(*[np.arange(resolution) / resolution - 0.5] * 3, indexing="ij"), -1)
-    t = np.sort(
-        np.stack([(low - start) / (stop - start), (low + 1 / resolution - start) / (stop - start)]), 0
-    )
+    t = np.sort(np.stack([(low - start) / (stop - start), (low + 1 / resolution - start) / (stop - start)]), 0)
     return np.maximum(t[0].max(-1), 0) <= np.minimum(t[1].min(-1), 1)
 
 

@@ -7,6 +7,7 @@ import torch
 from steps import (
     F64,
     T_MIN,
+    LeakyStep,
     Mlp,
     bind,
     dense,
@@ -152,6 +153,17 @@ def test_velocity_distillation(layout: Layout):
     # Without the stop at the sample the gradient is another one, so a lost detach would be seen.
     phi_start, push = distillation_by_hand(step, stop=False)
     assert worst(got, gradient((push * phi_start).sum(), student)) > 1e-4
+
+
+def test_velocity_distillation_stops_gradients_by_itself():
+    """Also in a step whose teacher and target forget to: only the generator phi(z', 1) is differentiated."""
+    student, _, step = problem(dense(4, 5))
+    online = LeakyStep(
+        **{**vars(step), "frozen_student": step.student, "teacher": lambda x, t, s: step.student(x, t) ** 2}
+    )
+    got = gradient(distillation_loss(online, 0.0, DELTA, BOUND).value, student)
+    phi_start, push = distillation_by_hand(online, stop=True)
+    assert worst(got, pulled_back(phi_start, push, student)) < 1e-12  # observed 1e-16
 
 
 def test_mdt_is_vm_plus_lambda_times_vd():

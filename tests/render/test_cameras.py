@@ -94,9 +94,7 @@ def test_protocol_views():
         assert camera.intrinsics[0, 0] * 512 == pytest.approx(703.35, abs=0.005)
 
 
-@pytest.mark.parametrize(
-    ("pitch", "radius", "fov"), [(91, 2, 40), (0, 0, 40), (0, 2, 180), (float("nan"), 2, 40)]
-)
+@pytest.mark.parametrize(("pitch", "radius", "fov"), [(91, 2, 40), (0, 0, 40), (0, 2, 180), (float("nan"), 2, 40)])
 def test_impossible_cameras_are_refused(pitch, radius, fov):
     with pytest.raises(UsageError, match="No camera"):
         orbit(0, pitch, radius, fov)

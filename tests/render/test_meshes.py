@@ -150,9 +150,7 @@ def uv_sphere(rings: int) -> Mesh:
     polar, turn = np.meshgrid(
         np.linspace(0, np.pi, rings + 1)[1:-1], np.arange(rings) / rings * 2 * np.pi, indexing="ij"
     )
-    ring = np.stack([np.sin(polar) * np.cos(turn), np.sin(polar) * np.sin(turn), np.cos(polar)], -1).reshape(
-        -1, 3
-    )
+    ring = np.stack([np.sin(polar) * np.cos(turn), np.sin(polar) * np.sin(turn), np.cos(polar)], -1).reshape(-1, 3)
     at = np.arange((rings - 1) * rings).reshape(rings - 1, rings)
     here, right = at, np.roll(at, -1, axis=1)
     sides = np.concatenate(

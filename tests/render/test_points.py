@@ -17,9 +17,7 @@ def rng(seed=0):
 def two_triangles() -> Mesh:
     """Red with area 0.5 in the plane z = 0, green with area 1.5 in the plane z = 1; and a flat one, blue."""
     vertices = [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [3, 0, 1], [0, 1, 1], [5, 5, 5]]
-    return Mesh.of_faces(
-        np.array(vertices), np.array([[0, 1, 2], [6, 6, 6], [3, 4, 5]]), np.eye(3)[[0, 2, 1]]
-    )
+    return Mesh.of_faces(np.array(vertices), np.array([[0, 1, 2], [6, 6, 6], [3, 4, 5]]), np.eye(3)[[0, 2, 1]])
 
 
 def test_shares_follow_the_areas():

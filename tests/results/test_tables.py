@@ -87,11 +87,7 @@ def test_best_is_per_block_metric_and_direction(make):
 
     def flagged(key):
         cells = zip(table.rows, table.column(key), strict=True)
-        return [
-            (line.steps, line.method, "best" if c.best else "second")
-            for line, c in cells
-            if c.best or c.second
-        ]
+        return [(line.steps, line.method, "best" if c.best else "second") for line, c in cells if c.best or c.second]
 
     assert flagged("FD_tiny2d") == [
         (1, "mdt", "second"),

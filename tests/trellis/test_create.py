@@ -49,7 +49,5 @@ def test_unknown_name_suggests_the_nearest():
 
 def test_unknown_and_missing_arguments_are_named():
     args = {key: value for key, value in DECODER.items() if key != "channels"} | {"chanels": [4]}
-    with pytest.raises(
-        UsageError, match=r"unknown chanels; missing channels\. Allowed: out_channels, .*use_fp16"
-    ):
+    with pytest.raises(UsageError, match=r"unknown chanels; missing channels\. Allowed: out_channels, .*use_fp16"):
         create("SparseStructureDecoder", args)
