@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint clean
+.PHONY: run test lint types clean
 
 run: $(VENV)/installed
 	$(BIN)/mdtbench run --preset tiny
@@ -14,6 +14,9 @@ test: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[types]'
 	$(BIN)/pyright
 
 $(VENV)/installed: pyproject.toml constraints.txt

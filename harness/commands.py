@@ -12,7 +12,7 @@ from pathlib import Path
 from ..assets.folder import FolderSource
 from ..assets.source import Source
 from ..assets.toys import ToySource
-from ..base.errors import MissingError, UsageError
+from ..base.errors import MissingError, RunError, UsageError
 from ..results.render_rich import to_rich
 from ..results.report import tables
 from ..trellis.pipeline import read_sampler
@@ -61,6 +61,8 @@ def run_command(options: RunOptions) -> None:
         raise
     print_out(to_rich(tables(outcome.rows), width=terminal_width(), color=sys.stdout.isatty()))
     print_out(closing(outcome, out))
+    if outcome.failed_students:
+        raise RunError(f"{len(outcome.failed_students)} student(s) failed; their cells are marked. Reasons are above.")
 
 
 def make_plan(options: RunOptions) -> Plan:
@@ -101,6 +103,7 @@ def closing(outcome: Outcome, out: Path) -> str:
     if outcome.failures:
         lines.append(f"{len(outcome.failures)} asset(s) could not be used:")
         lines += [f"  {asset}: {reason}" for asset, reason in outcome.failures]
+    lines += [f"{folder} failed: {reason}" for folder, reason in outcome.failed_students.items()]
     lines.append(f"Rows, picture grid and manifest: {out}")
     return "\n".join(lines) + "\n"
 

@@ -72,12 +72,14 @@ def run_encode(job: EncodeJob) -> None:
     tick(len(job.occupancy))
 
 
-def run_train(job: TrainJob) -> None:
+def run_train(job: TrainJob) -> dict[str, str]:
+    """Train the job's students. Returns the failed ones' reasons, by folder."""
     world = _world(job.world)
     latents = torch.from_numpy(np.concatenate([load_arrays(path)["latents"] for path in job.latents]))
     data = TrainingData(latents, job.images, world.file.window.share)
     students = [_student(training, world, job) for training in job.trainings]
-    train_together(students, world.pipeline, data, job.train, job.trainings[0].seed)
+    failures = train_together(students, world.pipeline, data, job.train, job.trainings[0].seed)
+    return {t.folder: failures[t.entrant.label] for t in job.trainings if t.entrant.label in failures}
 
 
 def _student(training: Training, world: World, job: TrainJob) -> Student:

@@ -46,14 +46,14 @@ class Learner:
     Attributes:
         done: steps taken.
         average: the moving average of the weights, by parameter name.
-        skipped: steps left out because the loss or the gradient was not finite.
+        skipped: steps left out because the loss or the gradient was not finite; `skipped_in_a_row` up to now.
     """
 
     def __init__(self, module: nn.Module, recipe: Recipe):
         self.module = module
         self.recipe = recipe
         self.done = 0
-        self.skipped = 0
+        self.skipped = self.skipped_in_a_row = 0
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.optimiser = torch.optim.AdamW(
@@ -70,8 +70,10 @@ class Learner:
         if math.isfinite(norm) and bool(torch.isfinite(loss)):
             self.optimiser.step()
             blend(self.average, self.parameters, self.recipe.ema)
+            self.skipped_in_a_row = 0
         else:
             self.skipped += 1
+            self.skipped_in_a_row += 1
         self.done += 1
         return norm
 

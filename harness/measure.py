@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,16 +32,19 @@ CONTROL_METRICS: dict[str, tuple[str, ...]] = {
 ShapeFiles = Callable[[Cell, int], Sequence[Path]]
 
 
-@dataclass(frozen=True)
-class Measured:
-    rows: tuple[Row, ...]
-
-
-def measure(plan: Plan, world: World, test: Prepared, held_out: Prepared | None, shape_files: ShapeFiles) -> Measured:
+def measure(
+    plan: Plan,
+    world: World,
+    test: Prepared,
+    held_out: Prepared | None,
+    failed: Mapping[str, str],
+    shape_files: ShapeFiles,
+) -> tuple[Row, ...]:
     """All rows of a run: a metric per row, for each cell and each control.
 
     Args:
         held_out: other assets for the floor row; None: the test assets are split in two.
+        failed: reason of each student that could not be trained, by folder; its cells become failed rows.
     """
     truth = shapes_of(world, test)
     embedding = embed_pictures(world, test.images[:, 0])
@@ -49,12 +52,15 @@ def measure(plan: Plan, world: World, test: Prepared, held_out: Prepared | None,
     teachers = {cell.seed: _load(cell, test, shape_files) for cell in plan.cells if cell.entrant.label == REFERENCE}
     rows: list[Row] = []
     for cell in plan.cells:
+        if cell.training and cell.training.folder in failed:
+            rows += _failed_rows(cell, failed[cell.training.folder], test, common)
+            continue
         generated = _load(cell, test, shape_files)
         teacher = None if cell.entrant.label == REFERENCE else teachers[cell.seed].shapes
         rows += _cell_rows(cell, generated, Comparison(truth, embedding, teacher), test, common)
     for name, shapes, against in controls(world, test, held_out, truth, embedding):
         rows += _control_rows(name, shapes, against, test, common)
-    return Measured(tuple(rows))
+    return tuple(rows)
 
 
 def shapes_of(world: World, prepared: Prepared) -> Shapes:
@@ -104,21 +110,8 @@ def _load(cell: Cell, test: Prepared, shape_files: ShapeFiles) -> Generated:
 def _cell_rows(
     cell: Cell, generated: Generated, against: Comparison, test: Prepared, common: dict[str, Any]
 ) -> Iterator[Row]:
-    who = cell.entrant
-    errors = [error for error in generated.errors if error]
-    cell_fields = common | {
-        "method": who.name,
-        "variant": who.variant,
-        "method_version": who.version,
-        "train_seed": cell.training.seed if cell.training else None,
-        "steps": cell.steps,
-        "nfe": int(generated.nfe.max()),
-        "cfg_strength": who.method.cfg_strength,
-        "seed": cell.seed,
-        "note": cell.sampler.note(),
-        "n_ok": len(generated.errors) - len(errors),
-        "n_total": test.total,
-    }
+    n_ok = generated.errors.count("")
+    cell_fields: dict[str, Any] = common | _cell_fields(cell, test) | {"nfe": int(generated.nfe.max()), "n_ok": n_ok}
     for metric in _metrics():
         score = metric.score(generated.shapes, against)
         if score is not None:
@@ -136,10 +129,45 @@ def _cell_rows(
     )
 
 
+def _failed_rows(cell: Cell, reason: str, test: Prepared, common: dict[str, Any]) -> Iterator[Row]:
+    for metric in _metrics():
+        yield Row(
+            **common,
+            **_cell_fields(cell, test),
+            status="failed",
+            error=reason,
+            metric=metric.name,
+            metric_version=metric.version,
+            unit=metric.unit,
+            n_ok=0,
+            higher_is_better=metric.higher_is_better,
+        )
+
+
+def _cell_fields(cell: Cell, test: Prepared) -> dict[str, Any]:
+    who = cell.entrant
+    return {
+        "method": who.name,
+        "variant": who.variant,
+        "method_version": who.version,
+        "train_seed": cell.training.seed if cell.training else None,
+        "steps": cell.steps,
+        "cfg_strength": who.method.cfg_strength,
+        "seed": cell.seed,
+        "note": cell.sampler.note(),
+        "n_total": test.total,
+    }
+
+
 def _control_rows(
     name: str, shapes: Shapes, against: Comparison, test: Prepared, common: dict[str, Any]
 ) -> Iterator[Row]:
-    control_fields = common | {"method": name, "method_version": 1, "n_ok": int(shapes.ok.sum()), "n_total": test.total}
+    control_fields: dict[str, Any] = common | {
+        "method": name,
+        "method_version": 1,
+        "n_ok": int(shapes.ok.sum()),
+        "n_total": test.total,
+    }
     for metric in _metrics():
         if metric.name in CONTROL_METRICS[name]:
             score = metric.score(shapes, against)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..render.structure import structure_mesh
 from ..results.grid import Picture, grid
 from .jobs import load_generated
 from .measure import ShapeFiles
-from .plan import Plan
+from .plan import Cell
 from .prepare import Prepared
 
 COLUMNS = 10
@@ -22,7 +23,9 @@ SIDE = 112  # pixels
 CAMERA = orbit(60.0, 25.0, 2.0, 40.0)  # three quarters from the front
 
 
-def write_grid(path: Path, plan: Plan, test: Prepared, shown: NDArray[np.uint8], shape_files: ShapeFiles) -> None:
+def write_grid(
+    path: Path, cells: Sequence[Cell], test: Prepared, shown: NDArray[np.uint8], shape_files: ShapeFiles
+) -> None:
     """Rows: what the networks saw, ground truth, then every method at its first training and generation seed."""
     n = min(COLUMNS, len(test.ids))
     rows: list[list[Picture | None]] = [
@@ -30,9 +33,9 @@ def write_grid(path: Path, plan: Plan, test: Prepared, shown: NDArray[np.uint8],
         [picture_of(occupancy) for occupancy in test.occupancy[:n]],
     ]
     labels = ["condition", "ground truth"]
-    first_seed = plan.config.evaluate.seeds[0]
-    first_training = min((training.seed for training in plan.trainings), default=None)
-    for cell in sorted(plan.cells, key=lambda cell: (cell.entrant.trains, cell.steps)):
+    first_seed = cells[0].seed
+    first_training = min((cell.training.seed for cell in cells if cell.training), default=None)
+    for cell in sorted(cells, key=lambda cell: (cell.entrant.trains, cell.steps)):
         if cell.seed != first_seed or (cell.training and cell.training.seed != first_training):
             continue
         shapes = load_generated(shape_files(cell, len(test.ids))[0]).shapes

@@ -7,11 +7,13 @@ import queue
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
 from typing import TypeVar
 
+from ..base.errors import RunError
 from .progress import Reporter
 
 Item = TypeVar("Item")
@@ -49,10 +51,20 @@ class Workers:
             total: units of work, as `function` reports them with `tick`.
 
         Raises:
+            RunError: a process was killed from outside.
             Whatever `function` raises first.
         """
         if not items:
             return []
+        try:
+            return self._map(function, items, label, total)
+        except BrokenProcessPool as error:
+            raise RunError(
+                "A worker process was killed from outside (out of memory?). "
+                "The same command goes on from here; try it with fewer --workers."
+            ) from error
+
+    def _map(self, function: Callable[[Item], Result], items: Sequence[Item], label: str, total: int) -> list[Result]:
         task, done = self.reporter.start(label, total), 0
         futures = [self._executor.submit(function, item) for item in items]
         while not all(future.done() for future in futures):

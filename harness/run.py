@@ -17,7 +17,7 @@ from ..base.files import digest_of, write_json, write_text
 from ..results.rows import Row, write_rows
 from .generate import shown_image
 from .jobs import EncodeJob, GenerateJob, TrainJob, is_trained, run_encode, run_generate, run_train
-from .measure import Measured, measure
+from .measure import measure
 from .picture_grid import write_grid
 from .plan import Cell, Plan, Training
 from .pool import Workers
@@ -31,10 +31,17 @@ SHARD = 16  # assets per file of generated shapes: what an interruption can lose
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run produced. failures: (asset, reason) of test assets that could not be used."""
+    """What a run produced.
+
+    Attributes:
+        failures: (asset, reason) of test assets that could not be used.
+        failed_students: reason of each student that could not be trained, by its folder.
+        n_ok, n_total: assets measured, in the cell that lost most.
+    """
 
     rows: tuple[Row, ...]
     failures: tuple[tuple[str, str], ...]
+    failed_students: dict[str, str]
     n_ok: int
     n_total: int
 
@@ -65,15 +72,17 @@ class Runner:
                 f"{len(test.ids)} of {test.total} test assets can be used; at least 2 are needed. "
                 f"Reasons: {self.out / 'failures.csv'}."
             )
-        self._train(world)
+        failed = self._train(world)
+        cells = [cell for cell in self.plan.cells if not (cell.training and cell.training.folder in failed)]
         shown = shown_images(test, world)
-        self._generate(test, shown)
+        self._generate(cells, test, shown)
         held_out = self._held_out(world, len(test.ids))
-        measured = measure(self.plan, world, test, held_out, self.shape_files)
-        write_rows(self.out / "rows.jsonl", measured.rows)
-        write_grid(self.out / "grid.png", self.plan, test, shown, self.shape_files)
+        rows = measure(self.plan, world, test, held_out, failed, self.shape_files)
+        write_rows(self.out / "rows.jsonl", rows)
+        write_grid(self.out / "grid.png", cells, test, shown, self.shape_files)
         self._write_manifest({"started_s": started, "finished_s": time.time()})
-        return self._outcome(measured, test)
+        n_ok = min((row.n_ok for row in rows if row.seed is not None and row.status == "ok"), default=0)
+        return Outcome(rows, test.failures, failed, n_ok, test.total)
 
     def shape_files(self, cell: Cell, n_assets: int) -> list[Path]:
         """The files of a cell's shapes, in the order of the assets."""
@@ -95,10 +104,11 @@ class Runner:
         source = ToySource("validation", count, self.plan.config.data.seed)
         return prepare(source, world.preparation, self.cache, self.team)
 
-    def _train(self, world: World) -> None:
+    def _train(self, world: World) -> dict[str, str]:
+        """Train what is not trained yet; reasons of failures by student folder."""
         todo = [training for training in self.plan.trainings if not is_trained(self.out, training)]
         if not todo:
-            return
+            return {}
         data = self.plan.config.data
         source = ToySource("train", data.train, data.seed)
         toys = prepare(source, world.preparation, self.cache, self.team)
@@ -109,7 +119,8 @@ class Runner:
             for seed in dict.fromkeys(training.seed for training in todo)
             for group in balanced([t for t in todo if t.seed == seed], self.team.count)
         ]
-        self.team.map(run_train, jobs, "distil", train.steps * len(todo))
+        failures = self.team.map(run_train, jobs, "distil", train.steps * len(todo))
+        return {folder: reason for failed in failures for folder, reason in failed.items()}
 
     def _encode(self, toys: Prepared, source: Source) -> list[Path]:
         folder = self.cache / f"latents-{digest_of([self.plan.world_sha, source.name, source.digest()])[:16]}"
@@ -119,8 +130,8 @@ class Runner:
         self.team.map(run_encode, todo, "encode toys", sum(len(j.occupancy) for j in todo))
         return [job.path for job in jobs]
 
-    def _generate(self, test: Prepared, shown: NDArray[np.uint8]) -> None:
-        jobs = [job for cell in self.plan.cells for job in self._shards(cell, test, shown) if not job.path.exists()]
+    def _generate(self, cells: Sequence[Cell], test: Prepared, shown: NDArray[np.uint8]) -> None:
+        jobs = [job for cell in cells for job in self._shards(cell, test, shown) if not job.path.exists()]
         total = sum(len(job.asset_ids) for job in jobs)
         self.team.map(run_generate, jobs, "generate", total)
 
@@ -153,10 +164,6 @@ class Runner:
                 **times,
             },
         )
-
-    def _outcome(self, measured: Measured, test: Prepared) -> Outcome:
-        n_ok = min((row.n_ok for row in measured.rows if row.seed is not None), default=len(test.ids))
-        return Outcome(tuple(measured.rows), test.failures, n_ok, test.total)
 
 
 def shown_images(test: Prepared, world: World) -> NDArray[np.uint8]:

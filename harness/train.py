@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from .storage import save_tensors
 
 CHECKPOINT_EVERY_S = 20.0
 LOG_EVERY = 10  # steps
+GIVE_UP_AFTER = 10  # steps in a row without a finite loss and gradient
 
 
 @dataclass(frozen=True)
@@ -147,26 +149,46 @@ def student_file(folder: Path) -> Path:
 
 def train_together(
     students: Sequence[Student], pipeline: StructurePipeline, data: TrainingData, train: Train, seed: int
-) -> None:
+) -> dict[str, str]:
     """Train all students to the end. Each gets the bits that it would get alone; the teacher's passes are shared.
 
-    Students that are ahead (resumed from a later checkpoint) wait for the others.
+    Students that are ahead (resumed from a later checkpoint) wait for the others. One whose method raises, or whose
+    loss stays non-finite, is left out from there on; the others go on.
+
+    Returns:
+        Reason of the failure of each student that failed, by label.
     """
     saved = time.monotonic()
+    going, failures = list(students), {}
     for index in range(min(student.learner.done for student in students), train.steps):
         batch = draw_batch(data, train, seed, index)
         cond = pipeline.condition(batch.images)
         teacher = SharedTeacher(pipeline.velocity(pipeline.flow, cond), batch.x_t, batch.t)
-        for student in students:
+        for student in going:
             if student.learner.done == index:
-                student.update(_step(student, batch, cond, teacher, train, seed, index))
+                error = _updated(student, _step(student, batch, cond, teacher, train, seed, index))
+                failures |= {student.label: error} if error else {}
             tick()
+        going = [student for student in going if student.label not in failures]
         if time.monotonic() - saved > CHECKPOINT_EVERY_S and index + 1 < train.steps:
-            for student in students:
+            for student in going:
                 student.save()
             saved = time.monotonic()
-    for student in students:
+    for student in going:
         student.finish()
+    return failures
+
+
+def _updated(student: Student, step: Step) -> str:
+    """One update; the reason when it failed, else ""."""
+    try:
+        student.update(step)
+    except Exception as error:  # a method may be anybody's code: its failure is a row of the table, not the run's end
+        write_text(student.folder / "failure.txt", traceback.format_exc())
+        return f"{type(error).__name__}: {error} (step {step.index}, {student.folder / 'failure.txt'})"
+    if student.learner.skipped_in_a_row >= GIVE_UP_AFTER:
+        return f"loss or gradient not finite for {GIVE_UP_AFTER} steps up to step {step.index}"
+    return ""
 
 
 def _step(

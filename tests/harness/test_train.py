@@ -1,0 +1,203 @@
+"""Students that train together get the bits that each would get alone, interrupted or not (T16)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mdtbench.flow.path import diffuse
+from mdtbench.harness import train as train_module
+from mdtbench.harness.config import Train
+from mdtbench.harness.plan import entrant
+from mdtbench.harness.train import Student, TrainingData, draw_batch, student_file, train_together
+from mdtbench.methods import Distillation
+from mdtbench.trellis.pipeline import StructurePipeline
+
+NAMES = ("cm", "vm", "mdt", "scm", "pcm")
+TRAIN = Train(steps=3, batch=4, warmup=1, ema=0.9)
+SEED = 7
+# Passes of the student's network per step: online and target ones, of which one (mdt: two) is differentiated
+STUDENT_CALLS = {"cm": 2, "vm": 2, "mdt": 5, "scm": 2, "pcm": 2}
+
+
+@pytest.fixture(scope="module")
+def data(pipeline: StructurePipeline) -> TrainingData:
+    """Six random latents with random pictures."""
+    latents = torch.randn(6, *pipeline.latent_shape, generator=torch.Generator().manual_seed(1))
+    images = np.random.Generator(np.random.PCG64(2)).integers(0, 256, (6, 2, 64, 64, 3), np.uint8)
+    return TrainingData(latents, images, (0.3, 0.55))
+
+
+def student(name: str, pipeline: StructurePipeline, folder: Path) -> Student:
+    method = entrant(name, {}, pipeline.sampler).method
+    assert isinstance(method, Distillation)
+    return Student(name, method, pipeline.flow, TRAIN, folder / name)
+
+
+def tensors(made: Student) -> dict[str, Tensor]:
+    """All that a student is: averaged weights, Adam's moments, targets, and the file it wrote."""
+    parts = {"": made.learner.state(), "target/": made.target, "file/": load_file(student_file(made.folder))}
+    return {prefix + key: value.detach().clone() for prefix, part in parts.items() for key, value in part.items()}
+
+
+def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
+    assert set(a) == set(b)
+    return [key for key in a if not torch.equal(a[key], b[key])]
+
+
+def log_of(made: Student) -> list[dict[str, float]]:
+    """The student's log without its timings."""
+    lines = (made.folder / "log.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "step_s"} for line in lines]
+
+
+class Together:
+    """One lockstep training of all methods, with the calls of teacher and students counted."""
+
+    def __init__(self, pipeline: StructurePipeline, data: TrainingData, folder: Path):
+        self.students = {name: student(name, pipeline, folder) for name in NAMES}
+        self.teacher_rows: list[int] = []
+        self.calls = dict.fromkeys(NAMES, 0)
+        hooks = [pipeline.flow.register_forward_pre_hook(lambda _, args: self.teacher_rows.append(len(args[0])))]
+        hooks += [made.network.register_forward_pre_hook(self._counting(name)) for name, made in self.students.items()]
+        train_together(list(self.students.values()), pipeline, data, TRAIN, SEED)
+        for hook in hooks:
+            hook.remove()
+
+    def _counting(self, name: str):
+        def count(*_: object) -> None:
+            self.calls[name] += 1
+
+        return count
+
+
+@pytest.fixture(scope="module")
+def together(pipeline: StructurePipeline, data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Together:
+    return Together(pipeline, data, tmp_path_factory.mktemp("together"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lockstep_equals_solo_bit_for_bit(
+    name: str, together: Together, pipeline: StructurePipeline, data: TrainingData, tmp_path: Path
+):
+    alone = student(name, pipeline, tmp_path)
+    train_together([alone], pipeline, data, TRAIN, SEED)
+    assert differing(tensors(together.students[name]), tensors(alone)) == []
+    assert log_of(together.students[name]) == log_of(alone)
+    assert [entry["step"] for entry in log_of(alone)] == [0, 2]
+
+
+def test_students_moved_and_differ(together: Together, pipeline: StructurePipeline):
+    """Without this the comparison above could hold between things that never changed."""
+    weights = [tensors(made)["file/out_layer.weight"] for made in together.students.values()]
+    everything = [pipeline.flow.state_dict()["out_layer.weight"], *weights]
+    for i, one in enumerate(everything):
+        assert all(not torch.equal(one, other) for other in everything[i + 1 :])
+
+
+def test_only_cm_and_pcm_move_target_weights(together: Together, pipeline: StructurePipeline):
+    start = dict(pipeline.flow.named_parameters())
+    for name, made in together.students.items():
+        moved = any(not torch.equal(value, start[key]) for key, value in made.target.items())
+        assert moved == (name in ("cm", "pcm"))
+
+
+def test_the_teacher_runs_once_per_batch_for_all_methods(together: Together):
+    """31 passes per sample and step for the five methods, against 39 alone: the shared pair is computed once."""
+    pairs = len(together.teacher_rows) / TRAIN.steps
+    assert pairs == 2  # one at (x_t, t) for everybody, one on MDT's own sample
+    assert set(together.teacher_rows) == {2 * TRAIN.batch}  # condition and negative condition in one call
+    calls = {name: count / TRAIN.steps for name, count in together.calls.items()}
+    assert calls == STUDENT_CALLS
+    differentiated = len(NAMES) + 1  # each student once; MDT also on its own sample. A backward pass counts two.
+    jvp = 2  # the JVP of sCM counts three passes and is one call
+    passes = 2 * pairs + sum(calls.values()) + 2 * differentiated + jvp
+    assert passes == 31
+    costs = [made.method.cost() for made in together.students.values()]
+    assert sum(costs) == passes + 2 * (len(NAMES) - 1)
+
+
+def test_a_finished_student_leaves_its_result_and_its_log(together: Together):
+    for made in together.students.values():
+        assert sorted(path.name for path in made.folder.iterdir()) == ["log.jsonl", "student.safetensors"]
+        average = {f"file/{key}": value for key, value in made.learner.average.items()}
+        assert differing({key: tensors(made)[key] for key in average}, average) == []
+
+
+def interrupted(
+    names: Sequence[str], pipeline: StructurePipeline, data: TrainingData, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Train, checkpoint after every step, stop before the last."""
+
+    def stopping(source: TrainingData, train: Train, seed: int, index: int):
+        if index == 2:
+            raise KeyboardInterrupt
+        return draw_batch(source, train, seed, index)
+
+    students = [student(name, pipeline, folder) for name in names]
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "CHECKPOINT_EVERY_S", -1.0)
+        patch.setattr(train_module, "draw_batch", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train_together(students, pipeline, data, TRAIN, SEED)
+
+
+def test_an_interrupted_training_goes_on_bit_for_bit(
+    together: Together,
+    pipeline: StructurePipeline,
+    data: TrainingData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """pcm, whose checkpoint is lost, starts anew while the others wait for it."""
+    names = ("cm", "scm", "pcm")
+    interrupted(names, pipeline, data, tmp_path, monkeypatch)
+    assert not student_file(tmp_path / "cm").exists()
+    (tmp_path / "pcm" / "checkpoint.safetensors").unlink()
+    with (tmp_path / "scm" / "log.jsonl").open("a") as log:
+        log.write('{"step": 2, "loss": 0.5}\n')  # a log may be ahead of its checkpoint
+    students = {name: student(name, pipeline, tmp_path) for name in names}
+    assert [made.learner.done for made in students.values()] == [2, 2, 0]
+    train_together(list(students.values()), pipeline, data, TRAIN, SEED)
+    for name, made in students.items():
+        assert differing(tensors(made), tensors(together.students[name])) == []
+        assert log_of(made) == log_of(together.students[name])
+
+
+def test_a_batch_is_a_function_of_seed_and_step_alone(data: TrainingData):
+    first = draw_batch(data, TRAIN, 0, 5)
+    torch.manual_seed(123)
+    draw_batch(data, TRAIN, 0, 4)
+    again = draw_batch(data, TRAIN, 0, 5)
+    for name in ("x_0", "noise", "t", "x_t", "images"):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+    for other in (draw_batch(data, TRAIN, 0, 6), draw_batch(data, TRAIN, 1, 5)):
+        assert not torch.equal(first.noise, other.noise)
+        assert not torch.equal(first.t, other.t)
+        assert not torch.equal(first.images, other.images)
+
+
+def test_a_batch_pairs_latents_with_their_own_pictures(data: TrainingData):
+    images = np.arange(1, 7, dtype=np.uint8)[:, None, None, None, None] * np.ones((1, 2, 8, 8, 3), np.uint8)
+    numbered = TrainingData(torch.arange(1.0, 7.0)[:, None] * torch.ones(6, 4), images, (1.0, 1.0))
+    batch = draw_batch(numbered, Train(steps=1, batch=32), 3, 0)
+    assert torch.equal(batch.images[:, 0, 0, 0].float(), batch.x_0[:, 0])
+    assert len(set(batch.x_0[:, 0].tolist())) > 3
+    assert batch.images.shape == (32, 3, 8, 8)
+    assert batch.images.dtype == torch.uint8
+    assert torch.equal(batch.x_t, diffuse(batch.x_0, batch.noise, batch.t, batch.layout))
+    assert TRAIN.t_min <= batch.t.min() < 0.3 < 0.7 < batch.t.max() <= 1  # 32 uniform times miss neither end
+
+
+def test_the_learning_rate_of_the_run_takes_precedence(pipeline: StructurePipeline, tmp_path: Path):
+    own = student("vm", pipeline, tmp_path)
+    assert own.learner.recipe.lr == own.method.lr
+    common = Student("vm", own.method, pipeline.flow, TRAIN.model_copy(update={"lr": 0.5}), tmp_path)
+    assert common.learner.recipe.lr == 0.5
