@@ -90,11 +90,21 @@ def test_source(config: Config, assets: Path | None) -> Source:
 
 
 def load_plugin(path: Path) -> None:
-    """Import a Python file, whose import registers its methods and metrics. Worker processes find it as we do."""
+    """Import a Python file, whose import registers its methods and metrics. Worker processes find it as we do.
+
+    Raises:
+        MissingError: there is no such file.
+        UsageError: it cannot be imported, or its name is that of another module.
+    """
     if path.suffix != ".py" or not path.is_file():
         raise MissingError(f"There is no plug-in file {path}. Give the path of a .py file.")
     sys.path.insert(0, str(path.resolve().parent))
-    importlib.import_module(path.stem)
+    try:
+        module = importlib.import_module(path.stem)
+    except (ImportError, SyntaxError) as error:
+        raise UsageError(f"The plug-in {path} cannot be imported ({error}). Repair the file.") from error
+    if Path(module.__file__ or "").resolve() != path.resolve():
+        raise UsageError(f"The plug-in {path} has the name of another module. Rename the file.")
 
 
 def closing(outcome: Outcome, out: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,7 +16,7 @@ WORLDS = Path(str(files("mdtbench.harness"))) / "worlds"
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Data(Section):
@@ -36,8 +36,8 @@ class Train(Section):
 
 
 class Evaluate(Section):
-    steps: tuple[int, ...] = (1, 2)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    steps: tuple[Annotated[int, Field(gt=0)], ...] = Field((1, 2), min_length=1)
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     batch: int = Field(8, gt=0, description="assets handed to the networks at a time; changes no result")
 
 
@@ -71,11 +71,15 @@ class VaeStage(Stage):
     latent_channels: int
 
 
+class ConditionerStage(Stage):
+    channels: int
+    layers: int
+
+
 class TeacherStage(Stage):
     model_channels: int
     num_blocks: int
     num_heads: int
-    cond_channels: int
     drop_condition: float
 
 
@@ -99,6 +103,7 @@ class Pretrain(Section):
     window: Window
     observation: ObservationSection
     vae: VaeStage
+    conditioner: ConditionerStage
     teacher: TeacherStage
     picture_classifier: FeatureStage
     points_classifier: FeatureStage

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..assets.source import Source
+from ..assets.toys import ToySource
 from ..base.errors import UsageError, unknown_name
 from ..base.files import digest_of
 from ..flow.samplers import Sampler
@@ -109,12 +111,18 @@ def resolve(
     _check_method_tables(config)
     labels = list(dict.fromkeys([*methods, *ALWAYS]))
     entrants = tuple(entrant(label, config.methods, sampler) for label in labels)
-    stem = [config.train.model_dump(), config.data.model_dump(), world_sha]
-    trainings = tuple(_training(e, seed, stem) for e in entrants if e.trains for seed in train_seeds)
+    stem = [config.train.model_dump(), train_source(config).digest(), world_sha]
+    seeds = dict.fromkeys(train_seeds)
+    trainings = tuple(_training(e, seed, stem) for e in entrants if e.trains for seed in seeds)
     test_sha = digest_of([test.name, test.digest(), limit])
     cells = tuple(_cells(entrants, trainings, config, [world_sha, test_sha]))
     key = digest_of([[cell.folder for cell in cells], config.evaluate.seeds, world_sha, test_sha])
     return Plan(config, entrants, trainings, cells, test, limit, world, world_sha, key)
+
+
+def train_source(config: Config) -> ToySource:
+    """The toys that students are distilled on."""
+    return ToySource("train", config.data.train, config.data.seed)
 
 
 def entrant(label: str, changes: Mapping[str, Mapping[str, Any]], sampler: SamplerParams) -> Entrant:
@@ -123,17 +131,31 @@ def entrant(label: str, changes: Mapping[str, Mapping[str, Any]], sampler: Sampl
     entry = METHODS.get(name)
     if variant and variant not in entry.variants:
         raise unknown_name(f"variant of method '{name}'", variant, [v for v in entry.variants if v])
-    known = {field.name for field in fields(entry.value)}
+    known = {field.name: field.default for field in fields(entry.value)}
     settings = {key: value for key, value in asdict(sampler).items() if key in known}
-    changed = {**entry.variants.get(variant, {}), **changes.get(name, {})}
-    for key in changed:
+    for key, value in changes.get(name, {}).items():
         if key not in known:
             raise unknown_name(f"parameter of method '{name}'", key, known)
+        _check_parameter(f"methods.{name}.{key}", value, settings.get(key, known[key]))
+    changed = {**entry.variants.get(variant, {}), **changes.get(name, {})}
+    lists_as_tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in changed.items()}
     try:
-        method = entry.value(**{**settings, **changed})
+        method = entry.value(**{**settings, **lists_as_tuples})
     except (TypeError, ValueError) as error:
         raise UsageError(f"Method '{label}' cannot be built ({error}). Check [methods.{name}].") from error
     return Entrant(label, name, variant, entry.version, method)
+
+
+def _check_parameter(key: str, value: Any, default: Any) -> None:
+    """A changed parameter is of its default's kind: a finite number for a number, a list for a tuple."""
+    if default is MISSING:
+        return
+    if isinstance(default, float):
+        fits = type(value) in (int, float) and math.isfinite(value)
+    else:
+        fits = type(value) is (list if isinstance(default, tuple) else type(default))
+    if not fits:
+        raise UsageError(f"{key} takes a value like {default!r} (got {value!r}). Correct it in the preset or --set.")
 
 
 def _check_method_tables(config: Config) -> None:
@@ -154,7 +176,7 @@ def _cells(
         samplers = dict.fromkeys(who.method.sampler(steps) for steps in config.evaluate.steps)
         for source in sources:
             for sampler in samplers:
-                for seed in config.evaluate.seeds:
+                for seed in dict.fromkeys(config.evaluate.seeds):
                     yield Cell(who, source, sampler, seed, _cell_folder(who, source, sampler, seed, stem))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.queues import Queue
 from typing import TypeVar
 
@@ -119,5 +120,14 @@ def _start_worker(ticks: Queue[int]) -> None:
 
     global _ticks
     _ticks = ticks
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     torch.set_num_threads(1)  # matrix products then round the same way on every machine of a kind
+
+
+def _end_with_parent() -> None:
+    """A worker would wait for work for ever after its parent was killed."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -19,6 +19,7 @@ from ..render.cameras import orbit
 from ..render.meshes import MeshRenderer
 from ..render.preprocess import preprocess_image
 from .pool import Workers, tick
+from .storage import load_arrays
 
 SHARD = 32  # assets per cache file: small enough to lose little, large enough to be few
 CODE_VERSION = 1  # part of the cache's address: raise it when this module computes something else
@@ -83,7 +84,7 @@ def prepare(source: Source, spec: Preparation, cache: Path, team: Workers) -> Pr
     todo = [shard for shard in shards if not shard.path.exists()]
     total = sum(len(shard.assets) for shard in todo)
     team.map(_make_shard, todo, f"prepare {source.name}", total)
-    return _joined([np.load(shard.path, allow_pickle=False) for shard in shards])
+    return _joined([load_arrays(shard.path) for shard in shards])
 
 
 def prepare_asset(asset: Asset, spec: Preparation) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:

@@ -19,7 +19,7 @@ from .generate import shown_image
 from .jobs import EncodeJob, GenerateJob, TrainJob, is_trained, run_encode, run_generate, run_train
 from .measure import measure
 from .picture_grid import write_grid
-from .plan import Cell, Plan, Training
+from .plan import Cell, Plan, Training, train_source
 from .pool import Workers
 from .prepare import Prepared, prepare
 from .provenance import provenance
@@ -109,8 +109,7 @@ class Runner:
         todo = [training for training in self.plan.trainings if not is_trained(self.out, training)]
         if not todo:
             return {}
-        data = self.plan.config.data
-        source = ToySource("train", data.train, data.seed)
+        source = train_source(self.plan.config)
         toys = prepare(source, world.preparation, self.cache, self.team)
         latents = self._encode(toys, source)
         train = self.plan.config.train

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,5 +34,5 @@ def load_arrays(path: Path) -> dict[str, NDArray]:
             return {key: file[key] for key in file.files}
     except FileNotFoundError as error:
         raise MissingError(f"Missing file {path}.") from error
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise MissingError(f"{path} is damaged ({error}). Delete it and run the command again.") from error

@@ -7,32 +7,40 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class ConvConditioner(nn.Module):
-    """A small convolutional stand-in for DINOv2: [B, 3, S, S] uint8 -> [B, (S / 8)^2, channels].
+class ImageConditioner(nn.Module):
+    """A small stand-in for DINOv2: [B, 3, S, S] uint8 -> [B, (S / 8)^2, channels].
 
+    Convolutions to patches of 8 pixels, then transformer layers, so that every token knows the whole picture.
     As in TRELLIS the tokens are layer-normalised without affine parameters, and the negative condition is zeros.
 
     Args:
         image_size: side S of the preprocessed picture, in pixels; a multiple of 8.
-        channels: width of the tokens.
+        channels: width of the tokens; a multiple of 4.
+        layers: transformer layers.
     """
 
-    def __init__(self, image_size: int, channels: int):
+    def __init__(self, image_size: int, channels: int, layers: int):
         super().__init__()
         self.image_size = image_size
-        self.layers = nn.Sequential(
+        self.patches = nn.Sequential(
             nn.Conv2d(3, 32, 4, stride=2, padding=1),
             nn.GELU(),
             nn.Conv2d(32, channels, 4, stride=2, padding=1),
             nn.GELU(),
             nn.Conv2d(channels, channels, 4, stride=2, padding=1),
-            nn.GELU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+        self.position = nn.Parameter(0.02 * torch.randn((image_size // 8) ** 2, channels))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                channels, 4, 4 * channels, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(layers)
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.layers(images.float() / 127.5 - 1)
-        tokens = maps.flatten(2).transpose(1, 2)
+        tokens = self.patches(images.float() / 127.5 - 1).flatten(2).transpose(1, 2) + self.position
+        for layer in self.layers:
+            tokens = layer(tokens)
         return functional.layer_norm(tokens, tokens.shape[-1:])
 
 

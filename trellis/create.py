@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..base.networks import NetworkTable
-from .conditioner import ConvConditioner
+from .conditioner import ImageConditioner
 from .structure_flow import SparseStructureFlowModel
 from .structure_vae import SparseStructureDecoder, SparseStructureEncoder
 
@@ -13,7 +13,7 @@ NETWORKS = NetworkTable(
         "SparseStructureFlowModel": SparseStructureFlowModel,
         "SparseStructureEncoder": SparseStructureEncoder,
         "SparseStructureDecoder": SparseStructureDecoder,
-        "ConvConditioner": ConvConditioner,
+        "ImageConditioner": ImageConditioner,
     },
     ignored_prefix="Elastic",
 )

@@ -18,12 +18,13 @@ from ..world import write_world_file
 from .card import write_card
 from .data import Collection, collections
 from .features import train_dual_encoder, train_picture_classifier, train_points_classifier
-from .structure import Trained, encode, train_teacher, train_vae
+from .structure import Trained, encode, train_conditioner, train_teacher, train_vae
 
 # checkpoint names of each stage, in the order in which stages are made
 STAGES: dict[str, tuple[str, ...]] = {
     "vae": ("ss_encoder", "ss_decoder"),
-    "teacher": ("ss_flow", "conditioner"),
+    "conditioner": ("conditioner",),
+    "teacher": ("ss_flow",),
     "picture_classifier": ("tiny2d",),
     "points_classifier": ("tiny3d",),
     "dual_encoder": ("ulip_tiny",),
@@ -62,13 +63,20 @@ def pretrain(config: Config, out: Path, stages: Sequence[str], threads: int, rep
 def _makers(
     recipe: Pretrain, train: Collection, held_out: Collection, out: Path, reporter: Reporter
 ) -> dict[str, Callable[[Path], Sequence[Trained]]]:
+    def latents() -> torch.Tensor:
+        return encode(load_checkpoint(_stem(out, "ss_encoder")), torch.from_numpy(train.occupancy))
+
+    def conditioner(path: Path) -> Sequence[Trained]:
+        section, window = recipe.conditioner, recipe.window
+        return [train_conditioner(latents(), train.labels, train.images, section, window, path, reporter)]
+
     def teacher(path: Path) -> Sequence[Trained]:
-        encoder = load_checkpoint(_stem(out, "ss_encoder"))
-        latents = encode(encoder, torch.from_numpy(train.occupancy))
-        return train_teacher(latents, train.images, recipe.teacher, recipe.window, path, reporter)
+        network = load_checkpoint(_stem(out, "conditioner"))
+        return [train_teacher(latents(), train.images, network, recipe.teacher, recipe.window, path, reporter)]
 
     return {
         "vae": lambda path: train_vae(train.occupancy, held_out.occupancy, recipe.vae, path, reporter),
+        "conditioner": conditioner,
         "teacher": teacher,
         "picture_classifier": lambda path: [
             train_picture_classifier(train, held_out, recipe.picture_classifier, path, reporter)

@@ -28,7 +28,7 @@ def fit(
         loss_of: loss of a step; a function of the step's index alone, so that a resumed run sees the same data.
 
     Returns:
-        steps, seconds (of this session) and the mean loss of the last 100 steps.
+        steps, seconds (of this call) and the mean loss of the last 100 steps.
     """
     if path.exists():
         learner.restore(load_file(path))

@@ -1,4 +1,4 @@
-"""The structure stage of a world: the VAE, then image conditioner and flow teacher together."""
+"""The structure stage of a world: VAE, image conditioner, flow teacher."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from ...trellis.adapter import T_SCALE
 from ...trellis.patches import from_blocks, to_blocks
 from ...trellis.weights import NetworkConfig
 from ..conditions import keep_window
-from ..config import TeacherStage, VaeStage, Window
+from ..config import ConditionerStage, TeacherStage, VaeStage, Window
 from ..learner import Learner, Recipe
 from ..progress import Reporter
 from .fit import fit, numpy_generator, torch_generator
 
 BLOCK = 8  # cells per position of the tiny VAE's first layer: 2^3
 DICE_WEIGHT = 0.3
+CATEGORY_WEIGHT = 0.3  # against the squared error of a latent of unit variance
 
 
 @dataclass(frozen=True)
@@ -106,21 +107,83 @@ def reconstruction_iou(encoder: nn.Module, decoder: nn.Module, occupancy: NDArra
     return float((both / either).mean())
 
 
+def train_conditioner(
+    latents: Tensor,
+    labels: NDArray[np.int64],
+    images: NDArray[np.uint8],
+    stage: ConditionerStage,
+    window: Window,
+    path: Path,
+    reporter: Reporter,
+) -> Trained:
+    """Image conditioner, on a task of its own: what object is it, and what latent would be expected.
+
+    Tokens that already know the answer let the flow learn to use them from its first step.
+
+    Args:
+        latents: [N, C, r, r, r]. labels: [N] categories.
+        images: [N, views, S, S, 3] whole conditioning pictures; windows are drawn anew at every step.
+    """
+    args = {"image_size": images.shape[2], "channels": stage.channels, "layers": stage.layers}
+    conditioner = create("ImageConditioner", args)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(1)
+        guess = _Guess(stage.channels, latents[0].numel(), int(labels.max()) + 1)
+    module = nn.ModuleDict({"conditioner": conditioner, "guess": guess})
+    learner = Learner(module, Recipe(stage.steps, stage.lr, warmup=100, ema=0.995, weight_decay=1e-2))
+    targets, categories = latents.flatten(1), torch.from_numpy(labels)
+
+    def loss_of(index: int) -> Tensor:
+        generator = numpy_generator("conditioner batch", index)
+        rows = generator.integers(0, len(latents), stage.batch)
+        latent, logits = guess(conditioner(windowed(images, rows, window, generator)))
+        picked = torch.from_numpy(rows)
+        return functional.mse_loss(latent, targets[picked]) + CATEGORY_WEIGHT * functional.cross_entropy(
+            logits, categories[picked]
+        )
+
+    measured = fit(learner, loss_of, path, reporter, "image conditioner")
+    learner.settle()
+    return Trained(conditioner, {"name": "ImageConditioner", "args": args}, measured)
+
+
+class _Guess(nn.Module):
+    """Latent and category from tokens [B, T, C]; only the conditioner's training has it."""
+
+    def __init__(self, channels: int, latent: int, categories: int):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(2 * channels, 256), nn.GELU())
+        self.latent = nn.Linear(256, latent)
+        self.category = nn.Linear(256, categories)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.trunk(torch.cat([tokens.mean(1), tokens.amax(1)], dim=1))
+        return self.latent(hidden), self.category(hidden)
+
+
 def train_teacher(
-    latents: Tensor, images: NDArray[np.uint8], stage: TeacherStage, window: Window, path: Path, reporter: Reporter
-) -> tuple[Trained, Trained]:
-    """Image conditioner and structure flow, by flow matching.
+    latents: Tensor,
+    images: NDArray[np.uint8],
+    conditioner: nn.Module,
+    stage: TeacherStage,
+    window: Window,
+    path: Path,
+    reporter: Reporter,
+) -> Trained:
+    """Structure flow, by flow matching, on the tokens of a frozen conditioner.
 
     Args:
         latents: [N, C, r, r, r].
         images: [N, views, S, S, 3] whole conditioning pictures; windows are drawn anew at every step.
     """
-    flow_args = {
+    with torch.no_grad():
+        cond_channels = conditioner(torch.from_numpy(images[:1, 0]).permute(0, 3, 1, 2)).shape[-1]
+    args = {
         "resolution": latents.shape[-1],
         "in_channels": latents.shape[1],
         "out_channels": latents.shape[1],
         "model_channels": stage.model_channels,
-        "cond_channels": stage.cond_channels,
+        "cond_channels": cond_channels,
         "num_blocks": stage.num_blocks,
         "num_heads": stage.num_heads,
         "mlp_ratio": 4,
@@ -128,16 +191,14 @@ def train_teacher(
         "pe_mode": "ape",
         "qk_rms_norm": True,
     }
-    conditioner_args = {"image_size": images.shape[2], "channels": stage.cond_channels}
-    flow = create("SparseStructureFlowModel", flow_args)
-    conditioner = create("ConvConditioner", conditioner_args, seed=1)
-    module = nn.ModuleDict({"flow": flow, "conditioner": conditioner})
-    learner = Learner(module, Recipe(stage.steps, stage.lr, warmup=200, ema=0.999))
+    flow = create("SparseStructureFlowModel", args)
+    learner = Learner(flow, Recipe(stage.steps, stage.lr, warmup=200, ema=0.999))
 
     def loss_of(index: int) -> Tensor:
         generator, tensors = numpy_generator("teacher batch", index), torch_generator("teacher noise", index)
         rows = generator.integers(0, len(latents), stage.batch)
-        cond = conditioner(windowed(images, rows, window, generator))
+        with torch.no_grad():
+            cond = conditioner(windowed(images, rows, window, generator))
         kept = torch.rand(stage.batch, generator=tensors) >= stage.drop_condition
         x_0 = latents[torch.from_numpy(rows)]
         layout = DenseLayout(tuple(x_0.shape))
@@ -148,10 +209,7 @@ def train_teacher(
 
     measured = fit(learner, loss_of, path, reporter, "structure teacher")
     learner.settle()
-    return (
-        Trained(flow, {"name": "SparseStructureFlowModel", "args": flow_args}, measured),
-        Trained(conditioner, {"name": "ConvConditioner", "args": conditioner_args}, measured),
-    )
+    return Trained(flow, {"name": "SparseStructureFlowModel", "args": args}, measured)
 
 
 def windowed(images: NDArray[np.uint8], rows: NDArray, window: Window, generator: np.random.Generator) -> Tensor:

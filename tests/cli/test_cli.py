@@ -1,0 +1,296 @@
+"""The command line's surface: what it prints, its exit codes, and that a mistake costs one line and no computing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command import run_process
+
+from mdtbench.base.errors import MissingError, RunError
+from mdtbench.harness.storage import load_arrays, save_arrays, save_tensors
+from mdtbench.harness.world import world_folder
+
+WITHOUT_TORCH = """
+import sys
+sys.argv = ["mdtbench", *{args!r}]
+from mdtbench.harness.cli import main
+code = 0
+try:
+    main()
+except SystemExit as error:
+    code = error.code or 0
+assert "torch" not in sys.modules, "torch was imported"
+sys.exit(code)
+"""
+
+
+def one_line(text: str) -> str:
+    """The message of an error, which is one line and names the tool."""
+    assert text.startswith("mdtbench: ")
+    assert text.endswith("\n")
+    assert text.count("\n") == 1
+    return text.removeprefix("mdtbench: ").rstrip()
+
+
+def without_torch(*args: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line, and fail if it imported torch."""
+    code = WITHOUT_TORCH.format(args=args)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+def test_help_lists_the_verbs_without_importing_torch():
+    done = without_torch("--help")
+    assert done.returncode == 0, done.stderr
+    for verb in ("run", "report", "list", "pretrain"):
+        assert f" {verb} " in done.stdout
+
+
+def test_the_help_of_run_names_its_options_and_examples(mdtbench: Callable):
+    done = mdtbench("run", "--help")
+    assert done.code == 0
+    for text in ("--methods", "--assets", "--dry-run", "mdtbench run --preset smoke"):
+        assert text in done.out
+
+
+def test_a_misspelt_method_is_a_usage_error_in_a_process_of_its_own():
+    done = run_process("run", "--methods", "mtd")
+    assert done.code == 2
+    assert done.out == ""
+    message = one_line(done.err)
+    assert "Unknown method 'mtd'. Did you mean 'mdt'?" in message
+    assert "mdtbench.methods" in message
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (["--set", "train.stps=3"], ["Unknown key 'train.stps'", "Did you mean 'train.steps'?"]),
+        (["--set", "train.steps"], ["key=value"]),
+        (["--set", "train.steps=-1"], ["train.steps", "(got -1)"]),
+        (["--preset", "smoek"], ["Unknown preset 'smoek'", "Did you mean 'smoke'?"]),
+        (["--seeds", "0,x"], ["--seeds", "'0,x'"]),
+        (["--seeds", ","], ["--seeds", "at least one"]),
+        (["--steps", "0"], ["--steps", "(got 0)"]),
+        (["--set", "world=tyni"], ["Unknown world 'tyni'", "Did you mean 'tiny'?"]),
+        (["--set", "methods.vm.dleta=1"], ["Did you mean 'delta'?"]),
+    ],
+)
+def test_a_usage_error_is_one_line_and_exit_code_2(mdtbench: Callable, args: list[str], parts: list[str]):
+    done = mdtbench("run", *args)
+    assert (done.code, done.out) == (2, "")
+    message = one_line(done.err)
+    for part in parts:
+        assert part in message
+
+
+def test_an_unreadable_preset_is_a_usage_error(mdtbench: Callable, tmp_path: Path):
+    preset = tmp_path / "broken.toml"
+    preset.write_text("[train\nsteps = 3")
+    done = mdtbench("run", "--preset", preset)
+    assert (done.code, done.out) == (2, "")
+    assert "broken.toml" in one_line(done.err)
+
+
+@pytest.mark.parametrize("args", [["train"], ["run", "--methds", "vm"], ["run", "--limit", "1"], ["list", "x", "y"]])
+def test_an_unknown_verb_or_option_is_a_usage_error(mdtbench: Callable, args: list[str]):
+    done = mdtbench(*args)
+    assert (done.code, done.out) == (2, "")
+    assert "Usage:" in done.err
+
+
+def test_missing_and_empty_asset_folders_are_missing_files(mdtbench: Callable, tmp_path: Path):
+    for folder in (tmp_path / "none", tmp_path / "empty"):
+        if folder.name == "empty":
+            folder.mkdir()
+        done = mdtbench("run", "--assets", folder, "--out", tmp_path / "run")
+        assert (done.code, done.out) == (4, "")
+        assert folder.name in one_line(done.err)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("surely_no_module.py", None, 4),
+        ("surely_no_module.py", "import nothing_of_this_name\n", 2),
+        ("surely_no_module.py", "def broken(:\n", 2),
+        ("random.py", "", 2),  # would import the standard library's
+        ("plug_in.txt", "", 4),
+    ],
+)
+def test_a_plug_in_that_cannot_be_imported_is_one_line(
+    mdtbench: Callable, tmp_path: Path, name: str, content: str | None, code: int
+):
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    done = mdtbench("run", "--plugin", path, "--dry-run")
+    assert (done.code, done.out) == (code, "")
+    assert name in one_line(done.err)
+
+
+def test_a_changed_weight_file_is_found_before_anything_is_computed(mdtbench: Callable, tmp_path: Path):
+    copied = Path(shutil.copytree(world_folder("tiny"), tmp_path / "world"))
+    weights = copied / "ckpts" / "ss_flow.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    done = mdtbench("run", "--set", f"world={copied}", "--out", tmp_path / "run", "--cache", tmp_path / "cache")
+    assert (done.code, done.out) == (4, "")
+    assert "ss_flow.safetensors" in one_line(done.err)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["world"]
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    mdtbench: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = mdtbench("run", "--preset", "smoke", "--methods", "vm,cm", "--dry-run", "--cache", tmp_path / "cache")
+    assert (done.code, done.err) == (0, "")
+    for text in ("vm", "cm", "seed 0", "24 assets", "estimate:"):
+        assert text in done.out
+    assert "mdt " not in done.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_line_and_leaves_nothing(mdtbench: Callable, tmp_path: Path):
+    blocker = tmp_path / "file"
+    blocker.write_text("kept")
+    done = mdtbench("run", "--preset", "smoke", "--out", blocker / "run", "--cache", tmp_path / "cache")
+    assert (done.code, done.out) == (1, "")
+    assert str(blocker) in one_line(done.err)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "kept")]
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A mounted file system of 64 KB that has no byte left."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("mounting needs root on Linux")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this machine does not let tests mount")
+    try:
+        with (folder / "filler").open("wb", buffering=0) as filler:
+            filler.write(bytes(1 << 20))  # as much of it as fits
+        assert shutil.disk_usage(folder).free == 0
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(mdtbench: Callable, full_disk: Path, tmp_path: Path):
+    done = mdtbench("run", "--preset", "smoke", "--out", full_disk / "run", "--cache", tmp_path / "cache")
+    assert (done.code, done.out) == (1, "")
+    assert "No space left" in one_line(done.err)
+    for write in (
+        lambda path: save_arrays(path, {"a": np.arange(9000)}),
+        lambda path: save_tensors(path, {"a": torch.ones(9000)}),
+    ):
+        with pytest.raises(RunError, match="No space left"):
+            write(full_disk / "run" / "result")
+    assert [path.name for path in full_disk.rglob("*") if path.is_file()] == ["filler"]
+
+
+@pytest.mark.parametrize("keep", [0, 10, 400])
+def test_a_damaged_array_file_is_a_missing_file(tmp_path: Path, keep: int):
+    path = tmp_path / "arrays.npz"
+    save_arrays(path, {"a": np.random.Generator(np.random.PCG64(0)).random(100)})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(MissingError, match=r"arrays\.npz is damaged"):
+        load_arrays(path)
+
+
+def test_an_array_file_with_a_changed_byte_is_a_missing_file(tmp_path: Path):
+    path = tmp_path / "arrays.npz"
+    save_arrays(path, {"a": np.zeros(1000)})
+    data = bytearray(path.read_bytes())
+    data[60:70] = b"\xff" * 10
+    path.write_bytes(data)
+    with pytest.raises(MissingError, match=r"arrays\.npz is damaged"):
+        load_arrays(path)
+
+
+def row(**values: object) -> dict:
+    common = {
+        "schema_version": 1, "run_id": "r", "status": "ok", "method": "vm", "method_version": 1, "train_seed": 0,
+        "steps": 1, "nfe": 1, "cfg_strength": 2.0, "seed": 0, "split": "test", "metric": "IoU_truth",
+        "metric_version": 1, "value": 0.25, "n_ok": 4, "n_total": 4, "higher_is_better": True, "config_sha": "c",
+        "torch": "2", "device": "cpu", "created_utc": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    return common | values
+
+
+def test_report_prints_every_format_without_importing_torch(mdtbench: Callable, tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row(seed=seed)) + "\n" for seed in (0, 1)))
+    done = without_torch("report", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    marks = {
+        "rich": "Table 2. Distillation",
+        "markdown": "### Table 2. Distillation",
+        "latex": r"\begin{table",
+        "csv": "IoU_truth",
+        "json": '"table_2"',
+    }
+    for name, mark in marks.items():
+        printed = mdtbench("report", tmp_path, "--format", name)
+        assert (printed.code, printed.err) == (0, "")
+        assert mark in printed.out
+        assert "0.25" in printed.out
+    assert "Table 3. Ablation" in done.stdout
+    wrong = mdtbench("report", tmp_path, "--format", "markdwon")
+    assert wrong.code == 2
+    assert "Did you mean 'markdown'?" in one_line(wrong.err)
+
+
+def test_report_takes_the_newest_run(mdtbench: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for age, value in ((10, 0.125), (5, 0.375)):
+        path = tmp_path / "runs" / f"r{value}" / "rows.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(row(value=value)) + "\n")
+        then = path.stat().st_mtime - age
+        os.utime(path, (then, then))
+    assert "0.375" in mdtbench("report", "-f", "csv").out
+
+
+def test_report_without_rows_is_a_missing_file(mdtbench: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for args in ([tmp_path], [tmp_path / "none"], []):
+        done = mdtbench("report", *args)
+        assert (done.code, done.out) == (4, "")
+        assert "mdtbench run" in one_line(done.err)
+
+
+def test_list_names_what_is_installed(mdtbench: Callable):
+    methods = mdtbench("list", "methods")
+    assert methods.code == 0
+    listed = [line.split()[0] for line in methods.out.splitlines() if not line.startswith(" ")]
+    assert listed == ["cm", "mdt", "none", "pcm", "scm", "teacher", "vm"]
+    assert "FD_tiny2d" in mdtbench("list", "metrics").out
+    assert {"smoke", "tiny"} <= set(mdtbench("list", "presets").out.split())
+    assert "tiny" in mdtbench("list", "worlds").out.split()
+    wrong = mdtbench("list", "metods")
+    assert wrong.code == 2
+    assert "Did you mean 'methods'?" in one_line(wrong.err)
+
+
+def test_pretrain_needs_a_preset_with_its_table(mdtbench: Callable, tmp_path: Path):
+    done = mdtbench("pretrain", "--preset", "smoke", "--out", tmp_path / "w")
+    assert (done.code, done.out) == (2, "")
+    assert "[pretrain]" in one_line(done.err)
+    wrong = mdtbench("pretrain", "--stages", "techer", "--out", tmp_path / "w")
+    assert wrong.code == 2
+    assert "Did you mean 'teacher'?" in one_line(wrong.err)
+    assert list(tmp_path.iterdir()) == []
