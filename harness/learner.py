@@ -79,7 +79,8 @@ class Learner:
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on bit for bit."""
-        state = {"done": torch.tensor(self.done), "skipped": torch.tensor(self.skipped)}
+        counts = {"done": self.done, "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+        state = {name: torch.tensor(count) for name, count in counts.items()}
         for name, parameter in self.parameters.items():
             state[f"weight/{name}"] = parameter.detach()
             state[f"average/{name}"] = self.average[name]
@@ -92,6 +93,7 @@ class Learner:
         """The inverse of `state`."""
         self.done = int(state["done"])
         self.skipped = int(state["skipped"])
+        self.skipped_in_a_row = int(state["skipped_in_a_row"])
         for key, value in state.items():
             kind, _, name = key.partition("/")
             if kind == "weight":

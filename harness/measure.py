@@ -83,8 +83,8 @@ def controls(
 
     reconstruction: the ground truth through the VAE, the best that any flow can do.
     truth: the ground truth itself. shuffled: each picture with the next asset's ground truth.
-    floor: other assets at equal n, or one half of the test assets against the other (its n_ok says so): what the
-        distance says of two independent samples of good shapes.
+    floor: other assets at equal n, or one half of the test assets against the other (its n_ok says so; from 4 assets
+        on): what the distance says of two independent samples of good shapes.
     """
     against = Comparison(truth, embedding, None)
     latents = torch.cat([world.pipeline.encode(torch.from_numpy(grid)[None]) for grid in test.occupancy])
@@ -94,7 +94,7 @@ def controls(
     yield "shuffled", replace(truth, embedding=np.roll(truth.embedding, 1, axis=0)), against
     if held_out is not None:
         yield "floor", shapes_of(world, held_out), against
-    else:
+    elif len(test.ids) >= 4:  # a covariance needs two samples in each half
         even, odd = (_rows_of(truth, slice(start, None, 2)) for start in (0, 1))
         yield "floor", even, Comparison(odd, embedding, None)
 

@@ -109,7 +109,7 @@ def resolve(
         UsageError: unknown method, variant or parameter.
     """
     _check_method_tables(config)
-    labels = list(dict.fromkeys([*methods, *ALWAYS]))
+    labels = list(dict.fromkeys(label.removesuffix(":") for label in (*methods, *ALWAYS)))
     entrants = tuple(entrant(label, config.methods, sampler) for label in labels)
     stem = [config.train.model_dump(), train_source(config).digest(), world_sha]
     seeds = dict.fromkeys(train_seeds)

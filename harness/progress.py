@@ -42,6 +42,7 @@ class LineReporter:
         self._console = console
         self._tasks: list[tuple[str, int]] = []
         self._last: list[float] = []
+        self._ended: set[int] = set()
 
     def note(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -54,6 +55,10 @@ class LineReporter:
 
     def update(self, task: int, done: int, info: str = "") -> None:
         label, total = self._tasks[task]
+        if task in self._ended:
+            return
+        if done >= total:
+            self._ended.add(task)
         now = time.monotonic()
         if done >= total or now - self._last[task] > LINE_EVERY_S:
             self._last[task] = now

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..assets.source import Source
@@ -64,6 +67,7 @@ class Runner:
         """All phases. Raises MissingError when no test asset is usable."""
         started = time.time()
         self._write_manifest({"started_s": started})
+        torch.set_num_threads(1)  # as the workers: what is measured here must round the same way everywhere
         world = load_world(self.plan.world)
         test = self._limited(prepare(self.plan.test, world.preparation, self.cache, self.team))
         self._write_failures(test)
@@ -144,8 +148,9 @@ class Runner:
         return jobs
 
     def _write_failures(self, test: Prepared) -> None:
-        lines = ["id,reason", *(f'{name},"{reason.replace(chr(34), chr(39))}"' for name, reason in test.failures)]
-        write_text(self.out / "failures.csv", "\n".join(lines) + "\n")
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([("id", "reason"), *test.failures])
+        write_text(self.out / "failures.csv", text.getvalue())
 
     def _write_manifest(self, times: dict[str, float]) -> None:
         plan = self.plan

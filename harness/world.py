@@ -3,7 +3,7 @@
 pipeline.json     backbone, in the layout of an official TRELLIS repository
 ckpts/NAME.json   name and arguments of each network
 ckpts/NAME.safetensors
-world.json        extractors, how assets are prepared and observed, digests of all weight files
+world.json        extractors, how assets are prepared and observed, digests of all checkpoint files
 MODEL_CARD.md
 """
 
@@ -89,7 +89,7 @@ def world_digest(folder: Path) -> str:
 
 
 def verify_world(folder: Path) -> None:
-    """Compare every weight file with its digest. Raises MissingError naming the first that differs."""
+    """Compare every checkpoint file with its digest. Raises MissingError naming the first that differs."""
     for name, expected in read_world_file(folder).sha256.items():
         found = file_sha256(folder / name)
         if found != expected:
@@ -122,13 +122,13 @@ def load_world(folder: Path) -> World:
 
 
 def write_world_file(folder: Path, name: str, sections: dict[str, Any], extractors: dict[str, str]) -> None:
-    """Digest all weight files and write world.json, last, so that its existence means a complete world."""
-    weights = sorted((folder / "ckpts").glob("*.safetensors"))
+    """Digest all checkpoint files and write world.json, last, so that its existence means a complete world."""
+    checkpoints = sorted((folder / "ckpts").glob("[!.]*"))
     file = WorldFile(
         format=WORLD_FORMAT,
         name=name,
         extractors=extractors,
-        sha256={f"ckpts/{path.name}": file_sha256(path) for path in weights},
+        sha256={f"ckpts/{path.name}": file_sha256(path) for path in checkpoints},
         **sections,
     )
     write_json(folder / "world.json", file.model_dump(mode="json"))

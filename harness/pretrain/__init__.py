@@ -39,7 +39,7 @@ def pretrain(config: Config, out: Path, stages: Sequence[str], threads: int, rep
         Whether the world is complete.
 
     Raises:
-        UsageError: unknown stage, or a preset without a [pretrain] table.
+        UsageError: unknown stage, a preset without a [pretrain] table, or a batch of distinct toys that is too large.
     """
     if config.pretrain is None:
         raise UsageError("This preset has no [pretrain] table. Choose one that has, for example tiny.")
@@ -47,14 +47,19 @@ def pretrain(config: Config, out: Path, stages: Sequence[str], threads: int, rep
         if stage not in STAGES:
             raise unknown_name("stage", stage, STAGES)
     recipe, work = config.pretrain, out / "work"
+    if recipe.dual_encoder.batch > recipe.assets:
+        raise UsageError(
+            f"pretrain.dual_encoder.batch is {recipe.dual_encoder.batch} - its toys are distinct, so at most "
+            f"pretrain.assets ({recipe.assets}) - lower it or raise that."
+        )
     with workers(threads, reporter) as team:
         train, held_out = collections(recipe, work, team)
     torch.set_num_threads(threads)
     makers = _makers(recipe, train, held_out, out, reporter)
     for stage in stages:
-        if not all(_stem(out, name).with_name(f"{name}.safetensors").exists() for name in STAGES[stage]):
+        if not _is_stored(out, stage):
             _store(out, stage, makers[stage](work / f"{stage}.safetensors"))
-    if not all((out / "work" / f"{stage}.json").exists() for stage in STAGES):
+    if not all(_is_stored(out, stage) for stage in STAGES):
         return False
     _finish(out, recipe)
     return True
@@ -94,6 +99,12 @@ def _store(out: Path, stage: str, trained: Sequence[Trained]) -> None:
     for name, result in zip(STAGES[stage], trained, strict=True):
         save_checkpoint(_stem(out, name), result.network, result.config, dtype=STORED)
     write_json(out / "work" / f"{stage}.json", trained[0].measured)
+
+
+def _is_stored(out: Path, stage: str) -> bool:
+    """Whether a stage was stored to the end; its measurements are written last."""
+    weights = [out / "ckpts" / f"{name}.safetensors" for name in STAGES[stage]]
+    return all(path.exists() for path in [*weights, out / "work" / f"{stage}.json"])
 
 
 def _finish(out: Path, recipe: Pretrain) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from mdtbench.harness import train as train_module
 from mdtbench.harness.config import Train
 from mdtbench.harness.plan import entrant
 from mdtbench.harness.train import Student, TrainingData, draw_batch, student_file, train_together
-from mdtbench.methods import Distillation
+from mdtbench.methods import Distillation, Loss, Step
+from mdtbench.methods.vm import VelocityMatching
 from mdtbench.trellis.pipeline import StructurePipeline
 
 NAMES = ("cm", "vm", "mdt", "scm", "pcm")
@@ -169,6 +171,41 @@ def test_an_interrupted_training_goes_on_bit_for_bit(
     for name, made in students.items():
         assert differing(tensors(made), tensors(together.students[name])) == []
         assert log_of(made) == log_of(together.students[name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(VelocityMatching):
+    """Works for one step, then raises, or loses its numbers."""
+
+    raises: bool
+
+    def loss(self, step: Step) -> Loss:
+        loss = super().loss(step)
+        if step.index == 0:
+            return loss
+        if self.raises:
+            raise ValueError("a method of somebody's own")
+        return Loss(loss.value * float("nan"))
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_student_that_fails_is_left_out_and_the_others_go_on(
+    together: Together,
+    pipeline: StructurePipeline,
+    data: TrainingData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    raises: bool,
+):
+    monkeypatch.setattr(train_module, "GIVE_UP_AFTER", 2)
+    broken = Student("broken", Broken(cfg_strength=2.0, raises=raises), pipeline.flow, TRAIN, tmp_path / "broken")
+    other = student("vm", pipeline, tmp_path)
+    failures = train_together([broken, other], pipeline, data, TRAIN, SEED)
+    assert list(failures) == ["broken"]
+    assert ("a method of somebody's own" if raises else "not finite") in failures["broken"]
+    assert (tmp_path / "broken" / "failure.txt").exists() == raises
+    assert not student_file(tmp_path / "broken").exists()
+    assert differing(tensors(other), tensors(together.students["vm"])) == []
 
 
 def test_a_batch_is_a_function_of_seed_and_step_alone(data: TrainingData):

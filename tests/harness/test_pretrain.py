@@ -1,0 +1,150 @@
+"""`mdtbench pretrain`, three steps a stage: a world that loads, is not made twice, and survives an interruption."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mdtbench.base.errors import UsageError
+from mdtbench.harness.config import Config, load_config
+from mdtbench.harness.pretrain import STAGES, fit, pretrain
+from mdtbench.harness.storage import load_arrays
+from mdtbench.harness.world import World, load_world, world_digest
+
+N_TOYS, N_HELD_OUT, STEPS = 24, 4, 3
+CHANGES = [
+    f"pretrain.assets={N_TOYS}",
+    f"pretrain.held_out={N_HELD_OUT}",
+    "pretrain.preparation.views=1",
+    "pretrain.observation.points=128",
+    *(f"pretrain.{stage}.{key}" for stage in STAGES for key in (f"steps={STEPS}", "batch=4")),
+]
+
+
+class Quiet:
+    """A reporter that says nothing, remembers the tasks and can interrupt one of them."""
+
+    def __init__(self, stop_at: int | None = None):
+        self.stop_at = stop_at
+        self.started: list[tuple[str, int]] = []
+
+    def note(self, text: str) -> None:
+        del text
+
+    def start(self, label: str, total: int, done: int = 0) -> int:
+        del total
+        self.started.append((label, done))
+        return len(self.started) - 1
+
+    def update(self, task: int, done: int, info: str = "") -> None:
+        if info and done == self.stop_at:
+            raise KeyboardInterrupt
+        del task
+
+
+def recipe(*changes: str) -> Config:
+    return load_config("tiny", [*CHANGES, *changes])
+
+
+def files(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Time of writing and content of a world's files."""
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted((folder / "ckpts").iterdir())}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete world, made in two calls."""
+    folder = tmp_path_factory.mktemp("pretrain") / "mine"
+    assert not pretrain(recipe(), folder, ["vae"], 1, Quiet())
+    assert not (folder / "world.json").exists()
+    assert pretrain(recipe(), folder, list(STAGES), 1, Quiet())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(made: Path) -> World:
+    return load_world(made)
+
+
+def test_the_world_is_complete_and_loads(world: World, made: Path):
+    assert world.file.name == "mine"
+    config = recipe().pretrain
+    assert config is not None
+    assert world.file.preparation == config.preparation
+    assert world.file.window == config.window
+    assert world.file.observation == config.observation
+    assert world.pipeline.sampler.steps == config.sampler.steps
+    assert world.pipeline.latent_shape[0] == config.vae.latent_channels
+    names = {name for stage in STAGES.values() for name in stage}
+    assert set(world.file.sha256) == {f"ckpts/{name}.safetensors" for name in names}
+    assert world.digest == world_digest(made)
+
+
+def test_its_latents_have_unit_variance(world: World, made: Path):
+    """The flow is trained from noise of that size. Measured on 24 toys, after rounding to half precision."""
+    shards = sorted((made / "work").glob("prepared-toys-train-*/*.npz"))
+    occupancy = torch.from_numpy(load_arrays(shards[0])["occupancy"])
+    assert len(occupancy) == N_TOYS
+    latents = world.pipeline.encode(occupancy)
+    assert latents.std((0, 2, 3, 4)).tolist() == pytest.approx([1.0] * latents.shape[1], rel=5e-3)
+
+
+def test_the_card_says_what_was_done(made: Path):
+    card = (made / "MODEL_CARD.md").read_text()
+    assert f"from {N_TOYS} procedural toys ({N_HELD_OUT} held out)" in card
+    for stage in STAGES:
+        assert f"| {stage} | {STEPS} | 4 |" in card
+
+
+def test_making_it_again_does_nothing(made: Path):
+    before, digest, reporter = files(made), world_digest(made), Quiet()
+    assert pretrain(recipe(), made, list(STAGES), 1, reporter)
+    assert files(made) == before
+    assert world_digest(made) == digest
+    assert reporter.started == []
+
+
+def test_a_stage_that_was_killed_while_it_was_stored_is_stored_again(made: Path):
+    before = files(made)
+    (made / "work" / "picture_classifier.json").unlink()
+    (made / "ckpts" / "tiny2d.json").unlink()
+    reporter = Quiet()
+    assert pretrain(recipe(), made, list(STAGES), 1, reporter)
+    assert reporter.started == [("PictureClassifier", STEPS)]
+    assert {name: data for name, (_, data) in files(made).items()} == {name: data for name, (_, data) in before.items()}
+
+
+@pytest.mark.parametrize("stage", ["vae", "picture_classifier"])
+def test_an_interrupted_stage_goes_on_bit_for_bit(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+):
+    out = tmp_path / "again"
+    for folder in (made / "work").iterdir():
+        if folder.is_dir():  # the prepared toys
+            shutil.copytree(folder, out / "work" / folder.name)
+    monkeypatch.setattr(fit, "CHECKPOINT_EVERY_S", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(recipe(), out, [stage], 1, Quiet(stop_at=STEPS - 1))
+    assert not (out / "ckpts").exists()
+    reporter = Quiet()
+    assert not pretrain(recipe(), out, [stage], 1, reporter)
+    assert [done for _, done in reporter.started] == [STEPS - 2]  # steps that need not be taken again
+    for name in STAGES[stage]:
+        again, whole = (load_file(folder / "ckpts" / f"{name}.safetensors") for folder in (out, made))
+        assert set(again) == set(whole)
+        assert [key for key in whole if not again[key].equal(whole[key])] == []
+
+
+def test_stages_and_tables_are_checked_first(tmp_path: Path):
+    for config, stages, text in (
+        (recipe(), ["vea"], "Did you mean 'vae'"),
+        (load_config("smoke"), list(STAGES), "pretrain"),
+        (recipe("pretrain.dual_encoder.batch=25"), ["vae"], r"dual_encoder\.batch is 25"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            pretrain(config, tmp_path / "w", stages, 1, Quiet())
+    assert list(tmp_path.iterdir()) == []
