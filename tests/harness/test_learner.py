@@ -85,11 +85,11 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(broken: str):
     loss = made.module(X).mean() * math.nan if broken == "loss" else (0 * made.module(X)).sqrt().mean()
     assert math.isfinite(loss.item()) == (broken == "gradient")
     made.step(loss)
-    assert (made.done, made.skipped) == (2, 1)
+    assert (made.done, made.skipped, made.skipped_in_a_row) == (2, 1, 1)
     after = made.state()
-    assert all(torch.equal(after[key], kept[key]) for key in kept if key not in ("done", "skipped"))
+    assert all(torch.equal(after[key], kept[key]) for key in kept if "done" not in key and "skipped" not in key)
     train(made, 1)  # and training goes on
-    assert (made.done, made.skipped) == (3, 1)
+    assert (made.done, made.skipped, made.skipped_in_a_row) == (3, 1, 0)
     assert all(torch.isfinite(p).all() for p in made.parameters.values())
 
 
