@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +12,12 @@ from ..assets.folder import FolderSource
 from ..assets.source import Source
 from ..assets.toys import ToySource
 from ..base.errors import MissingError, RunError, UsageError
-from ..results.render_rich import to_rich
-from ..results.report import tables
 from ..trellis.pipeline import read_sampler
 from .config import Config, load_config
 from .plan import Plan, resolve
 from .pool import cores, workers
 from .progress import reporter
+from .report_command import print_tables
 from .run import Outcome, Runner
 from .summary import plan_summary
 from .world import verify_world, world_digest, world_folder
@@ -59,7 +57,7 @@ def run_command(options: RunOptions) -> None:
     except KeyboardInterrupt:
         sys.stderr.write(f"mdtbench: interrupted; the same command goes on from {out}.\n")
         raise
-    print_out(to_rich(tables(outcome.rows), width=terminal_width(), color=sys.stdout.isatty()))
+    print_tables(outcome.rows)
     print_out(closing(outcome, out))
     if outcome.failed_students:
         raise RunError(f"{len(outcome.failed_students)} student(s) failed; their cells are marked. Reasons are above.")
@@ -116,10 +114,6 @@ def closing(outcome: Outcome, out: Path) -> str:
     lines += [f"{folder} failed: {reason}" for folder, reason in outcome.failed_students.items()]
     lines.append(f"Rows, picture grid and manifest: {out}")
     return "\n".join(lines) + "\n"
-
-
-def terminal_width() -> int:
-    return max(100, min(200, shutil.get_terminal_size((140, 24)).columns))
 
 
 def print_out(text: str) -> None:

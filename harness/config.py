@@ -81,6 +81,8 @@ class TeacherStage(Stage):
     num_blocks: int
     num_heads: int
     drop_condition: float
+    time_mean: float = Field(description="of the logit-normal density of training times")
+    time_std: float = Field(gt=0)
 
 
 class FeatureStage(Stage):

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..base.errors import MissingError
 from ..results.render_rich import to_rich
 from ..results.report import report, tables
-from ..results.rows import read_rows
+from ..results.rows import Row, read_rows
 
 
 def report_command(folder: Path | None, format: str) -> None:
     rows = read_rows((folder or newest_run(Path("runs"))) / "rows.jsonl")
     if format == "rich":
-        width = max(100, min(200, shutil.get_terminal_size((140, 24)).columns))
-        sys.stdout.write(to_rich(tables(rows), width=width, color=sys.stdout.isatty()))
-        return
-    sys.stdout.write(report(rows, format))
+        print_tables(rows)
+    else:
+        sys.stdout.write(report(rows, format))
+
+
+def print_tables(rows: Sequence[Row]) -> None:
+    """The tables on standard output, as wide as the terminal."""
+    width = max(100, min(200, shutil.get_terminal_size((140, 24)).columns))
+    sys.stdout.write(to_rich(tables(rows), width=width, color=sys.stdout.isatty()))
 
 
 def newest_run(root: Path) -> Path:

@@ -27,8 +27,7 @@ class PhasedConsistencyDistillation(Distillation):
         huber: the constant c of sqrt(a^2 + c^2) - c per element.
     """
 
-    lr: float = 1e-4
-    target_decay: float = 0.95
+    lr: float = 3e-4
     delta: float = 0.01
     phases: int = 2
     huber: float = 1e-3

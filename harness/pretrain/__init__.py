@@ -13,11 +13,13 @@ from ...trellis.pipeline import DECODER, ENCODER, FLOW, write_pipeline
 from ...trellis.weights import load_checkpoint, save_checkpoint
 from ..config import Config, Pretrain
 from ..pool import workers
+from ..prepare import Prepared
 from ..progress import Reporter
-from ..world import write_world_file
+from ..world import load_world, write_world_file
 from .card import write_card
-from .data import Collection, collections
+from .data import Collection, collections, toys
 from .features import train_dual_encoder, train_picture_classifier, train_points_classifier
+from .quality import teacher_quality
 from .structure import Trained, encode, train_conditioner, train_teacher, train_vae
 
 # checkpoint names of each stage, in the order in which stages are made
@@ -29,6 +31,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "points_classifier": ("tiny3d",),
     "dual_encoder": ("ulip_tiny",),
 }
+JUDGED = 64  # toys that the finished teacher is measured on
 STORED = torch.float16  # of shipped weights: half the size; quality is measured after rounding
 
 
@@ -54,6 +57,7 @@ def pretrain(config: Config, out: Path, stages: Sequence[str], threads: int, rep
         )
     with workers(threads, reporter) as team:
         train, held_out = collections(recipe, work, team)
+        judged = toys(recipe, "test", min(JUDGED, recipe.held_out), work, team)
     torch.set_num_threads(threads)
     makers = _makers(recipe, train, held_out, out, reporter)
     for stage in stages:
@@ -61,7 +65,7 @@ def pretrain(config: Config, out: Path, stages: Sequence[str], threads: int, rep
             _store(out, stage, makers[stage](work / f"{stage}.safetensors"))
     if not all(_is_stored(out, stage) for stage in STAGES):
         return False
-    _finish(out, recipe)
+    _finish(out, recipe, judged)
     return True
 
 
@@ -107,14 +111,14 @@ def _is_stored(out: Path, stage: str) -> bool:
     return all(path.exists() for path in [*weights, out / "work" / f"{stage}.json"])
 
 
-def _finish(out: Path, recipe: Pretrain) -> None:
+def _finish(out: Path, recipe: Pretrain, judged: Prepared) -> None:
     models = {FLOW: "ckpts/ss_flow", DECODER: "ckpts/ss_decoder", ENCODER: "ckpts/ss_encoder"}
     write_pipeline(out, models, "ckpts/conditioner", recipe.sampler.model_dump(mode="json"))
-    measured = {stage: read_json(out / "work" / f"{stage}.json") for stage in STAGES}
-    write_card(out, recipe, measured)
     sections = {key: getattr(recipe, key) for key in ("preparation", "window", "observation")}
     extractors = {name: f"ckpts/{name}" for name in ("tiny2d", "tiny3d", "ulip_tiny")}
     write_world_file(out, out.name, sections, extractors)
+    measured = {stage: read_json(out / "work" / f"{stage}.json") for stage in STAGES}
+    write_card(out, recipe, measured, len(judged.ids), teacher_quality(load_world(out), judged))
 
 
 def _stem(out: Path, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ...base.files import write_text
@@ -15,8 +16,19 @@ MEASURES = {
 }
 
 
-def write_card(out: Path, recipe: Pretrain, measured: dict[str, dict[str, float]]) -> None:
-    """Write MODEL_CARD.md beside the weights."""
+def write_card(
+    out: Path,
+    recipe: Pretrain,
+    measured: Mapping[str, Mapping[str, float]],
+    n_judged: int,
+    teacher: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Write MODEL_CARD.md beside the weights.
+
+    Args:
+        measured: steps, loss, seconds and quality of each stage.
+        teacher: metrics of samplers of the finished teacher on `n_judged` test toys.
+    """
     sizes = {path.stem: path.stat().st_size for path in sorted((out / "ckpts").glob("*.safetensors"))}
     lines = [
         f"# Model card: world `{out.name}`",
@@ -30,6 +42,10 @@ def write_card(out: Path, recipe: Pretrain, measured: dict[str, dict[str, float]
         "",
         "`seconds` are those of the last, possibly resumed, call; quality is that on toys that were not trained on.",
         "",
+        f"The teacher on {n_judged} test toys, one generation seed:",
+        "",
+        *_teacher_table(teacher),
+        "",
         "| file | size (MB) |",
         "|---|---|",
         *(f"| ckpts/{name}.safetensors | {size / 1e6:.2f} |" for name, size in sizes.items()),
@@ -42,7 +58,16 @@ def write_card(out: Path, recipe: Pretrain, measured: dict[str, dict[str, float]
     write_text(out / "MODEL_CARD.md", "\n".join(lines))
 
 
-def _row(stage: str, values: dict[str, float], recipe: Pretrain) -> str:
+def _teacher_table(teacher: Mapping[str, Mapping[str, float]]) -> list[str]:
+    names = list(next(iter(teacher.values())))
+    return [
+        f"| sampler | {' | '.join(names)} |",
+        "|---" * (len(names) + 1) + "|",
+        *(f"| {title} | {' | '.join(f'{values[name]:.3f}' for name in names)} |" for title, values in teacher.items()),
+    ]
+
+
+def _row(stage: str, values: Mapping[str, float], recipe: Pretrain) -> str:
     section = getattr(recipe, stage)
     quality = "; ".join(f"{text}: {values[key]:.3f}" for key, text in MEASURES.items() if key in values)
     return (

@@ -46,13 +46,16 @@ class _Chunk:
 
 def collections(recipe: Pretrain, cache: Path, team: Workers) -> tuple[Collection, Collection]:
     """Training and held-out toys (splits `train` and `validation`)."""
-    spec = Preparation(**recipe.preparation.model_dump())
+    train, held_out = (
+        observed(toys(recipe, split, count, cache, team), recipe.observation, cache, team)
+        for split, count in (("train", recipe.assets), ("validation", recipe.held_out))
+    )
+    return train, held_out
 
-    def one(split: str, count: int) -> Collection:
-        prepared = prepare(ToySource(split, count), spec, cache, team)
-        return observed(prepared, recipe.observation, cache, team)
 
-    return one("train", recipe.assets), one("validation", recipe.held_out)
+def toys(recipe: Pretrain, split: str, count: int, cache: Path, team: Workers) -> Prepared:
+    """Occupancy and conditioning pictures of a split."""
+    return prepare(ToySource(split, count), Preparation(**recipe.preparation.model_dump()), cache, team)
 
 
 def observed(prepared: Prepared, section: ObservationSection, cache: Path, team: Workers) -> Collection:

@@ -193,6 +193,7 @@ def train_teacher(
     }
     flow = create("SparseStructureFlowModel", args)
     learner = Learner(flow, Recipe(stage.steps, stage.lr, warmup=200, ema=0.999))
+    density = LogitNormal(stage.time_mean, stage.time_std)
 
     def loss_of(index: int) -> Tensor:
         generator, tensors = numpy_generator("teacher batch", index), torch_generator("teacher noise", index)
@@ -203,7 +204,7 @@ def train_teacher(
         x_0 = latents[torch.from_numpy(rows)]
         layout = DenseLayout(tuple(x_0.shape))
         noise = layout.randn([tensors])
-        t = LogitNormal().times(torch.rand(stage.batch, generator=tensors), 1e-5)
+        t = density.times(torch.rand(stage.batch, generator=tensors), 1e-5)
         v = flow(diffuse(x_0, noise, t, layout), T_SCALE * t, cond * kept[:, None, None])
         return functional.mse_loss(v, conditional_velocity(x_0, noise))
 
