@@ -29,7 +29,7 @@ class VelocityMatchingDistillation(Distillation):
         lambda_vd: weight of VD against VM; VD alone has no anchor and may drift.
     """
 
-    lr: float = 2e-4
+    lr: float = 4e-4
     delta: float = 0.01
     bound: float = 0.1
     lambda_vd: float = 1.0

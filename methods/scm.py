@@ -27,7 +27,7 @@ class ContinuousConsistencyDistillation(Distillation):
         bound: the constant c; the norm is the root mean square, so that c does not depend on the resolution.
     """
 
-    lr: float = 2e-4
+    lr: float = 3e-4
     warmup: float = 0.5
     bound: float = 0.1
 

@@ -25,7 +25,7 @@ class VelocityMatching(Distillation):
         bound: the constant c of the bound, in units of velocity.
     """
 
-    lr: float = 2e-4
+    lr: float = 4e-4
     delta: float = 0.01
     bound: float = 0.1
 

@@ -80,7 +80,7 @@ def test_the_world_is_complete_and_loads(world: World, made: Path):
     assert world.pipeline.sampler.steps == config.sampler.steps
     assert world.pipeline.latent_shape[0] == config.vae.latent_channels
     names = {name for stage in STAGES.values() for name in stage}
-    assert set(world.file.sha256) == {f"ckpts/{name}.safetensors" for name in names}
+    assert set(world.file.sha256) == {f"ckpts/{name}.{kind}" for name in names for kind in ("json", "safetensors")}
     assert world.digest == world_digest(made)
 
 
