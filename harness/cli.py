@@ -107,7 +107,7 @@ def pretrain(
     changes: Changes = None,
     workers: Workers = 0,
 ) -> None:
-    """Make the networks of a preset from nothing (about an hour on two cores); run again to resume."""
+    """Make the networks of a preset from nothing (one to two hours on two cores); run again to resume."""
     from .config import load_config
     from .pool import cores
     from .pretrain import STAGES
