@@ -22,6 +22,7 @@ from .pool import Workers, tick
 from .storage import load_arrays
 
 SHARD = 32  # assets per cache file: small enough to lose little, large enough to be few
+VISIBLE_ALPHA = 0.85  # a pixel of the object itself; TRELLIS' preprocessing frames what exceeds 0.8
 CODE_VERSION = 1  # part of the cache's address: raise it when this module computes something else
 
 
@@ -104,6 +105,8 @@ def conditioning_pictures(mesh: Mesh, asset_id: str, spec: Preparation) -> NDArr
     for _ in range(spec.views):
         camera = orbit(generator.uniform(*spec.yaw_deg), generator.uniform(*spec.pitch_deg), 2.0, 40.0)
         rgba = renderer.render(camera, 2 * spec.image_size, supersampling=2)
+        if not (rgba[..., 3] > VISIBLE_ALPHA).any():
+            raise AssetError("too little of it is visible from its conditioning camera: it is too thin or too small")
         pictures.append(preprocess_image(straight_uint8(rgba), spec.image_size))
     return np.stack(pictures)
 
