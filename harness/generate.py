@@ -70,7 +70,7 @@ def microbatches(count: int, batch: int, device: torch.device) -> Iterator[slice
     """Rows that go through the networks together.
 
     On a CPU always one: the rounding of a matrix product depends on its number of rows, and a result must not
-    depend on the batch size. (Sampling alone costs about a third more than in batches of 8.)
+    depend on the batch size.
     """
     size = 1 if device.type == "cpu" else batch
     yield from (slice(i, min(i + size, count)) for i in range(0, count, size))

@@ -36,6 +36,6 @@ def bounded(residual: Tensor, layout: Layout, constant: float) -> Tensor:
     """r / (rms(r) + c) per sample: the direction of r with a bounded length.
 
     The whole residual is scaled by a positive number, so that its zero, the flow map, stays where it is.
-    (The released MDT-dist scales dphi/dt alone, which moves the zero: methods F1 in docs/deviations.md.)
+    (The released MDT-dist scales dphi/dt alone, which moves the zero: docs/deviations.md.)
     """
     return residual / layout.expand(rms(layout, residual) + constant)
