@@ -21,6 +21,9 @@ class Uniform:
         return t_min + (1 - t_min) * u
 
 
+UNIFORM = Uniform()
+
+
 @dataclass(frozen=True)
 class LogitNormal:
     """t = sigmoid(mean + std * standard normal). (1, 1) in TRELLIS and in the released MDT-dist."""

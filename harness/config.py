@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,6 +13,10 @@ from ..base.errors import UsageError, unknown_name
 
 PRESETS = files("mdtbench.harness") / "presets"
 WORLDS = Path(str(files("mdtbench.harness"))) / "worlds"
+
+
+Budget = Literal["steps", "forwards", "seconds"]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class Section(BaseModel):
@@ -33,12 +37,28 @@ class Train(Section):
     clip: float = Field(1.0, gt=0)
     t_min: float = Field(0.01001, gt=0, lt=1)
     lr: float | None = Field(None, gt=0, description="one learning rate for all methods, in place of their own")
+    budget: Budget = Field("steps", description="what methods get equal amounts of")
+    more_ema: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((), description="further averages to keep")
+    clip_percentile: float | None = Field(None, gt=0, le=100, description="clip at this percentile of recent norms")
+    accumulate: int = Field(1, gt=0, description="parts that a batch is split into, to save memory")
+    precision: Precision = "float32"
+    checkpoint_blocks: bool = Field(False, description="recompute activations in the backward pass, to save memory")
 
 
 class Evaluate(Section):
     steps: tuple[Annotated[int, Field(gt=0)], ...] = Field((1, 2), min_length=1)
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     batch: int = Field(8, gt=0, description="assets handed to the networks at a time; changes no result")
+    samplers: tuple[str, ...] = Field((), description="samplers that students are reported with beside their own")
+
+
+class Sweep(Section):
+    """A learning rate for every method, chosen on validation assets. Off while `lr` is empty."""
+
+    lr: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    metric: str = Field("FD_tiny2d", description="the lowest (or highest, as the metric goes) at the fewest steps wins")
+    assets: int = Field(64, gt=1, description="validation toys that each student of the grid is measured on")
+    seed: int = Field(0, description="training and generation seed of the grid")
 
 
 class PreparationSection(Section):
@@ -120,6 +140,7 @@ class Config(Section):
     data: Data
     train: Train
     evaluate: Evaluate
+    sweep: Sweep = Sweep()
     pretrain: Pretrain | None = None
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
 

@@ -20,7 +20,8 @@ from .generate import Generated, generate
 from .plan import Training
 from .pool import tick
 from .storage import load_arrays, save_arrays
-from .train import Student, TrainingData, student_file, train_together
+from .task import StructureTask, Task, TrainingData
+from .train import Student, student_file, train_together
 from .world import World, load_world
 
 SHAPE_FIELDS = ("ok", "latents", "occupancy", "picture_features", "point_features", "embedding")
@@ -77,17 +78,18 @@ def run_train(job: TrainJob) -> dict[str, str]:
     world = _world(job.world)
     latents = torch.from_numpy(np.concatenate([load_arrays(path)["latents"] for path in job.latents]))
     data = TrainingData(latents, job.images, world.file.window.share)
-    students = [_student(training, world, job) for training in job.trainings]
-    failures = train_together(students, world.pipeline, data, job.train, job.trainings[0].seed)
+    task = StructureTask(world.pipeline, data, job.train.batch)
+    students = [_student(training, task, job) for training in job.trainings]
+    failures = train_together(students, task, job.train, job.trainings[0].seed)
     return {t.folder: failures[t.entrant.label] for t in job.trainings if t.entrant.label in failures}
 
 
-def _student(training: Training, world: World, job: TrainJob) -> Student:
+def _student(training: Training, task: Task, job: TrainJob) -> Student:
     method = training.entrant.method
     if not isinstance(method, Distillation):
         raise TypeError(f"{training.entrant.label} does not train")
     folder = job.out / training.folder
-    return Student(training.entrant.label, method, world.pipeline.flow, job.train, folder)
+    return Student(training.entrant.label, method, task.student(), job.train, job.train.steps, folder)
 
 
 def run_generate(job: GenerateJob) -> None:

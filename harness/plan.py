@@ -164,7 +164,7 @@ def _check_method_tables(config: Config) -> None:
 
 
 def _training(who: Entrant, seed: int, stem: list[Any]) -> Training:
-    sha = digest_of([TRAIN_VERSION, who.label, who.version, asdict(who.method), seed, *stem])
+    sha = digest_of([TRAIN_VERSION, who.label, who.version, repr(who.method), seed, *stem])
     return Training(who, seed, f"students/{_file_name(who.label)}-seed{seed}-{sha[:12]}")
 
 

@@ -2,75 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..base.files import write_text
 from ..base.seeds import seed_of
-from ..flow.guidance import SharedTeacher, Velocity
-from ..flow.layout import DenseLayout
-from ..flow.path import diffuse
-from ..flow.times import Uniform
 from ..methods import Distillation, Step
-from ..trellis.adapter import bind
-from ..trellis.pipeline import StructurePipeline
-from .conditions import keep_window
 from .config import Train
 from .learner import Learner, Recipe, blend
 from .pool import tick
 from .storage import save_tensors
+from .task import Points, Task
 
 CHECKPOINT_EVERY_S = 20.0
 LOG_EVERY = 10  # steps
 GIVE_UP_AFTER = 10  # steps in a row without a finite loss and gradient
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """latents: [N, C, r, r, r]; images: [N, views, S, S, 3] whole conditioning pictures; window: share of it shown."""
-
-    latents: Tensor
-    images: NDArray[np.uint8]
-    window: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What all methods of a step share. images: [B, 3, S, S] uint8; the rest as in `methods.Step`."""
-
-    x_0: Tensor
-    noise: Tensor
-    t: Tensor
-    x_t: Tensor
-    layout: DenseLayout
-    images: Tensor
-
-
-def draw_batch(data: TrainingData, train: Train, seed: int, index: int) -> Batch:
-    """The batch of a step: a function of (seed, index) alone."""
-    source = np.random.Generator(np.random.PCG64(seed_of("batch", seed, index)))
-    tensors = torch.Generator().manual_seed(seed_of("batch noise", seed, index))
-    rows = source.integers(0, len(data.latents), train.batch)
-    views = source.integers(0, data.images.shape[1], train.batch)
-    shown = [keep_window(data.images[row, view], data.window, source) for row, view in zip(rows, views, strict=True)]
-    x_0 = data.latents[torch.from_numpy(rows)]
-    layout = DenseLayout(tuple(x_0.shape))
-    noise = layout.randn([tensors])
-    t = Uniform().times(torch.rand(train.batch, generator=tensors), train.t_min)
-    images = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)
-    return Batch(x_0, noise, t, diffuse(x_0, noise, t, layout), layout, images)
 
 
 class Student:
@@ -78,17 +32,21 @@ class Student:
 
     Args:
         label: the method's name and variant; seeds its private draws, so it must not depend on the other methods.
+        network: a copy of the teacher, made for this student (`Task.student`).
+        steps: optimiser steps of this student.
         folder: where checkpoint, log and result are kept.
     """
 
-    def __init__(self, label: str, method: Distillation, teacher: nn.Module, train: Train, folder: Path):
+    def __init__(self, label: str, method: Distillation, network: nn.Module, train: Train, steps: int, folder: Path):
         self.label = label
         self.method = method
         self.folder = folder
-        self.network = copy.deepcopy(teacher).train().requires_grad_(True)
-        recipe = Recipe(train.steps, train.lr or method.lr, train.warmup, train.clip, train.ema)
-        self.learner = Learner(self.network, recipe)
-        self.target = {name: p.detach().clone() for name, p in self.learner.parameters.items()}
+        self.network = network.train().requires_grad_(True)
+        self.auxiliary = method.auxiliary()
+        parts = {"network": self.network} | ({"auxiliary": self.auxiliary} if self.auxiliary is not None else {})
+        recipe = Recipe(steps, train.lr or method.lr, train.warmup, train.clip, train.ema)
+        self.learner = Learner(nn.ModuleDict(parts), recipe)
+        self.target = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         self.log: list[dict[str, float]] = []
         if self._checkpoint.exists():
             self._restore()
@@ -97,22 +55,26 @@ class Student:
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
-    def frozen(self, cond: Tensor) -> Velocity:
-        """Velocity with the target weights."""
+    @property
+    def remaining(self) -> bool:
+        return self.learner.done < self.learner.recipe.steps
+
+    def frozen(self) -> Callable[..., Tensor]:
+        """The network with the target weights."""
         if self.method.target_decay == 0:
-            return bind(self.network, cond)
+            return self.network
 
         def averaged(*args: Tensor) -> Tensor:
             return functional_call(self.network, self.target, args)
 
-        return bind(averaged, cond)
+        return averaged
 
     def update(self, step: Step) -> None:
         started = time.perf_counter()
         loss = self.method.loss(step)
         norm = self.learner.step(loss.value)
         if self.method.target_decay:
-            blend(self.target, self.learner.parameters, self.method.target_decay)
+            blend(self.target, dict(self.network.named_parameters()), self.method.target_decay)
         if step.index % LOG_EVERY == 0 or step.index == step.total - 1:
             values = {name: float(value) for name, value in loss.diagnostics.items()}
             entry = {"step": step.index, "loss": float(loss.value.detach()), "grad_norm": norm, **values}
@@ -147,9 +109,7 @@ def student_file(folder: Path) -> Path:
     return folder / "student.safetensors"
 
 
-def train_together(
-    students: Sequence[Student], pipeline: StructurePipeline, data: TrainingData, train: Train, seed: int
-) -> dict[str, str]:
+def train_together(students: Sequence[Student], task: Task, train: Train, seed: int) -> dict[str, str]:
     """Train all students to the end. Each gets the bits that it would get alone; the teacher's passes are shared.
 
     Students that are ahead (resumed from a later checkpoint) wait for the others. One whose method raises, or whose
@@ -159,23 +119,24 @@ def train_together(
         Reason of the failure of each student that failed, by label.
     """
     saved = time.monotonic()
-    going, failures = list(students), {}
-    for index in range(min(student.learner.done for student in students), train.steps):
-        batch = draw_batch(data, train, seed, index)
-        cond = pipeline.condition(batch.images)
-        teacher = SharedTeacher(pipeline.velocity(pipeline.flow, cond), batch.x_t, batch.t)
+    going, failures = [student for student in students if student.remaining], {}
+    index = min((student.learner.done for student in going), default=0)
+    while going:
+        batch = task.draw(seed, index)
+        points = Points(batch, task.teacher(batch.cond), train.t_min)
         for student in going:
             if student.learner.done == index:
-                error = _updated(student, _step(student, batch, cond, teacher, train, seed, index))
+                error = _updated(student, _step(student, task, points, seed, index))
                 failures |= {student.label: error} if error else {}
-            tick()
-        going = [student for student in going if student.label not in failures]
-        if time.monotonic() - saved > CHECKPOINT_EVERY_S and index + 1 < train.steps:
+                if not student.remaining and not error:
+                    student.finish()
+                tick()
+        index += 1
+        going = [student for student in going if student.remaining and student.label not in failures]
+        if time.monotonic() - saved > CHECKPOINT_EVERY_S:
             for student in going:
                 student.save()
             saved = time.monotonic()
-    for student in going:
-        student.finish()
     return failures
 
 
@@ -191,21 +152,20 @@ def _updated(student: Student, step: Step) -> str:
     return ""
 
 
-def _step(
-    student: Student, batch: Batch, cond: Tensor, teacher: SharedTeacher, train: Train, seed: int, index: int
-) -> Step:
-    private = torch.Generator().manual_seed(seed_of("method", student.label, seed, index))
+def _step(student: Student, task: Task, points: Points, seed: int, index: int) -> Step:
+    batch, point = points.batch, points.at(student.method.times)
     return Step(
         index=index,
-        total=train.steps,
+        total=student.learner.recipe.steps,
         x_0=batch.x_0,
         noise=batch.noise,
-        t=batch.t,
-        t_min=train.t_min,
-        x_t=batch.x_t,
+        t=point.t,
+        t_min=points.t_min,
+        x_t=point.x_t,
         layout=batch.layout,
-        student=bind(student.network, cond),
-        frozen_student=student.frozen(cond),
-        teacher=teacher,
-        generator=private,
+        student=task.bind(student.network, batch.cond),
+        frozen_student=task.bind(student.frozen(), batch.cond),
+        teacher=point.teacher,
+        generator=torch.Generator().manual_seed(seed_of("method", student.label, seed, index)),
+        auxiliary=student.auxiliary,
     )

@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..base.registry import Registry
 from ..flow.derivative import total_derivative
 from ..flow.guidance import GuidedVelocity, Velocity
 from ..flow.layout import Layout
 from ..flow.samplers import Sampler
+from ..flow.times import UNIFORM, TimeDensity
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Step:
         teacher: guided teacher velocity, no gradient. Its networks run once per batch at (x_t, t), however
             many methods and guidance strengths ask.
         generator: private to the method and this step, for draws beyond the shared x_0, noise and t.
+        auxiliary: the method's `auxiliary()` network; trained with the student, by the same optimiser.
     """
 
     index: int
@@ -54,6 +56,7 @@ class Step:
     frozen_student: Velocity
     teacher: GuidedVelocity
     generator: torch.Generator
+    auxiliary: nn.Module | None = None
 
     def target(self, x: Tensor, t: Tensor) -> Tensor:
         """phi of the target weights; no gradient flows through it."""
@@ -90,10 +93,12 @@ class Distillation(Method, ABC):
     Attributes:
         lr: learning rate of AdamW.
         target_decay: decay of the moving average used as target weights; 0 = the online weights.
+        times: density of the training times. Methods of equal density share the teacher's pair of a batch.
     """
 
     lr: float = 1e-4
     target_decay: float = 0.0
+    times: TimeDensity = UNIFORM
 
     @abstractmethod
     def loss(self, step: Step) -> Loss:
@@ -102,6 +107,10 @@ class Distillation(Method, ABC):
     @abstractmethod
     def cost(self) -> float:
         """Network forward passes per sample and training step; a backward pass counts 2, a JVP 3."""
+
+    def auxiliary(self) -> nn.Module | None:
+        """A small network that the loss learns beside the student; most methods have none."""
+        return None
 
 
 METHODS: Registry[type[Method]] = Registry("method", group="mdtbench.methods")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mdtbench.flow.path import diffuse
+from mdtbench.flow.times import LogitNormal, Uniform
 from mdtbench.harness import train as train_module
 from mdtbench.harness.config import Train
 from mdtbench.harness.plan import entrant
-from mdtbench.harness.train import Student, TrainingData, draw_batch, student_file, train_together
+from mdtbench.harness.task import Batch, Points, StructureTask, TrainingData
+from mdtbench.harness.train import Student, student_file, train_together
 from mdtbench.methods import Distillation, Loss, Step
 from mdtbench.methods.vm import VelocityMatching
 from mdtbench.trellis.pipeline import StructurePipeline
@@ -44,7 +47,11 @@ def data(pipeline: StructurePipeline) -> TrainingData:
 def student(name: str, pipeline: StructurePipeline, folder: Path) -> Student:
     method = entrant(name, AVERAGED, pipeline.sampler).method
     assert isinstance(method, Distillation)
-    return Student(name, method, pipeline.flow, TRAIN, folder / name)
+    return Student(name, method, copy.deepcopy(pipeline.flow), TRAIN, TRAIN.steps, folder / name)
+
+
+def task(pipeline: StructurePipeline, data: TrainingData) -> StructureTask:
+    return StructureTask(pipeline, data, TRAIN.batch)
 
 
 def tensors(made: Student) -> dict[str, Tensor]:
@@ -73,7 +80,7 @@ class Together:
         self.calls = dict.fromkeys(NAMES, 0)
         hooks = [pipeline.flow.register_forward_pre_hook(lambda _, args: self.teacher_rows.append(len(args[0])))]
         hooks += [made.network.register_forward_pre_hook(self._counting(name)) for name, made in self.students.items()]
-        train_together(list(self.students.values()), pipeline, data, TRAIN, SEED)
+        train_together(list(self.students.values()), task(pipeline, data), TRAIN, SEED)
         for hook in hooks:
             hook.remove()
 
@@ -94,7 +101,7 @@ def test_lockstep_equals_solo_bit_for_bit(
     name: str, together: Together, pipeline: StructurePipeline, data: TrainingData, tmp_path: Path
 ):
     alone = student(name, pipeline, tmp_path)
-    train_together([alone], pipeline, data, TRAIN, SEED)
+    train_together([alone], task(pipeline, data), TRAIN, SEED)
     assert differing(tensors(together.students[name]), tensors(alone)) == []
     assert log_of(together.students[name]) == log_of(alone)
     assert [entry["step"] for entry in log_of(alone)] == [0, 2]
@@ -134,7 +141,8 @@ def test_a_finished_student_leaves_its_result_and_its_log(together: Together):
     for made in together.students.values():
         assert sorted(path.name for path in made.folder.iterdir()) == ["log.jsonl", "student.safetensors"]
         written = load_file(student_file(made.folder))
-        assert differing({key: written[key] for key in made.learner.average}, made.learner.average) == []
+        average = {key.removeprefix("network."): value for key, value in made.learner.average.items()}
+        assert differing({key: written[key] for key in average}, average) == []
 
 
 def interrupted(
@@ -142,17 +150,17 @@ def interrupted(
 ) -> None:
     """Train, checkpoint after every step, stop before the last."""
 
-    def stopping(source: TrainingData, train: Train, seed: int, index: int):
-        if index == 2:
-            raise KeyboardInterrupt
-        return draw_batch(source, train, seed, index)
+    class Stopping(StructureTask):
+        def draw(self, seed: int, index: int) -> Batch:
+            if index == 2:
+                raise KeyboardInterrupt
+            return super().draw(seed, index)
 
     students = [student(name, pipeline, folder) for name in names]
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "CHECKPOINT_EVERY_S", -1.0)
-        patch.setattr(train_module, "draw_batch", stopping)
         with pytest.raises(KeyboardInterrupt):
-            train_together(students, pipeline, data, TRAIN, SEED)
+            train_together(students, Stopping(pipeline, data, TRAIN.batch), TRAIN, SEED)
 
 
 def test_an_interrupted_training_goes_on_bit_for_bit(
@@ -171,7 +179,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(
         log.write('{"step": 2, "loss": 0.5}\n')  # a log may be ahead of its checkpoint
     students = {name: student(name, pipeline, tmp_path) for name in names}
     assert [made.learner.done for made in students.values()] == [2, 2, 0]
-    train_together(list(students.values()), pipeline, data, TRAIN, SEED)
+    train_together(list(students.values()), task(pipeline, data), TRAIN, SEED)
     for name, made in students.items():
         assert differing(tensors(made), tensors(together.students[name])) == []
         assert log_of(made) == log_of(together.students[name])
@@ -202,9 +210,10 @@ def test_a_student_that_fails_is_left_out_and_the_others_go_on(
     raises: bool,
 ):
     monkeypatch.setattr(train_module, "GIVE_UP_AFTER", 2)
-    broken = Student("broken", Broken(cfg_strength=2.0, raises=raises), pipeline.flow, TRAIN, tmp_path / "broken")
+    method = Broken(cfg_strength=2.0, raises=raises)
+    broken = Student("broken", method, copy.deepcopy(pipeline.flow), TRAIN, TRAIN.steps, tmp_path / "broken")
     other = student("vm", pipeline, tmp_path)
-    failures = train_together([broken, other], pipeline, data, TRAIN, SEED)
+    failures = train_together([broken, other], task(pipeline, data), TRAIN, SEED)
     assert list(failures) == ["broken"]
     assert ("a method of somebody's own" if raises else "not finite") in failures["broken"]
     assert (tmp_path / "broken" / "failure.txt").exists() == raises
@@ -212,33 +221,54 @@ def test_a_student_that_fails_is_left_out_and_the_others_go_on(
     assert differing(tensors(other), tensors(together.students["vm"])) == []
 
 
-def test_a_batch_is_a_function_of_seed_and_step_alone(data: TrainingData):
-    first = draw_batch(data, TRAIN, 0, 5)
+def test_a_batch_is_a_function_of_seed_and_step_alone(pipeline: StructurePipeline, data: TrainingData):
+    source = task(pipeline, data)
+    first = source.draw(0, 5)
     torch.manual_seed(123)
-    draw_batch(data, TRAIN, 0, 4)
-    again = draw_batch(data, TRAIN, 0, 5)
-    for name in ("x_0", "noise", "t", "x_t", "images"):
+    source.draw(0, 4)
+    again = source.draw(0, 5)
+    for name in ("x_0", "noise", "u", "cond"):
         assert torch.equal(getattr(first, name), getattr(again, name))
-    for other in (draw_batch(data, TRAIN, 0, 6), draw_batch(data, TRAIN, 1, 5)):
+    for other in (source.draw(0, 6), source.draw(1, 5)):
         assert not torch.equal(first.noise, other.noise)
-        assert not torch.equal(first.t, other.t)
-        assert not torch.equal(first.images, other.images)
+        assert not torch.equal(first.u, other.u)
+        assert not torch.equal(first.cond, other.cond)
 
 
-def test_a_batch_pairs_latents_with_their_own_pictures(data: TrainingData):
+@dataclass(frozen=True)
+class Seeing:
+    """A pipeline whose condition is the pictures themselves."""
+
+    def condition(self, images: Tensor) -> Tensor:
+        return images
+
+
+def test_a_batch_pairs_latents_with_their_own_pictures():
     images = np.arange(1, 7, dtype=np.uint8)[:, None, None, None, None] * np.ones((1, 2, 8, 8, 3), np.uint8)
     numbered = TrainingData(torch.arange(1.0, 7.0)[:, None] * torch.ones(6, 4), images, (1.0, 1.0))
-    batch = draw_batch(numbered, Train(steps=1, batch=32), 3, 0)
-    assert torch.equal(batch.images[:, 0, 0, 0].float(), batch.x_0[:, 0])
+    batch = StructureTask(Seeing(), numbered, 32).draw(3, 0)  # type: ignore[arg-type]
+    assert torch.equal(batch.cond[:, 0, 0, 0].float(), batch.x_0[:, 0])
     assert len(set(batch.x_0[:, 0].tolist())) > 3
-    assert batch.images.shape == (32, 3, 8, 8)
-    assert batch.images.dtype == torch.uint8
-    assert torch.equal(batch.x_t, diffuse(batch.x_0, batch.noise, batch.t, batch.layout))
-    assert TRAIN.t_min <= batch.t.min() < 0.3 < 0.7 < batch.t.max() <= 1  # 32 uniform times miss neither end
+    assert batch.cond.shape == (32, 3, 8, 8)
+    assert batch.cond.dtype == torch.uint8
+
+
+def test_methods_of_one_time_density_share_a_point(pipeline: StructurePipeline, data: TrainingData):
+    source = task(pipeline, data)
+    batch = source.draw(0, 0)
+    points = Points(batch, source.teacher(batch.cond), TRAIN.t_min)
+    uniform, shifted = points.at(Uniform()), points.at(LogitNormal(1.0, 1.0))
+    assert points.at(Uniform()) is uniform
+    assert points.at(LogitNormal(1.0, 1.0)) is shifted
+    assert torch.equal(uniform.t, TRAIN.t_min + (1 - TRAIN.t_min) * batch.u)
+    assert torch.equal(shifted.x_t, diffuse(batch.x_0, batch.noise, shifted.t, batch.layout))
+    # Both densities rise with u: the shared draw keeps the order of the samples' times.
+    assert torch.equal(uniform.t.argsort(), shifted.t.argsort())
 
 
 def test_the_learning_rate_of_the_run_takes_precedence(pipeline: StructurePipeline, tmp_path: Path):
     own = student("vm", pipeline, tmp_path)
     assert own.learner.recipe.lr == own.method.lr
-    common = Student("vm", own.method, pipeline.flow, TRAIN.model_copy(update={"lr": 0.5}), tmp_path)
+    faster = TRAIN.model_copy(update={"lr": 0.5})
+    common = Student("vm", own.method, copy.deepcopy(pipeline.flow), faster, faster.steps, tmp_path)
     assert common.learner.recipe.lr == 0.5

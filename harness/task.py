@@ -1,0 +1,129 @@
+"""What students are distilled on: batches, and how networks are bound to a batch's condition."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..base.seeds import seed_of
+from ..flow.guidance import Guided, SharedTeacher, Velocity
+from ..flow.layout import DenseLayout, Layout
+from ..flow.path import diffuse
+from ..flow.times import TimeDensity
+from ..trellis.adapter import bind
+from ..trellis.pipeline import StructurePipeline
+from .conditions import keep_window
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What all methods of a step share.
+
+    Attributes:
+        x_0, noise: data and standard normal noise, in `layout`.
+        u: [B] uniform in [0, 1); a method's time density makes times of it.
+        cond: condition of the networks, computed once.
+    """
+
+    x_0: Tensor
+    noise: Tensor
+    u: Tensor
+    cond: Tensor
+    layout: Layout
+
+
+class Task(Protocol):
+    """A teacher and the data that its students learn on."""
+
+    def draw(self, seed: int, index: int) -> Batch:
+        """The batch of a training step: a function of (seed, index) alone."""
+        ...
+
+    def student(self) -> nn.Module:
+        """A new network with the teacher's weights."""
+        ...
+
+    def bind(self, network: Callable[..., Tensor], cond: Tensor) -> Velocity:
+        """Velocity of a student's network under `cond`."""
+        ...
+
+    def teacher(self, cond: Tensor) -> Guided:
+        """The guided teacher under `cond`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where on the path a batch is looked at: t [B], x_t, and the teacher, whose pair at (x_t, t) is kept."""
+
+    t: Tensor
+    x_t: Tensor
+    teacher: SharedTeacher
+
+
+@dataclass
+class Points:
+    """The points of a batch, one per time density: methods of equal density share the teacher's pair there."""
+
+    batch: Batch
+    teacher: Guided
+    t_min: float
+    _known: dict[TimeDensity, Point] = field(default_factory=dict)
+
+    def at(self, density: TimeDensity) -> Point:
+        if density not in self._known:
+            batch = self.batch
+            t = density.times(batch.u, self.t_min)
+            x_t = diffuse(batch.x_0, batch.noise, t, batch.layout)
+            self._known[density] = Point(t, x_t, SharedTeacher(self.teacher, x_t, t))
+        return self._known[density]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """latents: [N, C, r, r, r]; images: [N, views, S, S, 3] whole conditioning pictures; window: share of it shown."""
+
+    latents: Tensor
+    images: NDArray[np.uint8]
+    window: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class StructureTask:
+    """The structure stage: dense latents under image conditions."""
+
+    pipeline: StructurePipeline
+    data: TrainingData
+    batch_size: int
+
+    def draw(self, seed: int, index: int) -> Batch:
+        data = self.data
+        source = np.random.Generator(np.random.PCG64(seed_of("batch", seed, index)))
+        tensors = torch.Generator().manual_seed(seed_of("batch noise", seed, index))
+        rows = source.integers(0, len(data.latents), self.batch_size)
+        views = source.integers(0, data.images.shape[1], self.batch_size)
+        shown = [
+            keep_window(data.images[row, view], data.window, source) for row, view in zip(rows, views, strict=True)
+        ]
+        x_0 = data.latents[torch.from_numpy(rows)]
+        layout = DenseLayout(tuple(x_0.shape))
+        noise = layout.randn([tensors])
+        u = torch.rand(self.batch_size, generator=tensors)
+        images = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)
+        return Batch(x_0, noise, u, self.pipeline.condition(images), layout)
+
+    def student(self) -> nn.Module:
+        return copy.deepcopy(self.pipeline.flow)
+
+    def bind(self, network: Callable[..., Tensor], cond: Tensor) -> Velocity:
+        return bind(network, cond)
+
+    def teacher(self, cond: Tensor) -> Guided:
+        return self.pipeline.velocity(self.pipeline.flow, cond)
