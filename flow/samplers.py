@@ -7,22 +7,45 @@ because guidance was distilled into them. Source of the formulas: TRELLIS
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from ..base.errors import unknown_name
 from .guidance import GuidedVelocity
 from .layout import Layout
 from .times import sampling_times
 
 
+@dataclass(frozen=True)
+class Computation:
+    """What a sampler does, whatever it is called: equal computations turn the same noise into the same bits.
+
+    Attributes:
+        times: the steps + 1 times visited, from 1 to 0.
+        strengths: guidance strength of each step.
+        fresh_noise: whether a step begins from new noise, and not from where the last one ended.
+    """
+
+    times: tuple[float, ...]
+    strengths: tuple[float, ...]
+    fresh_noise: bool = False
+
+
 class Sampler(Protocol):
     @property
+    def name(self) -> str:
+        """As in `SAMPLERS` for those that are there."""
+        ...
+
+    @property
     def steps(self) -> int: ...
+
+    def computation(self) -> Computation: ...
 
     def sample(
         self, velocity: GuidedVelocity, noise: Tensor, layout: Layout, generators: Sequence[torch.Generator]
@@ -42,19 +65,23 @@ class Euler:
     Biased for a perfect few-step student beyond one step: its output is an average velocity, not a velocity.
     """
 
+    name: ClassVar[str] = "euler"
     steps: int
     rescale_t: float = 1.0
     cfg_strength: float = 0.0
     cfg_interval: tuple[float, float] = (0.0, 1.0)
 
+    def computation(self) -> Computation:
+        times = sampling_times(self.steps, self.rescale_t)
+        low, high = self.cfg_interval
+        return Computation(tuple(times), tuple(self.cfg_strength if low <= t <= high else 0.0 for t in times[:-1]))
+
     def sample(
         self, velocity: GuidedVelocity, noise: Tensor, layout: Layout, generators: Sequence[torch.Generator]
     ) -> Tensor:
         del generators
-        x = noise
-        low, high = self.cfg_interval
-        for t, t_next in pairwise(sampling_times(self.steps, self.rescale_t)):
-            strength = self.cfg_strength if low <= t <= high else 0.0
+        x, what = noise, self.computation()
+        for (t, t_next), strength in zip(pairwise(what.times), what.strengths, strict=True):
             x = x - (t - t_next) * velocity(x, _batch_of(t, x, layout), strength)
         return x
 
@@ -66,8 +93,13 @@ class Euler:
 class Renoise:
     """Jump to the data, add fresh noise of the next time, jump again (multistep consistency sampling)."""
 
+    name: ClassVar[str] = "renoise"
     steps: int
     rescale_t: float = 1.0
+
+    def computation(self) -> Computation:
+        times = sampling_times(self.steps, self.rescale_t)
+        return Computation(tuple(times), (0.0,) * self.steps, fresh_noise=self.steps > 1)
 
     def sample(
         self, velocity: GuidedVelocity, noise: Tensor, layout: Layout, generators: Sequence[torch.Generator]
@@ -91,9 +123,13 @@ class Phase:
     With `steps` = `phases` every jump is one that was trained. Fewer steps leap over edges: out of design.
     """
 
+    name: ClassVar[str] = "phase"
     steps: int
     phases: int
     rescale_t: float = 1.0
+
+    def computation(self) -> Computation:
+        return Euler(self.steps, self.rescale_t).computation()
 
     def sample(
         self, velocity: GuidedVelocity, noise: Tensor, layout: Layout, generators: Sequence[torch.Generator]
@@ -108,3 +144,27 @@ class Phase:
 
 def _batch_of(t: float, x: Tensor, layout: Layout) -> Tensor:
     return torch.full((layout.batch_size,), t, dtype=x.dtype, device=x.device)
+
+
+@dataclass(frozen=True)
+class SamplerEntry:
+    """A sampler that any student can be sampled with. make: from the number of steps and rescale_t."""
+
+    make: Callable[[int, float], Sampler]
+    summary: str
+
+
+SAMPLERS: dict[str, SamplerEntry] = {
+    "euler": SamplerEntry(Euler, "straight steps along the output; biased for a perfect student beyond one step"),
+    "renoise": SamplerEntry(Renoise, "jump to the data, add fresh noise, jump again; exact for a perfect student"),
+    "phase": SamplerEntry(
+        lambda steps, rescale_t: Phase(steps, steps, rescale_t), "pcm's own: computes what euler does, on phase edges"
+    ),
+}
+
+
+def sampler_of(name: str, steps: int, rescale_t: float) -> Sampler:
+    """Raises UsageError for a name that is not in `SAMPLERS`."""
+    if name not in SAMPLERS:
+        raise unknown_name("sampler", name, SAMPLERS)
+    return SAMPLERS[name].make(steps, rescale_t)

@@ -21,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-PresetOption = Annotated[str, typer.Option("--preset", help="Shipped preset (smoke, tiny) or a .toml file.")]
+PresetOption = Annotated[str, typer.Option("--preset", help="Shipped preset (smoke, tiny, oracle) or a .toml file.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the preset: train.steps=100.")
 ]
@@ -36,9 +36,18 @@ def root() -> None:
 @app.command()
 def run(
     preset: PresetOption = "tiny",
-    methods: Annotated[str, typer.Option(help="Comma-separated methods, with variants as name:variant.")] = ALL_METHODS,
+    methods: Annotated[
+        str, typer.Option(help=f"Comma-separated methods, with variants as name:variant; {ALL_METHODS} by default.")
+    ] = "",
     steps: Annotated[str, typer.Option(help="Sampler steps to evaluate, e.g. 1,2; the preset's by default.")] = "",
-    seeds: Annotated[str, typer.Option(help="Training seeds, e.g. 0,1,2.")] = "0",
+    samplers: Annotated[
+        str, typer.Option(help="Samplers to report students with beside their own, e.g. euler,renoise.")
+    ] = "",
+    budget: Annotated[
+        str,
+        typer.Option(help="What methods get equal amounts of: steps, forwards or seconds; the preset's by default."),
+    ] = "",
+    seeds: Annotated[str, typer.Option(help="Training seeds, e.g. 0,1,2; 0 by default.")] = "",
     assets: Annotated[Path | None, typer.Option(help="Folder of meshes to evaluate on, in place of toys.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first N test assets.", min=2)] = None,
     changes: Changes = None,
@@ -58,7 +67,11 @@ def run(
 
       mdtbench run --preset smoke --methods vm,mdt
 
+      mdtbench run --methods cm,vm --set sweep.lr=[1e-4,3e-4,1e-3] --budget forwards
+
       mdtbench run --assets my_meshes --methods cm,pcm,scm,vm,mdt --out r1
+
+      mdtbench run --preset oracle
     """
     from .commands import RunOptions, run_command
 
@@ -67,6 +80,8 @@ def run(
             preset=preset,
             methods=_words(methods),
             steps=_numbers("--steps", steps),
+            samplers=_words(samplers),
+            budget=budget,
             train_seeds=_numbers("--seeds", seeds),
             assets=assets,
             limit=limit,
@@ -92,7 +107,9 @@ def report(
 
 
 @app.command("list")
-def list_(kind: Annotated[str, typer.Argument(help="methods, metrics, presets or worlds.")] = "methods") -> None:
+def list_(
+    kind: Annotated[str, typer.Argument(help="methods, samplers, metrics, presets or worlds.")] = "methods",
+) -> None:
     """List what this installation offers."""
     from .listing import listing
 
@@ -121,15 +138,48 @@ def pretrain(
     typer.echo(f"World at {out}" if complete else f"Stages {', '.join(chosen)} at {out}; others are still to be made.")
 
 
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="What to measure: lockstep.")],
+    methods: Annotated[str, typer.Option(help="Comma-separated methods that train.")] = ALL_METHODS,
+    world: Annotated[str, typer.Option(help="Shipped world, or a folder made by `mdtbench pretrain`.")] = "tiny",
+    batch: Annotated[int, typer.Option(help="Samples in a batch.", min=1)] = 32,
+    steps: Annotated[int, typer.Option(help="Training steps of every student in a repetition.", min=1)] = 2,
+    repetitions: Annotated[int, typer.Option(help="Times that everything is measured.", min=1)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure what the tool costs here.
+
+    `lockstep`: forward passes, time and memory of training methods together, against one after the other.
+
+    Examples:
+
+      mdtbench bench lockstep
+
+      mdtbench bench lockstep --methods cm,vm --repetitions 3 --json
+    """
+    from .bench import BenchOptions
+    from .bench import bench as measure
+    from .progress import reporter
+
+    options = BenchOptions(world, _words(methods), batch, steps, repetitions)
+    with reporter() as report:
+        text = measure(name, options, as_json, report)
+    typer.echo(text, nl=False)
+
+
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(word) for word in _words(text))
+        numbers = tuple(int(word) for word in _words(text))
     except ValueError:
         raise UsageError(f"{option} takes whole numbers separated by commas, e.g. 0,1,2 (got '{text}').") from None
+    if text and not numbers:
+        raise UsageError(f"{option} needs at least one whole number, e.g. 0 (got '{text}').")
+    return numbers
 
 
 def main() -> None:

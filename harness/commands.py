@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from ..assets.folder import FolderSource
 from ..assets.source import Source
 from ..assets.toys import ToySource
 from ..base.errors import MissingError, RunError, UsageError
+from ..results.report import RunResults
 from ..trellis.pipeline import read_sampler
 from .config import Config, load_config
+from .oracle import is_oracle, load_oracle_config, oracle_summary, plan_oracle, run_oracle
 from .plan import Plan, resolve
 from .pool import cores, workers
 from .progress import reporter
@@ -25,11 +28,13 @@ from .world import verify_world, world_digest, world_folder
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of `mdtbench run`, parsed. Empty `steps` = the preset's."""
+    """Options of `mdtbench run`, parsed. Empty ones stand for the preset's, or for the usual ones."""
 
     preset: str
     methods: tuple[str, ...]
     steps: tuple[int, ...]
+    samplers: tuple[str, ...]
+    budget: str
     train_seeds: tuple[int, ...]
     assets: Path | None
     limit: int | None
@@ -41,38 +46,72 @@ class RunOptions:
     dry_run: bool
 
 
+METHODS_OF_THE_PAPER = ("cm", "pcm", "scm", "vm", "mdt")
+
+
 def run_command(options: RunOptions) -> None:
     """Raises the errors of base.errors; prints to standard output only the plan or the tables."""
     for plugin in options.plugins:
         load_plugin(plugin)
+    if is_oracle(options.preset):
+        return _run_oracle(options)
     plan = make_plan(options)
     if options.dry_run:
         print_out(plan_summary(plan, options.workers or cores()))
         return
     verify_world(plan.world)
     out = options.out or Path("runs") / f"{Path(options.preset).stem}-{plan.run_id}"
+    with _resumable(out), reporter() as report, workers(options.workers or cores(), report) as team:
+        outcome = Runner(plan, out, options.cache, team).run()
+    print_tables(outcome.results)
+    print_out(closing(outcome, out))
+    _raise_for(outcome.failed_students)
+
+
+def _run_oracle(options: RunOptions) -> None:
+    for name, given in (("--assets", options.assets), ("--limit", options.limit), ("--budget", options.budget)):
+        if given:
+            raise UsageError(
+                f"{name} has no meaning for the exact problems of preset '{options.preset}'. Leave it out."
+            )
+    plan = plan_oracle(
+        load_oracle_config(options.preset, [*options.changes, *_flags(options)]), options.methods, options.train_seeds
+    )
+    if options.dry_run:
+        print_out(oracle_summary(plan, options.workers or cores()))
+        return
+    out = options.out or Path("runs") / f"{Path(options.preset).stem}-{plan.run_id}"
+    with _resumable(out), reporter() as report, workers(options.workers or cores(), report) as team:
+        outcome = run_oracle(plan, out, team)
+    print_tables(RunResults(outcome.rows))
+    print_out("".join(f"{folder} failed: {reason}\n" for folder, reason in outcome.failed_students.items()))
+    print_out(f"Rows, figures and manifest: {out}\n")
+    _raise_for(outcome.failed_students)
+
+
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """Says how to go on after an interruption."""
     try:
-        with reporter() as report, workers(options.workers or cores(), report) as team:
-            outcome = Runner(plan, out, options.cache, team).run()
+        yield
     except KeyboardInterrupt:
         sys.stderr.write(f"mdtbench: interrupted; the same command goes on from {out}.\n")
         raise
-    print_tables(outcome.rows)
-    print_out(closing(outcome, out))
-    if outcome.failed_students:
-        raise RunError(f"{len(outcome.failed_students)} student(s) failed; their cells are marked. Reasons are above.")
+
+
+def _raise_for(failed_students: Mapping[str, str]) -> None:
+    if failed_students:
+        raise RunError(f"{len(failed_students)} student(s) failed; their cells are marked. Reasons are above.")
 
 
 def make_plan(options: RunOptions) -> Plan:
     """Check everything that can be checked without computing."""
-    config = _with_steps(load_config(options.preset, list(options.changes)), options.steps)
-    if not options.train_seeds:
-        raise UsageError("--seeds needs at least one training seed, e.g. 0.")
+    config = load_config(options.preset, [*options.changes, *_flags(options)])
     folder = world_folder(config.world)
     return resolve(
         config,
-        options.methods,
-        options.train_seeds,
+        options.methods or METHODS_OF_THE_PAPER,
+        options.train_seeds or (0,),
         test_source(config, options.assets),
         options.limit,
         folder,
@@ -121,9 +160,10 @@ def print_out(text: str) -> None:
     sys.stdout.flush()
 
 
-def _with_steps(config: Config, steps: Sequence[int]) -> Config:
-    if not steps:
-        return config
-    if min(steps) < 1:
-        raise UsageError(f"--steps takes whole numbers from 1 (got {min(steps)}).")
-    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"steps": tuple(steps)})})
+def _flags(options: RunOptions) -> list[str]:
+    """The options that stand for keys, as changes that come last."""
+    if options.steps and min(options.steps) < 1:
+        raise UsageError(f"--steps takes whole numbers from 1 (got {min(options.steps)}).")
+    steps = [f"evaluate.steps={list(options.steps)}"] if options.steps else []
+    samplers = [f"evaluate.samplers={list(options.samplers)}"] if options.samplers else []
+    return steps + samplers + ([f"train.budget={options.budget}"] if options.budget else [])

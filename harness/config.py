@@ -91,12 +91,16 @@ class VaeStage(Stage):
     latent_channels: int
 
 
-class ConditionerStage(Stage):
+class TransformerStage(Stage):
+    matrix_lr: float = Field(0.0, ge=0, description="peak rate of Muon for the blocks' matrices; 0: AdamW for all")
+
+
+class ConditionerStage(TransformerStage):
     channels: int
     layers: int
 
 
-class TeacherStage(Stage):
+class TeacherStage(TransformerStage):
     model_channels: int
     num_blocks: int
     num_heads: int

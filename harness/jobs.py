@@ -1,29 +1,34 @@
-"""What a worker process does: encode, train, generate. Jobs are plain data; results are files."""
+"""What a worker process does: encode, observe, train, generate. Jobs are plain data; results are files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ..flow.samplers import Sampler
-from ..methods import Distillation
 from ..metrics.contract import Shapes
 from ..trellis.weights import check_fit, read_tensors
 from .config import Train
 from .generate import Generated, generate
+from .parameters import Entrant
 from .plan import Training
 from .pool import tick
+from .references import Truth, embed_pictures, reconstructed, shapes_of
 from .storage import load_arrays, save_arrays
 from .task import StructureTask, Task, TrainingData
 from .train import Student, student_file, train_together
 from .world import World, load_world
 
+CALIBRATION_STEPS = 5  # timed, after one that is not
 SHAPE_FIELDS = ("ok", "latents", "occupancy", "picture_features", "point_features", "embedding")
 
 
@@ -35,15 +40,41 @@ class EncodeJob:
 
 
 @dataclass(frozen=True)
-class TrainJob:
-    """Students of one training seed that train together."""
+class ObserveJob:
+    """Some assets themselves: occupancy [n, R, R, R] and whole conditioning pictures [n, S, S, 3]."""
 
     world: Path
-    trainings: tuple[Training, ...]
+    occupancy: NDArray[np.bool_]
+    pictures: NDArray[np.uint8]
+    asset_ids: tuple[str, ...]
+    path: Path
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What students are distilled on. images: [N, views, S, S, 3]; latents: files of theirs, in order."""
+
+    world: Path
     train: Train
     latents: tuple[Path, ...]
     images: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Students of one training seed that train together."""
+
+    data: TrainingSet
+    trainings: tuple[Training, ...]
     out: Path
+
+
+@dataclass(frozen=True)
+class CalibrateJob:
+    """Methods whose training steps are to be timed."""
+
+    data: TrainingSet
+    entrants: tuple[Entrant, ...]
 
 
 @dataclass(frozen=True)
@@ -73,23 +104,56 @@ def run_encode(job: EncodeJob) -> None:
     tick(len(job.occupancy))
 
 
+def run_truth(job: ObserveJob) -> None:
+    """What the extractors see of assets, and the embeddings of their pictures."""
+    world = _world(job.world)
+    shapes = shapes_of(world, job.occupancy, job.asset_ids)
+    save_arrays(job.path, {**_arrays(shapes), "picture_embedding": embed_pictures(world, job.pictures)})
+    tick(len(job.asset_ids))
+
+
+def run_reconstruction(job: ObserveJob) -> None:
+    """What the extractors see of assets that went through the VAE."""
+    save_arrays(job.path, _arrays(reconstructed(_world(job.world), job.occupancy, job.asset_ids)))
+    tick(len(job.asset_ids))
+
+
 def run_train(job: TrainJob) -> dict[str, str]:
     """Train the job's students. Returns the failed ones' reasons, by folder."""
-    world = _world(job.world)
-    latents = torch.from_numpy(np.concatenate([load_arrays(path)["latents"] for path in job.latents]))
-    data = TrainingData(latents, job.images, world.file.window.share)
-    task = StructureTask(world.pipeline, data, job.train.batch)
-    students = [_student(training, task, job) for training in job.trainings]
-    failures = train_together(students, task, job.train, job.trainings[0].seed)
-    return {t.folder: failures[t.entrant.label] for t in job.trainings if t.entrant.label in failures}
+    task, train = _task(job.data), job.data.train
+    students = [_student(t.entrant, t.steps, job.out / t.folder, task, train) for t in job.trainings]
+    failures = train_together(students, task, train, job.trainings[0].seed)
+    folders = {Path(training.folder).name: training.folder for training in job.trainings}
+    return {folders[name]: reason for name, reason in failures.items()}
 
 
-def _student(training: Training, task: Task, job: TrainJob) -> Student:
-    method = training.entrant.method
-    if not isinstance(method, Distillation):
-        raise TypeError(f"{training.entrant.label} does not train")
-    folder = job.out / training.folder
-    return Student(training.entrant.label, method, task.student(), job.train, job.train.steps, folder)
+def run_calibrate(job: CalibrateJob) -> dict[str, float]:
+    """Median seconds of a training step of each method alone, by label; a method that fails has none."""
+    task = _task(job.data)
+    timed = {who.label: _step_seconds(who, task, job.data.train) for who in job.entrants}
+    return {label: seconds for label, seconds in timed.items() if seconds is not None}
+
+
+def _step_seconds(who: Entrant, task: Task, train: Train) -> float | None:
+    seconds = []
+    with TemporaryDirectory() as folder:
+        for index in range(1 + CALIBRATION_STEPS):
+            student = _student(who, 1, Path(folder) / str(index), task, train)
+            started = time.perf_counter()
+            if train_together([student], task, train, index):
+                return None
+            seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
+
+
+def _task(data: TrainingSet) -> StructureTask:
+    world = _world(data.world)
+    latents = torch.from_numpy(np.concatenate([load_arrays(path)["latents"] for path in data.latents]))
+    return StructureTask(world.pipeline, TrainingData(latents, data.images, world.file.window.share), data.train.batch)
+
+
+def _student(who: Entrant, steps: int, folder: Path, task: Task, train: Train) -> Student:
+    return Student(who.label, who.distillation, task.student(), train, steps, folder)
 
 
 def run_generate(job: GenerateJob) -> None:
@@ -112,15 +176,33 @@ def _distilled(world: Path, weights: Path) -> torch.nn.Module:
 
 
 def save_generated(path: Path, generated: Generated, asset_ids: Sequence[str]) -> None:
-    shapes = {name: getattr(generated.shapes, name) for name in SHAPE_FIELDS}
     extra = {"nfe": generated.nfe, "seconds": generated.seconds, "errors": np.array(generated.errors, str)}
-    save_arrays(path, {**shapes, **extra, "ids": np.array(asset_ids, str)})
+    save_arrays(path, {**_arrays(generated.shapes), **extra, "ids": np.array(asset_ids, str)})
 
 
 def load_generated(path: Path) -> Generated:
     arrays = load_arrays(path)
-    shapes = Shapes(**{name: arrays[name] for name in SHAPE_FIELDS})
-    return Generated(shapes, arrays["nfe"], arrays["seconds"], tuple(str(error) for error in arrays["errors"]))
+    errors = tuple(str(error) for error in arrays["errors"])
+    return Generated(_shapes(arrays), arrays["nfe"], arrays["seconds"], errors)
+
+
+def load_shapes(paths: Sequence[Path]) -> Shapes:
+    """The shapes of all files, in order."""
+    parts = [load_arrays(path) for path in paths]
+    return _shapes({name: np.concatenate([part[name] for part in parts]) for name in SHAPE_FIELDS})
+
+
+def load_truth(paths: Sequence[Path]) -> Truth:
+    embedding = np.concatenate([load_arrays(path)["picture_embedding"] for path in paths])
+    return Truth(load_shapes(paths), embedding)
+
+
+def _arrays(shapes: Shapes) -> dict[str, NDArray]:
+    return {name: getattr(shapes, name) for name in SHAPE_FIELDS}
+
+
+def _shapes(arrays: Mapping[str, NDArray]) -> Shapes:
+    return Shapes(**{name: arrays[name] for name in SHAPE_FIELDS})
 
 
 def is_trained(out: Path, training: Training) -> bool:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import MISSING, fields
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import Field, fields
 
 from ..base.errors import unknown_name
-from ..methods import METHODS, Distillation
+from ..base.registry import Entry
+from ..flow.samplers import SAMPLERS
+from ..methods import METHODS, Distillation, Method
 from ..metrics import METRICS
 from .config import WORLDS, preset_names
+from .parameters import choices_of, default_of
 
 
 def listing(kind: str) -> str:
     """One line per object. Raises UsageError for an unknown kind."""
     kinds: dict[str, Callable[[], list[str]]] = {
         "methods": _methods,
+        "samplers": _samplers,
         "metrics": _metrics,
         "presets": preset_names,
         "worlds": lambda: sorted(path.parent.name for path in WORLDS.glob("*/world.json")),
@@ -25,15 +30,52 @@ def listing(kind: str) -> str:
 
 
 def _methods() -> list[str]:
-    lines = []
-    for name in METHODS.names():
-        entry = METHODS.get(name)
-        variants = ", ".join(variant for variant in entry.variants if variant) or "-"
-        lines.append(f"{name:8} v{entry.version}  variants: {variants:4}  {entry.source}")
-        if issubclass(entry.value, Distillation):
-            own = [f"{f.name}={f.default}" for f in fields(entry.value) if f.default is not MISSING]
-            lines.append(f"{'':13}{', '.join(own)}")
-    return lines
+    """Method, cost of a training step, cost of each variant, source; then the parameters with their defaults."""
+    entries = [METHODS.get(name) for name in METHODS.names()]
+    cells = [("method", "cost", "variants", "source")]
+    cells += [(e.name, _cost(e, ""), _variants(e), e.source) for e in entries]
+    table = _aligned(cells)
+    lines = [table[0]]
+    for entry, line in zip(entries, table[1:], strict=True):
+        lines += [line, *_parameters(entry)]
+    return [*lines, "", "cost: forward passes per sample and training step; a backward pass counts 2, a JVP 3."]
+
+
+def _variants(entry: Entry[type[Method]]) -> str:
+    """Named variants, each with its cost where that differs from the default's."""
+    default = _cost(entry, "")
+    costs = {variant: _cost(entry, variant) for variant in entry.variants if variant}
+    return ", ".join(v if cost == default else f"{v} ({cost})" for v, cost in costs.items()) or "-"
+
+
+def _cost(entry: Entry[type[Method]], variant: str) -> str:
+    method = entry.value(**{"cfg_strength": 0.0, **entry.variants.get(variant, {})})
+    return f"{method.cost():g}" if isinstance(method, Distillation) else "-"
+
+
+def _parameters(entry: Entry[type[Method]]) -> list[str]:
+    if not issubclass(entry.value, Distillation):
+        return []
+    shared = {f.name for f in fields(Distillation)} - {"lr"}
+    own = [f"{f.name}={_default(f)}" for f in fields(entry.value) if f.name not in shared]
+    return textwrap.wrap(", ".join(own), 118, initial_indent="  ", subsequent_indent="  ")
+
+
+def _default(parameter: Field) -> str:
+    """As it would be written in --set: the name of a choice, and the others."""
+    default, choices = default_of(parameter), choices_of(parameter)
+    names = [name for name, value in choices.items() if value == default] or [repr(default)]
+    return names[0] + (f" ({'|'.join(choices)})" if choices else "")
+
+
+def _samplers() -> list[str]:
+    return _aligned([(name, entry.summary) for name, entry in SAMPLERS.items()])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns two blanks apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(text.ljust(n) for text, n in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _metrics() -> list[str]:

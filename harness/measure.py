@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..base.files import digest_of
 from ..metrics import METRICS, Comparison, Metric, Score, Shapes
 from ..results.rows import LATENCY_METRIC, Row
-from .generate import Generated, describe, joined
-from .jobs import load_generated
+from .generate import Generated
 from .plan import REFERENCE, Cell, Plan
 from .prepare import Prepared
 from .provenance import device_name, git_state
-from .world import World
+from .references import Truth
 
 # which control speaks to which metrics; None: to all
 CONTROL_METRICS: dict[str, tuple[str, ...]] = {
@@ -29,56 +26,50 @@ CONTROL_METRICS: dict[str, tuple[str, ...]] = {
     "shuffled": ("ULIP_tiny",),
     "floor": ("FD_tiny2d", "FD_tiny3d"),
 }
-ShapeFiles = Callable[[Cell, int], Sequence[Path]]
+
+
+@dataclass(frozen=True)
+class References:
+    """What cells and controls are measured with.
+
+    Attributes:
+        truth: of the test assets. reconstruction: the same assets through the VAE.
+        held_out: other assets for the floor row; None: the test assets are split in two.
+    """
+
+    truth: Truth
+    reconstruction: Shapes
+    held_out: Shapes | None
 
 
 def measure(
     plan: Plan,
-    world: World,
     test: Prepared,
-    held_out: Prepared | None,
+    references: References,
     failed: Mapping[str, str],
-    shape_files: ShapeFiles,
+    generated: Callable[[Cell], Generated],
 ) -> tuple[Row, ...]:
     """All rows of a run: a metric per row, for each cell and each control.
 
     Args:
-        held_out: other assets for the floor row; None: the test assets are split in two.
         failed: reason of each student that could not be trained, by folder; its cells become failed rows.
+        generated: the shapes of a cell.
     """
-    truth = shapes_of(world, test)
-    embedding = embed_pictures(world, test.images[:, 0])
-    common = _common(plan, test)
-    teachers = {cell.seed: _load(cell, test, shape_files) for cell in plan.cells if cell.entrant.label == REFERENCE}
+    truth, common = references.truth, _common(plan, test)
+    teachers = {cell.seed: generated(cell) for cell in plan.cells if cell.entrant.label == REFERENCE}
     rows: list[Row] = []
     for cell in plan.cells:
         if cell.training and cell.training.folder in failed:
             rows += _failed_rows(cell, failed[cell.training.folder], test, common)
             continue
-        generated = _load(cell, test, shape_files)
         teacher = None if cell.entrant.label == REFERENCE else teachers[cell.seed].shapes
-        rows += _cell_rows(cell, generated, Comparison(truth, embedding, teacher), test, common)
-    for name, shapes, against in controls(world, test, held_out, truth, embedding):
+        rows += _cell_rows(cell, generated(cell), Comparison(truth.shapes, truth.embedding, teacher), test, common)
+    for name, shapes, against in controls(references):
         rows += _control_rows(name, shapes, against, test, common)
     return tuple(rows)
 
 
-def shapes_of(world: World, prepared: Prepared) -> Shapes:
-    """The assets themselves, seen by the extractors."""
-    latents = torch.zeros(len(prepared.ids), *world.pipeline.latent_shape)
-    return describe(world, latents, prepared.occupancy, prepared.ids)[0]
-
-
-@torch.inference_mode()
-def embed_pictures(world: World, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Unit vectors [N, E] of whole conditioning pictures [N, S, S, 3], one at a time."""
-    batch = torch.from_numpy(images).permute(0, 3, 1, 2)
-    return torch.cat([world.dual.embed_pictures(picture[None]) for picture in batch]).numpy()
-
-
-def controls(
-    world: World, test: Prepared, held_out: Prepared | None, truth: Shapes, embedding: NDArray[np.float32]
-) -> Iterator[tuple[str, Shapes, Comparison]]:
+def controls(references: References) -> Iterator[tuple[str, Shapes, Comparison]]:
     """Rows without a method: what the best and the worst possible numbers look like.
 
     reconstruction: the ground truth through the VAE, the best that any flow can do.
@@ -86,25 +77,20 @@ def controls(
     floor: other assets at equal n, or one half of the test assets against the other (its n_ok says so; from 4 assets
         on): what the distance says of two independent samples of good shapes.
     """
+    truth, embedding = references.truth.shapes, references.truth.embedding
     against = Comparison(truth, embedding, None)
-    latents = torch.cat([world.pipeline.encode(torch.from_numpy(grid)[None]) for grid in test.occupancy])
-    decoded = torch.cat([world.pipeline.decode(latent[None]) for latent in latents])
-    yield "reconstruction", describe(world, latents, decoded.numpy(), test.ids)[0], against
+    yield "reconstruction", references.reconstruction, against
     yield "truth", truth, against
     yield "shuffled", replace(truth, embedding=np.roll(truth.embedding, 1, axis=0)), against
-    if held_out is not None:
-        yield "floor", shapes_of(world, held_out), against
-    elif len(test.ids) >= 4:  # a covariance needs two samples in each half
+    if references.held_out is not None:
+        yield "floor", references.held_out, against
+    elif len(truth.ok) >= 4:  # a covariance needs two samples in each half
         even, odd = (_rows_of(truth, slice(start, None, 2)) for start in (0, 1))
         yield "floor", even, Comparison(odd, embedding, None)
 
 
 def _rows_of(shapes: Shapes, rows: slice) -> Shapes:
     return Shapes(**{field.name: getattr(shapes, field.name)[rows] for field in fields(shapes)})
-
-
-def _load(cell: Cell, test: Prepared, shape_files: ShapeFiles) -> Generated:
-    return joined([load_generated(path) for path in shape_files(cell, len(test.ids))])
 
 
 def _cell_rows(
@@ -151,6 +137,8 @@ def _cell_fields(cell: Cell, test: Prepared) -> dict[str, Any]:
         "variant": who.variant,
         "method_version": who.version,
         "train_seed": cell.training.seed if cell.training else None,
+        "sampler": cell.sampler.name,
+        "own_sampler": cell.own,
         "steps": cell.steps,
         "cfg_strength": who.method.cfg_strength,
         "seed": cell.seed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ from ..render.meshes import MeshRenderer, on_background, to_uint8
 from ..render.structure import structure_mesh
 from ..results.grid import Picture, grid
 from .jobs import load_generated
-from .measure import ShapeFiles
 from .plan import Cell
 from .prepare import Prepared
 
@@ -24,9 +23,17 @@ CAMERA = orbit(60.0, 25.0, 2.0, 40.0)  # three quarters from the front
 
 
 def write_grid(
-    path: Path, cells: Sequence[Cell], test: Prepared, shown: NDArray[np.uint8], shape_files: ShapeFiles
+    path: Path,
+    cells: Sequence[Cell],
+    test: Prepared,
+    shown: NDArray[np.uint8],
+    first_file: Callable[[Cell], Path],
 ) -> None:
-    """Rows: what the networks saw, ground truth, then every method at its first training and generation seed."""
+    """Rows: what the networks saw, ground truth, then every method at its first training and generation seed.
+
+    Args:
+        first_file: file of a cell's shapes of the first assets.
+    """
     n = min(COLUMNS, len(test.ids))
     rows: list[list[Picture | None]] = [
         [np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.NEAREST)) for image in shown[:n]],
@@ -38,10 +45,11 @@ def write_grid(
     for cell in sorted(cells, key=lambda cell: (cell.entrant.trains, cell.steps)):
         if cell.seed != first_seed or (cell.training and cell.training.seed != first_training):
             continue
-        shapes = load_generated(shape_files(cell, len(test.ids))[0]).shapes
+        shapes = load_generated(first_file(cell)).shapes
         made = [picture_of(o) if ok else None for o, ok in zip(shapes.occupancy, shapes.ok, strict=True)]
         rows.append((made + [None] * n)[:n])
-        labels.append(f"{cell.entrant.label}, {cell.steps} step{'s' * (cell.steps > 1)}")
+        other = "" if cell.own else f", {cell.sampler.name}"
+        labels.append(f"{cell.entrant.label}{other}, {cell.steps} step{'s' * (cell.steps > 1)}")
     grid(rows, labels, [name.removeprefix("test-") for name in test.ids[:n]], path)
 
 

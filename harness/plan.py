@@ -1,41 +1,35 @@
-"""What a run will do: entrants, cells, where each result lies. Everything is decided before anything is computed."""
+"""What a run will do: entrants, students, cells, where each result lies. Decided before anything is computed.
+
+Two things are known only when a run has begun: the seconds of a training step (budget `seconds`) and the learning
+rates that a sweep chooses. Until then a plan has the forward passes' counts and the methods' own rates in their place
+(`--dry-run` prints it so); `with_step_seconds` and `with_rates` give the plan with what was found. The key of a run
+is that of its inputs, so it stays the same.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..assets.source import Source
 from ..assets.toys import ToySource
-from ..base.errors import UsageError, unknown_name
+from ..base.errors import UsageError
 from ..base.files import digest_of
-from ..flow.samplers import Sampler
-from ..methods import METHODS, Distillation, Method
+from ..flow.samplers import Sampler, sampler_of
+from ..methods import METHODS
+from ..metrics import METRICS
 from ..trellis.pipeline import SamplerParams
 from .config import Config
+from .parameters import Entrant, entrant
 
 ALWAYS = ("none", "none:cfg", "teacher")  # the rows that every table has
 REFERENCE = "teacher"
+BUDGET_METHOD = "cm"  # equal budgets are what its training of `train.steps` steps takes
+BUDGET_FORWARDS = 6  # its forward passes per sample and step
 TRAIN_VERSION = 1  # part of a trained student's address: raise it when training computes something else
 SAMPLE_VERSION = 1  # likewise for generated shapes and their features
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """A method in the variant and with the parameters that this run uses. label: `name` or `name:variant`."""
-
-    label: str
-    name: str
-    variant: str
-    version: int
-    method: Method
-
-    @property
-    def trains(self) -> bool:
-        return isinstance(self.method, Distillation)
 
 
 @dataclass(frozen=True)
@@ -44,27 +38,30 @@ class Training:
 
     entrant: Entrant
     seed: int
+    steps: int
     folder: str
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Shapes of one entrant for one number of steps and one generation seed.
+    """Shapes of one entrant for one sampler and one generation seed.
 
     Attributes:
         training: the student; None for the teacher's own rows.
-        steps: the sampler's, which for `teacher` is its own count.
+        own: whether the sampler is the one that the method is made for.
         folder: of the cell's shapes, relative to the run's.
     """
 
     entrant: Entrant
     training: Training | None
     sampler: Sampler
+    own: bool
     seed: int
     folder: str
 
     @property
     def steps(self) -> int:
+        """The sampler's, which for `teacher` is its own count."""
         return self.sampler.steps
 
 
@@ -73,20 +70,26 @@ class Plan:
     """A run, resolved.
 
     Attributes:
-        world: folder of the world; its digest is `world_sha`.
+        trainings, cells: the students and shapes that the tables are made of.
+        grid: the sweep's: one cell per method and learning rate, on validation toys. Empty without a sweep.
         limit: number of test assets, None for all.
+        world: folder of the world; its digest is `world_sha`.
         key: sha256 over everything that decides a result.
+        step_seconds: measured seconds of a training step by label, for budget `seconds`.
     """
 
     config: Config
     entrants: tuple[Entrant, ...]
-    trainings: tuple[Training, ...]
-    cells: tuple[Cell, ...]
+    train_seeds: tuple[int, ...]
     test: Source
     limit: int | None
     world: Path
     world_sha: str
     key: str
+    step_seconds: Mapping[str, float] = field(default_factory=dict)
+    trainings: tuple[Training, ...] = ()
+    cells: tuple[Cell, ...] = ()
+    grid: tuple[Cell, ...] = ()
 
     @property
     def run_id(self) -> str:
@@ -106,18 +109,28 @@ def resolve(
     """The plan of a run.
 
     Raises:
-        UsageError: unknown method, variant or parameter.
+        UsageError: unknown method, variant, parameter, sampler or metric, or settings that contradict each other.
     """
-    _check_method_tables(config)
+    _check_names(config)
     labels = list(dict.fromkeys(label.removesuffix(":") for label in (*methods, *ALWAYS)))
     entrants = tuple(entrant(label, config.methods, sampler) for label in labels)
-    stem = [config.train.model_dump(), train_source(config).digest(), world_sha]
-    seeds = dict.fromkeys(train_seeds)
-    trainings = tuple(_training(e, seed, stem) for e in entrants if e.trains for seed in seeds)
-    test_sha = digest_of([test.name, test.digest(), limit])
-    cells = tuple(_cells(entrants, trainings, config, [world_sha, test_sha]))
-    key = digest_of([[cell.folder for cell in cells], config.evaluate.seeds, world_sha, test_sha])
-    return Plan(config, entrants, trainings, cells, test, limit, world, world_sha, key)
+    seeds = tuple(dict.fromkeys(train_seeds))
+    decides = config.model_dump(exclude={"pretrain": True, "methods": True, "evaluate": {"batch"}})
+    who = [[e.label, e.version, repr(e.method)] for e in entrants]
+    versions = [TRAIN_VERSION, SAMPLE_VERSION]
+    key = digest_of([versions, who, seeds, decides, test.name, test.digest(), limit, world_sha])
+    return _filled(Plan(config, entrants, seeds, test, limit, world, world_sha, key))
+
+
+def with_step_seconds(plan: Plan, seconds: Mapping[str, float]) -> Plan:
+    """The plan for training steps that take so many seconds, by label; one of them is `BUDGET_METHOD`."""
+    return _filled(replace(plan, step_seconds=dict(seconds)))
+
+
+def with_rates(plan: Plan, rates: Mapping[str, float]) -> Plan:
+    """The plan with the learning rates that were chosen, by label."""
+    chosen = [who.at_rate(rates[who.label]) if who.label in rates else who for who in plan.entrants]
+    return _filled(replace(plan, entrants=tuple(chosen)))
 
 
 def train_source(config: Config) -> ToySource:
@@ -125,47 +138,53 @@ def train_source(config: Config) -> ToySource:
     return ToySource("train", config.data.train, config.data.seed)
 
 
-def entrant(label: str, changes: Mapping[str, Mapping[str, Any]], sampler: SamplerParams) -> Entrant:
-    """Build `name` or `name:variant`: the sampler's settings of the backbone, then the variant, then `changes`."""
-    name, _, variant = label.partition(":")
-    entry = METHODS.get(name)
-    if variant and variant not in entry.variants:
-        raise unknown_name(f"variant of method '{name}'", variant, [v for v in entry.variants if v])
-    known = {field.name: field.default for field in fields(entry.value)}
-    settings = {key: value for key, value in asdict(sampler).items() if key in known}
-    for key, value in changes.get(name, {}).items():
-        if key not in known:
-            raise unknown_name(f"parameter of method '{name}'", key, known)
-        _check_parameter(f"methods.{name}.{key}", value, settings.get(key, known[key]))
-    changed = {**entry.variants.get(variant, {}), **changes.get(name, {})}
-    lists_as_tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in changed.items()}
-    try:
-        method = entry.value(**{**settings, **lists_as_tuples})
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"Method '{label}' cannot be built ({error}). Check [methods.{name}].") from error
-    return Entrant(label, name, variant, entry.version, method)
+def validation_source(config: Config) -> ToySource:
+    """The toys that learning rates are chosen on. No test toy is among them; those of the floor row are."""
+    return ToySource("validation", config.sweep.assets, config.data.seed)
 
 
-def _check_parameter(key: str, value: Any, default: Any) -> None:
-    """A changed parameter is of its default's kind: a finite number for a number, a list for a tuple."""
-    if default is MISSING:
-        return
-    if isinstance(default, float):
-        fits = type(value) in (int, float) and math.isfinite(value)
+def training_steps(who: Entrant, config: Config, step_seconds: Mapping[str, float]) -> int:
+    """Optimiser steps that a method gets under the run's budget."""
+    train = config.train
+    if train.budget == "steps":
+        return train.steps
+    if train.budget == "seconds" and {who.label, BUDGET_METHOD} <= step_seconds.keys():
+        share = step_seconds[BUDGET_METHOD] / step_seconds[who.label]
     else:
-        fits = type(value) is (list if isinstance(default, tuple) else type(default))
-    if not fits:
-        raise UsageError(f"{key} takes a value like {default!r} (got {value!r}). Correct it in the preset or --set.")
+        share = BUDGET_FORWARDS / who.distillation.cost()
+    return max(1, round(train.steps * share))
 
 
-def _check_method_tables(config: Config) -> None:
+def _check_names(config: Config) -> None:
     for name in config.methods:
         METHODS.get(name)
+    for name in config.evaluate.samplers:
+        sampler_of(name, 1, 1.0)
+    if config.sweep.lr:
+        METRICS.get(config.sweep.metric)
+        if config.train.lr is not None:
+            raise UsageError("train.lr fixes the learning rate that sweep.lr is to choose. Set one of the two.")
 
 
-def _training(who: Entrant, seed: int, stem: list[Any]) -> Training:
-    sha = digest_of([TRAIN_VERSION, who.label, who.version, repr(who.method), seed, *stem])
-    return Training(who, seed, f"students/{_file_name(who.label)}-seed{seed}-{sha[:12]}")
+def _filled(plan: Plan) -> Plan:
+    """With the students and cells that follow from the rest."""
+    config = plan.config
+    train = config.train.model_dump(exclude={"steps", "budget"})  # a student's own count is in its address
+    stem = [train, train_source(config).digest(), plan.world_sha]
+
+    def training(who: Entrant, seed: int) -> Training:
+        steps = training_steps(who, config, plan.step_seconds)
+        sha = digest_of([TRAIN_VERSION, who.label, who.version, repr(who.method), seed, steps, *stem])
+        return Training(who, seed, steps, f"students/{_file_name(who.label)}-seed{seed}-{sha[:12]}")
+
+    trained = [who for who in plan.entrants if who.trains]
+    trainings = tuple(training(who, seed) for who in trained for seed in plan.train_seeds)
+    on_grid = [training(who.at_rate(lr), config.sweep.seed) for who in trained for lr in dict.fromkeys(config.sweep.lr)]
+    test = digest_of([plan.test.name, plan.test.digest(), plan.limit])
+    validation = digest_of([validation_source(config).name, validation_source(config).digest(), None])
+    cells = tuple(_cells(plan.entrants, trainings, config, [plan.world_sha, test]))
+    grid = tuple(_grid_cell(student, config, [plan.world_sha, validation]) for student in on_grid)
+    return replace(plan, trainings=trainings, cells=cells, grid=grid)
 
 
 def _cells(
@@ -173,18 +192,36 @@ def _cells(
 ) -> Iterator[Cell]:
     for who in entrants:
         sources: list[Training | None] = [t for t in trainings if t.entrant is who] if who.trains else [None]
-        samplers = dict.fromkeys(who.method.sampler(steps) for steps in config.evaluate.steps)
         for source in sources:
-            for sampler in samplers:
+            for sampler, own in _samplers(who, config):
                 for seed in dict.fromkeys(config.evaluate.seeds):
-                    yield Cell(who, source, sampler, seed, _cell_folder(who, source, sampler, seed, stem))
+                    yield _cell(who, source, sampler, own, seed, stem)
 
 
-def _cell_folder(who: Entrant, source: Training | None, sampler: Sampler, seed: int, stem: list[Any]) -> str:
+def _samplers(who: Entrant, config: Config) -> Iterable[tuple[Sampler, bool]]:
+    """The method's own sampler at each number of steps, then the others for students, those apart that compute the
+    same (at one step: all)."""
+    found: dict[Any, tuple[Sampler, bool]] = {}
+    for steps in config.evaluate.steps:
+        own = who.method.sampler(steps)
+        found.setdefault(own.computation(), (own, True))
+        for name in config.evaluate.samplers if who.trains else ():
+            other = sampler_of(name, steps, who.method.rescale_t)
+            found.setdefault(other.computation(), (other, False))
+    return found.values()
+
+
+def _grid_cell(student: Training, config: Config, stem: list[Any]) -> Cell:
+    sampler = student.entrant.method.sampler(min(config.evaluate.steps))
+    return _cell(student.entrant, student, sampler, True, config.sweep.seed, stem)
+
+
+def _cell(who: Entrant, source: Training | None, sampler: Sampler, own: bool, seed: int, stem: list[Any]) -> Cell:
     origin = source.folder if source else who.label
-    sha = digest_of([SAMPLE_VERSION, origin, repr(sampler), seed, *stem])
+    sha = digest_of([SAMPLE_VERSION, origin, asdict(sampler.computation()), seed, *stem])
     trained = f"-seed{source.seed}" if source else ""
-    return f"shapes/{_file_name(who.label)}{trained}-{sampler.steps}steps-gen{seed}-{sha[:12]}"
+    name = f"{_file_name(who.label)}{trained}-{sampler.steps}steps-gen{seed}-{sha[:12]}"
+    return Cell(who, source, sampler, own, seed, f"shapes/{name}")
 
 
 def _file_name(label: str) -> str:

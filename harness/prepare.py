@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +73,17 @@ class _Shard:
     path: Path
 
 
-def prepare(source: Source, spec: Preparation, cache: Path, team: Workers) -> Prepared:
-    """All assets of a source as arrays, from the cache where it has them."""
+def prepare(source: Source, spec: Preparation, cache: Path, team: Workers, limit: int | None = None) -> Prepared:
+    """The assets of a source (the first `limit` of its list) as arrays, from the cache where it has them."""
     assets = source.assets()
+    if limit is not None and limit < len(assets):
+        whole_shards = -(-limit // SHARD) * SHARD  # the cache has whole ones only, which any limit can use
+        first = {asset.id for asset in assets[:limit]}
+        return _only(_prepare(source, assets[:whole_shards], spec, cache, team), first)
+    return _prepare(source, assets, spec, cache, team)
+
+
+def _prepare(source: Source, assets: Sequence[Asset], spec: Preparation, cache: Path, team: Workers) -> Prepared:
     address = digest_of([CODE_VERSION, source.name, source.digest(), asdict(spec)])[:16]
     folder = cache / f"prepared-{source.name}-{address}"
     shards = [
@@ -139,6 +147,19 @@ def _make_shard(shard: _Shard) -> None:
             images=images.reshape(-1, spec.views, spec.image_size, spec.image_size, 3),
             failures=np.array(failures, str).reshape(-1, 2),
         )
+
+
+def _only(prepared: Prepared, names: Container[str]) -> Prepared:
+    """The part with these ids."""
+    rows = [i for i, name in enumerate(prepared.ids) if name in names]
+    return replace(
+        prepared,
+        ids=tuple(prepared.ids[i] for i in rows),
+        categories=tuple(prepared.categories[i] for i in rows),
+        occupancy=prepared.occupancy[rows],
+        images=prepared.images[rows],
+        failures=tuple(failure for failure in prepared.failures if failure[0] in names),
+    )
 
 
 def _joined(shards: Sequence) -> Prepared:

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..base.errors import MissingError
 from ..results.render_rich import to_rich
-from ..results.report import report, tables
-from ..results.rows import Row, read_rows
+from ..results.report import RunResults, read_run, report, tables
 
 
 def report_command(folder: Path | None, format: str) -> None:
-    rows = read_rows((folder or newest_run(Path("runs"))) / "rows.jsonl")
+    run = read_run(folder or newest_run(Path("runs")))
     if format == "rich":
-        print_tables(rows)
+        print_tables(run)
     else:
-        sys.stdout.write(report(rows, format))
+        sys.stdout.write(report(run, format))
 
 
-def print_tables(rows: Sequence[Row]) -> None:
+def print_tables(run: RunResults) -> None:
     """The tables on standard output, as wide as the terminal."""
     width = max(100, min(200, shutil.get_terminal_size((140, 24)).columns))
-    sys.stdout.write(to_rich(tables(rows), width=width, color=sys.stdout.isatty()))
+    sys.stdout.write(to_rich(tables(run), width=width, color=sys.stdout.isatty()))
 
 
 def newest_run(root: Path) -> Path:

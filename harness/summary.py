@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..flow.samplers import Euler
-from ..methods import Distillation, Method
+from collections.abc import Iterable
+
 from .config import Config
-from .plan import Cell, Plan
+from .plan import Cell, Plan, Training
 
 # Seconds of one core, from the phases of one run of preset `tiny` on two 2.5 GHz server cores (660 s of training for
 # 200 steps, 680 s of generation for 5,760 shapes). Only the estimates of `--dry-run` use them.
@@ -16,17 +16,20 @@ ASSET_S = 0.083  # decoding, pictures, points and features of one asset
 
 def plan_summary(plan: Plan, workers: int) -> str:
     config, n_test = plan.config, _n_test(plan)
-    train_s = sum(_train_seconds(training.entrant.method, config) for training in plan.trainings)
+    grid = [cell.training for cell in plan.grid if cell.training]
+    students = {training.folder: training for training in (*plan.trainings, *grid)}.values()
+    train_s = sum(_train_seconds(training, config) for training in students)
+    generate_s = _generate_seconds(plan.cells, n_test) + _generate_seconds(plan.grid, config.sweep.assets)
     passes = sum(_passes(cell) for cell in plan.cells)
-    generate_s = n_test * (passes * SAMPLE_S + len(plan.cells) * ASSET_S)
     lines = [
         f"run {plan.run_id}: world {plan.world.name}, test source {plan.test.name}, {n_test} assets",
         "",
         "students to train (training seeds x methods):",
-        *(f"  {t.entrant.label:10} seed {t.seed}  {config.train.steps} steps  {t.folder}" for t in plan.trainings),
+        *(f"  {t.entrant.label:13} seed {t.seed}  {t.steps} steps  {t.folder}" for t in plan.trainings),
+        *_provisos(plan),
         "",
-        f"cells to generate: {len(plan.cells)} (methods x steps {list(config.evaluate.steps)} x generation seeds "
-        f"{list(config.evaluate.seeds)}), {passes} sampler passes per asset in all",
+        f"cells to generate: {len(plan.cells)} (methods x steps {list(config.evaluate.steps)} x samplers x generation "
+        f"seeds {list(config.evaluate.seeds)}), {passes} sampler passes per asset in all",
         "",
         f"estimate: {train_s / workers / 60:.1f} min training + {generate_s / workers / 60:.1f} min generation and "
         f"features, with {workers} process(es)",
@@ -34,16 +37,32 @@ def plan_summary(plan: Plan, workers: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _provisos(plan: Plan) -> list[str]:
+    """What the run itself will find out."""
+    lines = []
+    if plan.config.train.budget == "seconds":
+        lines.append("  budget seconds: steps are set when the run has timed them; shown are those of equal forwards")
+    if plan.grid:
+        section = plan.config.sweep
+        lines.append(
+            f"  sweep: {len(plan.grid)} students at learning rates {list(section.lr)}, scored with {section.metric} on "
+            f"{section.assets} validation toys; the chosen rates are those of the students above"
+        )
+    return lines
+
+
 def _n_test(plan: Plan) -> int:
     n = len(plan.test.assets())
     return n if plan.limit is None else min(n, plan.limit)
 
 
-def _train_seconds(method: Method, config: Config) -> float:
-    samples = config.train.batch * config.train.steps
-    return method.cost() * FORWARD_S * samples if isinstance(method, Distillation) else 0
+def _train_seconds(training: Training, config: Config) -> float:
+    return training.entrant.distillation.cost() * FORWARD_S * config.train.batch * training.steps
+
+
+def _generate_seconds(cells: Iterable[Cell], n_assets: int) -> float:
+    return sum(n_assets * (_passes(cell) * SAMPLE_S + ASSET_S) for cell in cells)
 
 
 def _passes(cell: Cell) -> int:
-    guided = isinstance(cell.sampler, Euler) and cell.sampler.cfg_strength != 0
-    return cell.steps * (2 if guided else 1)
+    return sum(2 if strength else 1 for strength in cell.sampler.computation().strengths)

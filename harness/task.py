@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +22,9 @@ from ..flow.times import TimeDensity
 from ..trellis.adapter import bind
 from ..trellis.pipeline import StructurePipeline
 from .conditions import keep_window
+from .config import Precision
+
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,40 @@ class Task(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class Point:
-    """Where on the path a batch is looked at: t [B], x_t, and the teacher, whose pair at (x_t, t) is kept."""
+    """Where on the path a batch is looked at: t [B], x_t, and the teacher, whose pair at (x_t, t) is kept.
+
+    pair_s: seconds that the pair took; 0 while nobody has asked for it.
+    """
 
     t: Tensor
     x_t: Tensor
     teacher: SharedTeacher
+    pair_s: float = 0.0
+
+
+class ChargedTeacher:
+    """A point's teacher for one student. owed_s: seconds of the kept pair where another student asked first.
+
+    So a student's time in a training together is what it would be alone, whatever the order of the students.
+    """
+
+    def __init__(self, point: Point):
+        self._point = point
+        self._asked = False
+        self.owed_s = 0.0
+
+    def __call__(self, x: Tensor, t: Tensor, cfg_strength: float) -> Tensor:
+        point, started = self._point, time.perf_counter()
+        v = point.teacher(x, t, cfg_strength)
+        if x is point.x_t and t is point.t and not self._asked:
+            self._asked = True
+            if point.pair_s:
+                self.owed_s = point.pair_s
+            else:
+                point.pair_s = time.perf_counter() - started
+        return v
 
 
 @dataclass
@@ -127,3 +159,39 @@ class StructureTask:
 
     def teacher(self, cond: Tensor) -> Guided:
         return self.pipeline.velocity(self.pipeline.flow, cond)
+
+
+@contextmanager
+def autocast(x: Tensor, precision: Precision) -> Iterator[None]:
+    """Linear layers, convolutions and attention in `precision`; weights stay as they are."""
+    if precision == "float32":
+        yield
+        return
+    # No cache of cast weights: within a call none is used twice, and one made under a JVP must not outlive it.
+    with torch.autocast(x.device.type, HALF[precision], cache_enabled=False):
+        yield
+
+
+def lowered(velocity: Velocity, precision: Precision) -> Velocity:
+    """A velocity computed in `precision` and returned in float32, so that differences of two are float32 too."""
+    if precision == "float32":
+        return velocity
+
+    def half(x: Tensor, t: Tensor) -> Tensor:
+        with autocast(x, precision):
+            return velocity(x, t).float()
+
+    return half
+
+
+def lowered_teacher(teacher: Guided, precision: Precision) -> Guided:
+    """As `lowered`, for a guided velocity."""
+    if precision == "float32":
+        return teacher
+
+    def pair(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(x, precision):
+            v_cond, v_neg = teacher.pair(x, t)
+        return v_cond.float(), v_neg.float()
+
+    return Guided(lowered(lambda x, t: teacher(x, t, 0.0), precision), pair)

@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import json
+import math
+import resource
+import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..base.files import write_text
+from ..base.errors import UsageError
+from ..base.files import write_json, write_text
 from ..base.seeds import seed_of
 from ..methods import Distillation, Step
 from .config import Train
+from .distributed import Ranks, joined
 from .learner import Learner, Recipe, blend
+from .parts import Cut, CutDraws, Part, parts_of
 from .pool import tick
 from .storage import save_tensors
-from .task import Points, Task
+from .task import ChargedTeacher, Points, Task, lowered, lowered_teacher
 
 CHECKPOINT_EVERY_S = 20.0
 LOG_EVERY = 10  # steps
 GIVE_UP_AFTER = 10  # steps in a row without a finite loss and gradient
+
+
+@dataclass(frozen=True)
+class Share:
+    """One part of a training step, ready for a method: the step, its weight, how its private draws are cut."""
+
+    step: Step
+    weight: float
+    cut: Cut
+    teacher: ChargedTeacher
 
 
 class Student:
@@ -35,19 +54,38 @@ class Student:
         network: a copy of the teacher, made for this student (`Task.student`).
         steps: optimiser steps of this student.
         folder: where checkpoint, log and result are kept.
+
+    Attributes:
+        seconds: time in this student's steps, all calls together, as if it had trained alone.
+
+    Raises:
+        UsageError: activations are to be recomputed and the network has no blocks that can.
     """
 
     def __init__(self, label: str, method: Distillation, network: nn.Module, train: Train, steps: int, folder: Path):
         self.label = label
         self.method = method
         self.folder = folder
+        self.train = train
         self.network = network.train().requires_grad_(True)
+        if train.checkpoint_blocks:
+            recompute_blocks(self.network)
         self.auxiliary = method.auxiliary()
         parts = {"network": self.network} | ({"auxiliary": self.auxiliary} if self.auxiliary is not None else {})
-        recipe = Recipe(steps, train.lr or method.lr, train.warmup, train.clip, train.ema)
+        recipe = Recipe(
+            steps,
+            train.lr or method.lr,
+            train.warmup,
+            train.clip,
+            train.ema,
+            more_ema=tuple(dict.fromkeys(train.more_ema)),
+            clip_percentile=train.clip_percentile,
+            scale_loss=train.precision == "float16",
+        )
         self.learner = Learner(nn.ModuleDict(parts), recipe)
         self.target = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         self.log: list[dict[str, float]] = []
+        self.seconds = 0.0
         if self._checkpoint.exists():
             self._restore()
 
@@ -69,92 +107,205 @@ class Student:
 
         return averaged
 
-    def update(self, step: Step) -> None:
+    def differentiate(self, shares: Sequence[Share]) -> dict[str, float]:
+        """Add up the gradients of these parts of a batch. Returns loss and diagnostics, weighted and added up."""
+        self.learner.forget()
+        totals: dict[str, float] = {}
+        for share in shares:
+            with CutDraws(share.step.generator, share.cut) if share.cut else nullcontext():
+                loss = self.method.loss(share.step)
+            self.learner.backward(loss.value * share.weight)
+            values = {"loss": loss.value.detach(), **loss.diagnostics}
+            totals = {key: totals.get(key, 0.0) + float(value) * share.weight for key, value in values.items()}
+        return totals
+
+    def apply(self, totals: Mapping[str, float], index: int, elapsed: float) -> None:
+        """Update the weights with the gradients of the whole batch, of which `totals` are loss and diagnostics."""
         started = time.perf_counter()
-        loss = self.method.loss(step)
-        norm = self.learner.step(loss.value)
+        norm = self.learner.advance(math.isfinite(totals["loss"]))
         if self.method.target_decay:
             blend(self.target, dict(self.network.named_parameters()), self.method.target_decay)
-        if step.index % LOG_EVERY == 0 or step.index == step.total - 1:
-            values = {name: float(value) for name, value in loss.diagnostics.items()}
-            entry = {"step": step.index, "loss": float(loss.value.detach()), "grad_norm": norm, **values}
-            self.log.append(entry | {"step_s": time.perf_counter() - started})
+        elapsed += time.perf_counter() - started
+        self.seconds += elapsed
+        if index % LOG_EVERY == 0 or index == self.learner.recipe.steps - 1:
+            entry = {"step": index, **totals, "grad_norm": norm, "skipped": self.learner.skipped, "step_s": elapsed}
+            self.log.append(entry)
 
     def save(self) -> None:
         """Checkpoint: log first, tensors last, so that a checkpoint is never ahead of its log."""
         self._write_log()
         targets = {f"target/{name}": value for name, value in self.target.items()}
-        save_tensors(self._checkpoint, self.learner.state() | targets)
+        seconds = torch.tensor(self.seconds, dtype=torch.float64)
+        save_tensors(self._checkpoint, self.learner.state() | targets | {"seconds": seconds})
 
     def finish(self) -> None:
-        """Write the averaged weights, the result of training."""
+        """Write the averaged weights, the result of training, and what it took."""
         self._write_log()
+        self._write_account()
         self.learner.settle()
+        for decay, average in self.learner.more.items():
+            save_tensors(student_file(self.folder, decay), self.network.state_dict() | _own(average))
         save_tensors(student_file(self.folder), dict(self.network.state_dict()))
         self._checkpoint.unlink(missing_ok=True)
 
     def _write_log(self) -> None:
         write_text(self.folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.log))
 
+    def _write_account(self) -> None:
+        """training.json: what a report says of a training. peak_memory_gb is that of all students of the process."""
+        steps, batch = self.learner.recipe.steps, self.train.batch
+        write_json(
+            self.folder / "training.json",
+            {
+                "label": self.label,
+                "steps": steps,
+                "batch": batch,
+                "forwards": self.method.cost() * steps * batch,
+                "seconds": self.seconds,
+                "skipped": self.learner.skipped,
+                "lr": self.learner.recipe.lr,
+                "precision": self.train.precision,
+                "peak_memory_gb": peak_memory() / 1e9,
+            },
+        )
+
     def _restore(self) -> None:
         state = load_file(self._checkpoint)
         self.target = {key.removeprefix("target/"): v for key, v in state.items() if key.startswith("target/")}
+        self.seconds = float(state.pop("seconds"))
         self.learner.restore({key: v for key, v in state.items() if not key.startswith("target/")})
         lines = (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
         self.log = [entry for entry in map(json.loads, lines) if entry["step"] < self.learner.done]
 
 
-def student_file(folder: Path) -> Path:
-    """Where the trained weights of a cell lie; the file exists when, and only when, training is complete."""
-    return folder / "student.safetensors"
+@runtime_checkable
+class Recomputing(Protocol):
+    """A block that can recompute its activations in the backward pass instead of keeping them."""
+
+    use_checkpoint: bool
 
 
-def train_together(students: Sequence[Student], task: Task, train: Train, seed: int) -> dict[str, str]:
+def recompute_blocks(network: nn.Module) -> None:
+    """Make all blocks of `network` that can recompute their activations do so. Raises UsageError when none can."""
+    blocks = [part for part in network.modules() if isinstance(part, Recomputing)]
+    if not blocks:
+        raise UsageError(
+            f"train.checkpoint_blocks: a {type(network).__name__} has no blocks that recompute activations. "
+            "Set it to false."
+        )
+    for block in blocks:
+        block.use_checkpoint = True
+
+
+def peak_memory() -> int:
+    """Most bytes this process has held: on the GPU where it used one, else in main memory."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: getrusage counts what the parent held when it started this process
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _own(average: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The network's part of an average over network and auxiliary."""
+    prefix = "network."
+    return {name.removeprefix(prefix): value for name, value in average.items() if name.startswith(prefix)}
+
+
+def student_file(folder: Path, decay: float | None = None) -> Path:
+    """Where the trained weights of a cell lie; the file exists when, and only when, training is complete.
+
+    Args:
+        decay: of a further average (`train.more_ema`); None for the one that is evaluated.
+    """
+    return folder / ("student.safetensors" if decay is None else f"student-ema{decay}.safetensors")
+
+
+def train_together(
+    students: Sequence[Student], task: Task, train: Train, seed: int, ranks: Ranks | None = None
+) -> dict[str, str]:
     """Train all students to the end. Each gets the bits that it would get alone; the teacher's passes are shared.
 
     Students that are ahead (resumed from a later checkpoint) wait for the others. One whose method raises, or whose
     loss stays non-finite, is left out from there on; the others go on.
 
+    Args:
+        ranks: the processes that train these students together, each on its part of every batch; those of the
+            process group that was joined, by default. The first one writes.
+
     Returns:
-        Reason of the failure of each student that failed, by label.
+        Reason of the failure of each student that failed, by the name of its folder: students of one method that
+        differ in a parameter share their label.
+
+    Raises:
+        UsageError: more parts than a batch has samples.
     """
-    saved = time.monotonic()
+    ranks, saved = ranks or joined(), time.monotonic()
     going, failures = [student for student in students if student.remaining], {}
     index = min((student.learner.done for student in going), default=0)
     while going:
-        batch = task.draw(seed, index)
-        points = Points(batch, task.teacher(batch.cond), train.t_min)
+        started = time.perf_counter()
+        parts = [(part, _points(part, task, train)) for part in _own_parts(task, train, seed, index, ranks)]
+        draw_s = time.perf_counter() - started
         for student in going:
             if student.learner.done == index:
-                error = _updated(student, _step(student, task, points, seed, index))
-                failures |= {student.label: error} if error else {}
-                if not student.remaining and not error:
+                shares = [_share(student, task, part, points, seed, index) for part, points in parts]
+                error = _updated(student, shares, index, draw_s, ranks)
+                failures |= {student.folder.name: error} if error else {}
+                if not student.remaining and not error and ranks.first:
                     student.finish()
                 tick()
         index += 1
-        going = [student for student in going if student.remaining and student.label not in failures]
-        if time.monotonic() - saved > CHECKPOINT_EVERY_S:
+        going = [student for student in going if student.remaining and student.folder.name not in failures]
+        if ranks.first and time.monotonic() - saved > CHECKPOINT_EVERY_S:
             for student in going:
                 student.save()
             saved = time.monotonic()
+    ranks.wait()
     return failures
 
 
-def _updated(student: Student, step: Step) -> str:
+def _own_parts(task: Task, train: Train, seed: int, index: int, ranks: Ranks) -> list[Part]:
+    """The parts of a batch that this process computes."""
+    first = ranks.rank * train.accumulate
+    return parts_of(task.draw(seed, index), ranks.size * train.accumulate, range(first, first + train.accumulate))
+
+
+def _points(part: Part, task: Task, train: Train) -> Points:
+    return Points(part.batch, lowered_teacher(task.teacher(part.batch.cond), train.precision), train.t_min)
+
+
+def _updated(student: Student, shares: Sequence[Share], index: int, draw_s: float, ranks: Ranks) -> str:
     """One update; the reason when it failed, else ""."""
+    started, totals, reason = time.perf_counter(), {}, ""
     try:
-        student.update(step)
+        totals = student.differentiate(shares)
     except Exception as error:  # a method may be anybody's code: its failure is a row of the table, not the run's end
         write_text(student.folder / "failure.txt", traceback.format_exc())
-        return f"{type(error).__name__}: {error} (step {step.index}, {student.folder / 'failure.txt'})"
+        reason = f"{type(error).__name__}: {error} (step {index}, {student.folder / 'failure.txt'})"
+    if ranks.any(bool(reason)):  # before gradients are exchanged: no process may wait for one that failed
+        return reason or f"failed in another process (step {index}, {student.folder / 'failure.txt'})"
+    totals = _summed(totals, student.learner.gradients(), ranks)
+    elapsed = time.perf_counter() - started + draw_s + sum(share.teacher.owed_s for share in shares)
+    student.apply(totals, index, elapsed)
     if student.learner.skipped_in_a_row >= GIVE_UP_AFTER:
-        return f"loss or gradient not finite for {GIVE_UP_AFTER} steps up to step {step.index}"
+        return f"loss or gradient not finite for {GIVE_UP_AFTER} steps up to step {index}"
     return ""
 
 
-def _step(student: Student, task: Task, points: Points, seed: int, index: int) -> Step:
-    batch, point = points.batch, points.at(student.method.times)
-    return Step(
+def _summed(totals: dict[str, float], gradients: Sequence[Tensor], ranks: Ranks) -> dict[str, float]:
+    """Gradients (in place) and totals, added up over processes."""
+    numbers = torch.tensor(list(totals.values()), dtype=torch.float64)
+    ranks.add([numbers, *gradients])
+    return dict(zip(totals, numbers.tolist(), strict=True))
+
+
+def _share(student: Student, task: Task, part: Part, points: Points, seed: int, index: int) -> Share:
+    batch, point, precision = points.batch, points.at(student.method.times), student.train.precision
+    teacher = ChargedTeacher(point)
+    step = Step(
         index=index,
         total=student.learner.recipe.steps,
         x_0=batch.x_0,
@@ -163,9 +314,10 @@ def _step(student: Student, task: Task, points: Points, seed: int, index: int) -
         t_min=points.t_min,
         x_t=point.x_t,
         layout=batch.layout,
-        student=task.bind(student.network, batch.cond),
-        frozen_student=task.bind(student.frozen(), batch.cond),
-        teacher=point.teacher,
+        student=lowered(task.bind(student.network, batch.cond), precision),
+        frozen_student=lowered(task.bind(student.frozen(), batch.cond), precision),
+        teacher=teacher,
         generator=torch.Generator().manual_seed(seed_of("method", student.label, seed, index)),
         auxiliary=student.auxiliary,
     )
+    return Share(step, part.share, part.cut, teacher)

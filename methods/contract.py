@@ -13,7 +13,7 @@ from ..flow.derivative import total_derivative
 from ..flow.guidance import GuidedVelocity, Velocity
 from ..flow.layout import Layout
 from ..flow.samplers import Sampler
-from ..flow.times import UNIFORM, TimeDensity
+from ..flow.times import UNIFORM, LogitNormal, TimeDensity
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,9 @@ class Distillation(Method, ABC):
 
     lr: float = 1e-4
     target_decay: float = 0.0
-    times: TimeDensity = UNIFORM
+    times: TimeDensity = field(
+        default=UNIFORM, metadata={"choices": {"uniform": UNIFORM, "logit_normal": LogitNormal()}}
+    )
 
     @abstractmethod
     def loss(self, step: Step) -> Loss:

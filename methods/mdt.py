@@ -2,74 +2,174 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..flow.layout import per_sample_mean, rms
+from ..flow.layout import Layout
 from ..flow.path import diffuse
-from ..flow.samplers import Renoise, Sampler
+from ..flow.samplers import Sampler
+from ..flow.times import TimeDensity
+from . import vm
 from .contract import METHODS, Distillation, Loss, Step
-from .residual import backward_difference, bounded, velocity_residual
-from .vm import matching_loss
+from .reduction import REDUCTIONS, PerSample, Reduction, reduced_mean
+from .residual import (
+    DERIVATIVES,
+    SCALINGS,
+    BackwardDifference,
+    DerivativeRule,
+    Pushed,
+    ResidualRms,
+    Scaling,
+    pushed,
+)
+from .sampling import SAMPLINGS, ByRenoising, Sampling
+from .vm import matching_cost, matching_loss
 
 
-@METHODS.register("mdt", version=1, source="MDT-dist, arXiv:2509.04406, Eq. 10-15")
+class Renoising(Protocol):
+    """Where the student's own sample is compared with the teacher."""
+
+    def draw(self, step: Step, times: TimeDensity) -> tuple[Tensor, Tensor]:
+        """A time [B] and a noise, in the layout of the batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class OwnDraws:
+    """A fresh time of the training density and fresh noise (MDT-dist, Algorithm 1)."""
+
+    def draw(self, step: Step, times: TimeDensity) -> tuple[Tensor, Tensor]:
+        u = torch.rand(step.t.shape, generator=step.generator, dtype=step.t.dtype).to(step.t.device)
+        return times.times(u, step.t_min), step.layout.randn([step.generator])
+
+
+@dataclass(frozen=True)
+class SharedDraws:
+    """The time and the noise of the VM term (the released MDT-dist)."""
+
+    def draw(self, step: Step, times: TimeDensity) -> tuple[Tensor, Tensor]:
+        del times
+        return step.t, step.noise
+
+
+class Surrogate(Protocol):
+    def __call__(self, phi: Tensor, push: Tensor, t: Tensor, layout: Layout, reduction: Reduction) -> Tensor:
+        """A scalar whose gradient is that of VD.
+
+        Args:
+            phi: phi(z', 1) of the generator, with gradient.
+            push: r' at the sample, scaled, without gradient.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PaperGradient:
+    """(1 - t) r'^T dphi(z', 1): Eq. 14. The factor is dx'_t / dx'."""
+
+    def __call__(self, phi: Tensor, push: Tensor, t: Tensor, layout: Layout, reduction: Reduction) -> Tensor:
+        return reduced_mean(layout, layout.expand(1 - t) * push * phi, reduction)
+
+
+@dataclass(frozen=True)
+class ReleasedGradient:
+    """2 r'^T dphi(z', 1), and the value |r'|^2: the released MDT-dist."""
+
+    def __call__(self, phi: Tensor, push: Tensor, t: Tensor, layout: Layout, reduction: Reduction) -> Tensor:
+        del t
+        return reduced_mean(layout, (push + phi - phi.detach()).square(), reduction)
+
+
+RENOISINGS: Mapping[str, Renoising] = MappingProxyType({"own": OwnDraws(), "shared": SharedDraws()})
+SURROGATES: Mapping[str, Surrogate] = MappingProxyType({"paper": PaperGradient(), "released": ReleasedGradient()})
+VARIANTS = vm.VARIANTS | {
+    "official": vm.RELEASED | {"vd_cfg_strength": 100.0, "vd_draws": SharedDraws(), "vd_gradient": ReleasedGradient()},
+}
+
+
+@METHODS.register("mdt", version=1, source="MDT-dist, arXiv:2509.04406, Eq. 10-15", variants=VARIANTS)
 @dataclass(frozen=True, kw_only=True)
 class VelocityMatchingDistillation(Distillation):
-    """L = L_VM + lambda L_VD.
+    """L = lambda_vm L_VM + lambda_vd L_VD.
 
     VD makes a sample x' = z' - phi(z', 1), re-noises it to x'_t, and pushes it along the residual there:
     grad = E[(1 - t) r'^T dphi(z', 1)] (Eq. 14).
 
-    DEVIATION(paper Eq. 14): r' is bounded as in `vm`, so that lambda keeps its meaning.
-
     Attributes:
-        lambda_vd: weight of VD against VM; VD alone has no anchor and may drift.
+        delta, derivative, scaling, reduction, sampling, student_cfg: as in `vm`, for both terms.
+        lambda_vm: weight of VM; 0 leaves VD without an anchor.
+        lambda_vd: weight of VD.
+        vd_cfg_strength: guidance strength of VD's teacher; None: that of VM.
+        vd_draws: time and noise of VD.
+        vd_gradient: the weight of r' in VD's gradient.
     """
 
     lr: float = 4e-4
     delta: float = 0.01
-    bound: float = 0.1
+    derivative: DerivativeRule = field(default=BackwardDifference(), metadata={"choices": DERIVATIVES})
+    # DEVIATION(paper Eq. 10 and 14): r and r' are bounded as in `vm`, so that lambda keeps its meaning.
+    scaling: Scaling = field(default=ResidualRms(), metadata={"choices": SCALINGS})
+    reduction: Reduction = field(default=PerSample(), metadata={"choices": REDUCTIONS})
+    sampling: Sampling = field(default=ByRenoising(), metadata={"choices": SAMPLINGS})
+    student_cfg: float = 0.0
+    lambda_vm: float = 1.0
     lambda_vd: float = 1.0
+    # DEVIATION(release, 40 and 100): two strengths are two data distributions, without a common fixed point.
+    vd_cfg_strength: float | None = None
+    # DEVIATION(release): it reuses VM's time and noise; here as in the paper.
+    vd_draws: Renoising = field(default=OwnDraws(), metadata={"choices": RENOISINGS})
+    # DEVIATION(release): 2 r' in place of (1 - t) r'; here as in the paper.
+    vd_gradient: Surrogate = field(default=PaperGradient(), metadata={"choices": SURROGATES})
+
+    def __post_init__(self) -> None:
+        self.sampler(1)  # refuses a student_cfg that the sampler has no use for
+        if self.lambda_vm == 0:
+            warnings.warn(
+                "mdt with lambda_vm = 0 is unanchored: VD has no gradient wherever VM is solved, and may drift or "
+                "diverge - give lambda_vm a positive value, e.g. 1",
+                stacklevel=2,
+            )
 
     def loss(self, step: Step) -> Loss:
-        matching = matching_loss(step, self.cfg_strength, self.delta, self.bound)
-        distillation = distillation_loss(step, self.cfg_strength, self.delta, self.bound)
+        matching = matching_loss(
+            step,
+            self.cfg_strength,
+            rule=self.derivative,
+            scaling=self.scaling,
+            delta=self.delta,
+            reduction=self.reduction,
+        )
+        distillation = self.distillation(step)
         return Loss(
-            matching.value + self.lambda_vd * distillation.value,
+            self.lambda_vm * matching.value + self.lambda_vd * distillation.value,
             {**matching.diagnostics, **distillation.diagnostics},
         )
 
+    def distillation(self, step: Step) -> Loss:
+        """The VD term. Its value is a surrogate; only the generator phi(z', 1) is differentiated."""
+        layout = step.layout
+        start = layout.randn([step.generator])
+        phi = step.student(start, torch.ones_like(step.t))
+        t, at = self._own_residual(step, start - phi)
+        return Loss(self.vd_gradient(phi, at.push, t, layout, self.reduction), at.diagnostics(layout, "_own"))
+
+    @torch.no_grad()
+    def _own_residual(self, step: Step, sample: Tensor) -> tuple[Tensor, Pushed]:
+        """A time, and the residual at the student's own sample, diffused to it; all constant."""
+        t, noise = self.vd_draws.draw(step, self.times)
+        x_t = diffuse(sample, noise, t, step.layout)
+        v = step.teacher(x_t, t, self.cfg_strength if self.vd_cfg_strength is None else self.vd_cfg_strength)
+        return t, pushed(step, x_t, t, v, rule=self.derivative, scaling=self.scaling, delta=self.delta)
+
     def sampler(self, n_steps: int) -> Sampler:
-        return Renoise(n_steps, self.rescale_t)
+        return self.sampling.sampler(n_steps, self.rescale_t, self.student_cfg)
 
     def cost(self) -> float:
-        return 13  # vm, and on the student's own sample: teacher pair, two targets, one student, backward
-
-
-def distillation_loss(step: Step, cfg_strength: float, delta: float, bound: float) -> Loss:
-    """The VD term. Its value is a surrogate with Eq. 14's gradient; only the generator phi(z', 1) is differentiated."""
-    layout = step.layout
-    start = layout.randn([step.generator])
-    phi_start = step.student(start, torch.ones_like(step.t))
-    t, x_t = _renoised(step, (start - phi_start).detach())
-    residual = _own_residual(step, x_t, t, cfg_strength, delta)
-    push = layout.expand(1 - t) * bounded(residual, layout, bound)
-    return Loss(per_sample_mean(layout, push * phi_start), {"rms_residual_own": rms(layout, residual).mean()})
-
-
-def _renoised(step: Step, sample: Tensor) -> tuple[Tensor, Tensor]:
-    """A fresh time of the training range and the sample diffused to it with fresh noise."""
-    u = torch.rand(step.t.shape, generator=step.generator, dtype=step.t.dtype).to(step.t.device)
-    t_min = step.t_min
-    t = t_min + (1 - t_min) * u
-    return t, diffuse(sample, step.layout.randn([step.generator]), t, step.layout)
-
-
-@torch.no_grad()
-def _own_residual(step: Step, x: Tensor, t: Tensor, cfg_strength: float, delta: float) -> Tensor:
-    v = step.teacher(x, t, cfg_strength)
-    derivative = backward_difference(step.target, delta, step.layout)
-    return velocity_residual(step.target(x, t), x, t, v, derivative, step.layout)
+        # VM, then on the student's own sample: teacher pair, student, phi and its derivative, backward.
+        return matching_cost(self.derivative) + 2 + 1 + self.derivative.passes(known=False) + 2

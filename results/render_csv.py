@@ -17,6 +17,7 @@ FIELDS: tuple[str, ...] = (
     "method",
     "variant",
     "label",
+    "sampler",
     "steps",
     "nfe",
     "metric",
@@ -63,6 +64,7 @@ def _records(table: Table, line: Line) -> list[dict[str, object]]:
 
 
 def _record(table: Table, line: Line, column: Column, cell: Cell) -> dict[str, object]:
+    labels = [column.key for column in table.columns if column.kind == "label"]
     by_key = dict(zip((column.key for column in table.columns), line.cells, strict=True))
     return {
         "table": table.name,
@@ -71,9 +73,10 @@ def _record(table: Table, line: Line, column: Column, cell: Cell) -> dict[str, o
         "role": line.role,
         "method": line.method,
         "variant": line.variant,
-        "label": by_key["method"].text,
+        "label": ", ".join(cell.text for key, cell in by_key.items() if key in labels),
+        "sampler": line.sampler,
         "steps": line.steps,
-        "nfe": _whole(by_key["nfe"].value),
+        "nfe": _whole(by_key["nfe"].value) if "nfe" in by_key else None,
         "metric": column.title if column.kind == "paper" else column.key,
         "metric_version": column.version,
         "unit": column.unit,

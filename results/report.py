@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from ..base.errors import unknown_name
+from .oracle_tables import is_oracle, oracle_tables
 from .render_csv import to_csv
 from .render_json import to_json
 from .render_latex import to_latex
 from .render_markdown import to_markdown
 from .render_rich import to_rich
-from .rows import Row
+from .rows import Row, read_rows
+from .students import StudentRecord, read_students
+from .sweep import SweepRecord, read_sweep
 from .tables import Table, table_2, table_3
+from .training_tables import budget_table, sweep_table
 
 FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
     "csv": to_csv,
@@ -24,12 +30,33 @@ FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
 }
 
 
-def tables(rows: Sequence[Row]) -> tuple[Table, ...]:
-    """Tables 2 and 3. Raises UsageError as `table_2`."""
-    return table_2(rows), table_3(rows)
+@dataclass(frozen=True)
+class RunResults:
+    """What a run left. students and sweep are empty in runs of earlier versions, sweep in runs without one."""
+
+    rows: Sequence[Row]
+    students: Sequence[StudentRecord] = ()
+    sweep: SweepRecord | None = None
 
 
-def report(rows: Sequence[Row], format: str = "rich") -> str:
+def read_run(folder: Path) -> RunResults:
+    """Raises MissingError when there are no rows, or a file is damaged."""
+    return RunResults(read_rows(folder / "rows.jsonl"), read_students(folder), read_sweep(folder))
+
+
+def tables(run: RunResults) -> tuple[Table, ...]:
+    """Tables 2 and 3, the training budget, the sweep; of an oracle run one table per problem.
+
+    Raises UsageError as `table_2`.
+    """
+    if is_oracle(run.rows):
+        return oracle_tables(run.rows)
+    budget = [budget_table(run.students)] if run.students else []
+    swept = [sweep_table(run.sweep)] if run.sweep else []
+    return table_2(run.rows), table_3(run.rows), *budget, *swept
+
+
+def report(run: RunResults, format: str = "rich") -> str:
     """The tables as one text, ending in a newline. For a terminal of known width call `to_rich` itself.
 
     Raises:
@@ -37,4 +64,4 @@ def report(rows: Sequence[Row], format: str = "rich") -> str:
     """
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
-    return FORMATS[format](tables(rows))
+    return FORMATS[format](tables(run))

@@ -1,8 +1,10 @@
 """The row: one measured value, or one failure to measure it, with all that tells where it came from.
 
-A run's rows hold, for each (method, variant, train_seed, steps, seed), one row per metric. They are stored as
+A run's rows hold, for each (method, variant, train_seed, sampler, steps, seed), one row per metric. They are stored as
 JSON lines. A value that could not be measured is a row with `status="failed"`, never a missing row and never
 NaN.
+
+Files of version 1 are read too: they know no samplers, all of their rows are of the methods' own.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..base.errors import MissingError, RunError, UsageError
 from ..base.files import write_text
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+READABLE: Final = (1, 2)
 LATENCY_METRIC = "latency_s"
 
 Name = Annotated[str, Field(min_length=1)]
@@ -34,11 +37,13 @@ class Row(BaseModel):
     no sampler, the teacher no training seed). `nfe` counts network forward passes per asset, both passes of
     guidance included. `n_ok` of `n_total` assets entered the value. `wall_s` (seconds per asset) may be set
     only in the rows of the latency metric. `note` is what a reader of the table must know of the method's use.
+    `sampler` names the sampler, None where there is none or where it was not recorded; `own_sampler` says whether
+    it is the one that the method is made for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     run_id: Name
     status: Literal["ok", "failed"]
     error: str | None = None
@@ -46,6 +51,8 @@ class Row(BaseModel):
     method_version: int
     variant: str = ""
     train_seed: int | None = None
+    sampler: Name | None = None
+    own_sampler: bool = True
     steps: Count | None = None
     nfe: Count | None = None
     cfg_strength: float | None = None
@@ -146,7 +153,8 @@ def latest(rows: Sequence[Row]) -> list[Row]:
     """
     kept: dict[tuple, Row] = {}
     for row in rows:
-        key = (row.stage, row.split, row.method, row.variant, row.train_seed, row.steps, row.seed, row.metric)
+        who = (row.stage, row.split, row.method, row.variant, row.train_seed)
+        key = (*who, row.sampler, row.steps, row.seed, row.metric)
         if key in kept and kept[key].run_id != row.run_id:
             raise UsageError(
                 f"Two runs hold the same measurement (got {row.method} {row.metric} seed {row.seed} in "
@@ -175,13 +183,13 @@ def _parse(path: Path, number: int, line: str) -> Row:
         raise _bad_line(path, number, str(error)) from error
     if not isinstance(values, dict) or "schema_version" not in values:
         raise _bad_line(path, number, "no schema_version")
-    if values["schema_version"] != SCHEMA_VERSION:
+    if values["schema_version"] not in READABLE:
         raise UsageError(
             f"{path} line {number} has an unknown schema_version (got {values['schema_version']!r}) - this "
-            f"version of mdtbench reads {SCHEMA_VERSION} - install the version that wrote the file."
+            f"version of mdtbench reads {', '.join(map(str, READABLE))} - install the version that wrote the file."
         )
     try:
-        return Row.model_validate(values)
+        return Row.model_validate(values | {"schema_version": SCHEMA_VERSION})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -1,7 +1,8 @@
 """From rows to the paper's Tables 2 and 3, as data that no layout has touched.
 
-Each number of steps is a block. After the paper's methods come all others, then one block of controls. How a
-cell comes about is told in `cells`.
+Each number of steps is a block. After the paper's methods come all others, then one block of controls. A method
+stands under its plain name with the sampler that it is made for; right below, the same students with others. How
+a cell comes about is told in `cells`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ LABELS = {
     "scm": "sCM",
     "vm": "VM",
     "mdt": "VM+VD (Ours)",
+    "gd": "Guidance only",
+    "kd": "Teacher's pairs",
     "floor": "Floor (held-out reference)",
     "reconstruction": "Reconstruction (VAE)",
     "truth": "Ground truth",
@@ -60,6 +63,7 @@ class Line:
     steps: int | None
     role: Role
     cells: tuple[Cell, ...]
+    sampler: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,17 +92,29 @@ class Table:
 
 @dataclass(frozen=True)
 class _Place:
-    """What a line of a table shows: one method at one number of steps."""
+    """What a line of a table shows: one method at one number of steps. other_sampler: "" for the method's own."""
 
     method: str
     variant: str
     steps: int | None
+    other_sampler: str
     group: str
     role: Role
     label: str
 
+    @property
+    def key(self) -> _Key:
+        return self.method, self.variant, self.steps, self.other_sampler
+
     def holds(self, row: Row) -> bool:
-        return (row.method, row.variant, row.steps) == (self.method, self.variant, self.steps)
+        return _key(row) == self.key
+
+
+_Key = tuple[str, str, int | None, str]
+
+
+def _key(row: Row) -> _Key:
+    return row.method, row.variant, row.steps, "" if row.own_sampler else row.sampler or ""
 
 
 def table_2(rows: Sequence[Row]) -> Table:
@@ -130,12 +146,12 @@ def table_3(rows: Sequence[Row]) -> Table:
     return _table("table_3", "Table 3. Ablation of velocity matching and distillation", rows, [*blocks, *rest])
 
 
-def label_of(method: str, variant: str = "") -> str:
+def label_of(method: str, variant: str = "", other_sampler: str = "") -> str:
     """The name of a method in a table; unknown methods keep their own."""
     if method == "none":
         return "Undistilled, " + {"": "no CFG", "cfg": "CFG"}.get(variant, variant)
-    label = LABELS.get(method, method)
-    return f"{label} [{variant}]" if variant else label
+    label = LABELS.get(method, method) + (f" [{variant}]" if variant else "")
+    return f"{label}, {other_sampler}" if other_sampler else label
 
 
 def _checked(rows: Sequence[Row]) -> list[Row]:
@@ -177,15 +193,15 @@ def _step_order(steps: int | None) -> int:
 
 def _student_places(rows: Sequence[Row], methods: Sequence[str]) -> list[_Place]:
     """Blocks of rising steps; within a block the given order of methods, the default variant first."""
-    keys = {(row.method, row.variant, row.steps) for row in rows if row.method in methods}
-    ordered = sorted(keys, key=lambda key: (_step_order(key[2]), methods.index(key[0]), key[1]))
-    return [_Place(m, v, steps, _step_group(steps), "student", label_of(m, v)) for m, v, steps in ordered]
+    keys = {_key(row) for row in rows if row.method in methods}
+    ordered = sorted(keys, key=lambda key: (_step_order(key[2]), methods.index(key[0]), key[1], key[3]))
+    return [_Place(*key, _step_group(key[2]), "student", label_of(key[0], key[1], key[3])) for key in ordered]
 
 
 def _control_places(rows: Sequence[Row]) -> list[_Place]:
-    keys = {(row.method, row.variant, row.steps) for row in rows if row.method in CONTROLS}
+    keys = {_key(row) for row in rows if row.method in CONTROLS}
     ordered = sorted(keys, key=lambda key: (CONTROLS.index(key[0]), _step_order(key[2]), key[1]))
-    return [_Place(m, v, steps, CONTROL_GROUP, "control", label_of(m, v)) for m, v, steps in ordered]
+    return [_Place(*key, CONTROL_GROUP, "control", label_of(key[0], key[1])) for key in ordered]
 
 
 def _table(name: str, title: str, rows: Sequence[Row], places: Sequence[_Place]) -> Table:
@@ -200,7 +216,8 @@ def _table(name: str, title: str, rows: Sequence[Row], places: Sequence[_Place])
     )
     footnotes: list[str] = []
     lines = [_line(place, rows, columns, footnotes) for place in places]
-    return Table(name, title, columns, _with_best(lines, columns), _notes(rows, columns), tuple(footnotes))
+    notes = (*_notes(rows, columns), *_sampler_notes(rows, places))
+    return Table(name, title, columns, _with_best(lines, columns), notes, tuple(footnotes))
 
 
 def _metric_columns(rows: Sequence[Row]) -> list[Column]:
@@ -223,7 +240,7 @@ def _paper_columns(places: Iterable[_Place]) -> list[Column]:
 
 
 def _published(place: _Place) -> paper.PaperRow | None:
-    return None if place.variant else paper.published(place.method, place.steps)
+    return None if place.variant or place.other_sampler else paper.published(place.method, place.steps)
 
 
 def _notes(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[str, ...]:
@@ -241,6 +258,22 @@ def _notes(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _sampler_notes(rows: Sequence[Row], places: Iterable[_Place]) -> list[str]:
+    """Which sampler each method is made for, and what the lines with another one are."""
+    users: dict[str, dict[str, None]] = {}
+    for place in places:
+        for row in rows if not place.other_sampler else ():
+            if row.sampler and place.holds(row):
+                label = "Undistilled" if place.method == "none" else label_of(place.method, place.variant)
+                users.setdefault(row.sampler, {})[label] = None
+    own = "; ".join(f"{name} for {', '.join(labels)}" for name, labels in users.items())
+    others = [
+        "A method's name with a sampler: the same students with that sampler. It has no line where it computes what "
+        "the method's own does, as all do at 1 step."
+    ]
+    return ([f"Samplers: {own}."] if users else []) + (others if any(place.other_sampler for place in places) else [])
+
+
 def _line(place: _Place, rows: Sequence[Row], columns: Sequence[Column], footnotes: list[str]) -> Line:
     mine = [row for row in rows if place.holds(row)]
 
@@ -255,7 +288,8 @@ def _line(place: _Place, rows: Sequence[Row], columns: Sequence[Column], footnot
 
     metrics = iter(with_counts([metric_cell(column) for column in columns if column.kind == "metric"]))
     cells = tuple(next(metrics) if column.kind == "metric" else other_cell(column) for column in columns)
-    return Line(place.group, place.method, place.variant, place.steps, place.role, cells)
+    sampler = next((row.sampler for row in mine), None)
+    return Line(place.group, place.method, place.variant, place.steps, place.role, cells, sampler)
 
 
 def _where(place: _Place) -> str:

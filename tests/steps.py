@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,17 @@ from mdtbench.methods import METHODS, Distillation, Loss, Step
 F64 = torch.float64
 # Earliest time of the tests: one backward difference of 0.01 above the path's sigma_min, as in training.
 T_MIN = 0.01001
-DISTILLATIONS = ("cm", "mdt", "pcm", "scm", "vm")
+DISTILLATIONS = ("cm", "mdt", "pcm", "scm", "vm")  # those that learn from their own target
+CONTROLS = ("gd", "kd")
+# Every method in every variant that differs from its default.
+LABELS = tuple(
+    f"{name}:{variant}" if variant else name
+    for name in (*DISTILLATIONS, *CONTROLS)
+    for variant, parameters in (METHODS.get(name).variants or {"": {}}).items()
+    if parameters or not variant
+)
+# Those whose target is the student itself, through `Step.target` or `Step.target_derivative`.
+TARGETED = tuple(label for label in LABELS if label not in CONTROLS)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -129,10 +140,21 @@ class LeakyStep(Step):
         return torch.func.jvp(self.frozen_student, (x, t), (v, torch.ones_like(t)))
 
 
-def method(name: str, **parameters) -> Distillation:
-    made = METHODS.get(name).value(cfg_strength=0.0, **parameters)
+def method(label: str, **parameters) -> Distillation:
+    """`name` or `name:variant` without guidance, unless `parameters` say otherwise."""
+    name, _, variant = label.partition(":")
+    entry = METHODS.get(name)
+    changed = dict(entry.variants[variant]) if variant else {}
+    unguided = {key: 0.0 for key in changed if key.endswith("cfg_strength")}
+    made = entry.value(**{"cfg_strength": 0.0, **changed, **unguided, **parameters})
     assert isinstance(made, Distillation)
     return made
+
+
+def loss_of(made: Distillation, step: Step) -> Loss:
+    """The loss, with a fresh auxiliary network where the method has one."""
+    network = made.auxiliary()
+    return made.loss(replace(step, auxiliary=network))
 
 
 def times(batch: int, seed: int) -> Tensor:
@@ -153,7 +175,7 @@ def pulled_back(phi: Tensor, push: Tensor, network: nn.Module) -> Tensor:
 
 
 def loss_and_gradient(made: Distillation, step: Step, network: nn.Module) -> tuple[Loss, Tensor]:
-    loss = made.loss(step)
+    loss = loss_of(made, step)
     return loss, gradient(loss.value, network)
 
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 from ...metrics import METRICS, Comparison
 from ..generate import generate
-from ..measure import embed_pictures, shapes_of
-from ..plan import entrant
+from ..parameters import entrant
 from ..prepare import Prepared
-from ..run import shown_images
+from ..references import shown_images, truth_of
 from ..world import World
 
 ROWS = {"teacher, full sampler": ("teacher", 1), "1 step, guided": ("none:cfg", 1), "1 step": ("none", 1)}
@@ -17,8 +16,8 @@ ROWS = {"teacher, full sampler": ("teacher", 1), "1 step, guided": ("none:cfg", 
 
 def teacher_quality(world: World, held_out: Prepared) -> Mapping[str, Mapping[str, float]]:
     """Metrics of each of ROWS, one generation seed."""
-    shown = shown_images(held_out, world)
-    against = Comparison(shapes_of(world, held_out), embed_pictures(world, held_out.images[:, 0]), None)
+    shown, truth = shown_images(held_out, world.file.window.share), truth_of(world, held_out)
+    against = Comparison(truth.shapes, truth.embedding, None)
     measured = {}
     for title, (label, steps) in ROWS.items():
         sampler = entrant(label, {}, world.pipeline.sampler).method.sampler(steps)

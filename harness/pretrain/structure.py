@@ -130,7 +130,8 @@ def train_conditioner(
         torch.default_generator.manual_seed(1)
         guess = _Guess(stage.channels, latents[0].numel(), int(labels.max()) + 1)
     module = nn.ModuleDict({"conditioner": conditioner, "guess": guess})
-    learner = Learner(module, Recipe(stage.steps, stage.lr, warmup=100, ema=0.995, weight_decay=1e-2))
+    recipe = Recipe(stage.steps, stage.lr, 100, ema=0.995, weight_decay=1e-2, matrix_lr=stage.matrix_lr)
+    learner = Learner(module, recipe)
     targets, categories = latents.flatten(1), torch.from_numpy(labels)
 
     def loss_of(index: int) -> Tensor:
@@ -192,7 +193,7 @@ def train_teacher(
         "qk_rms_norm": True,
     }
     flow = create("SparseStructureFlowModel", args)
-    learner = Learner(flow, Recipe(stage.steps, stage.lr, warmup=200, ema=0.999))
+    learner = Learner(flow, Recipe(stage.steps, stage.lr, warmup=200, ema=0.999, matrix_lr=stage.matrix_lr))
     density = LogitNormal(stage.time_mean, stage.time_std)
 
     def loss_of(index: int) -> Tensor:

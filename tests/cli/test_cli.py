@@ -18,6 +18,7 @@ from command import run_process
 from mdtbench.base.errors import MissingError, RunError
 from mdtbench.harness.storage import load_arrays, save_arrays, save_tensors
 from mdtbench.harness.world import world_folder
+from mdtbench.methods import METHODS
 
 WITHOUT_TORCH = """
 import sys
@@ -82,6 +83,11 @@ def test_a_misspelt_method_is_a_usage_error_in_a_process_of_its_own():
         (["--steps", "0"], ["--steps", "(got 0)"]),
         (["--set", "world=tyni"], ["Unknown world 'tyni'", "Did you mean 'tiny'?"]),
         (["--set", "methods.vm.dleta=1"], ["Did you mean 'delta'?"]),
+        (["--samplers", "euller"], ["Unknown sampler 'euller'", "Did you mean 'euler'?"]),
+        (["--preset", "oracle", "--methods", "vn"], ["Unknown method 'vn'", "Did you mean 'vm'?"]),
+        (["--preset", "oracle", "--limit", "3"], ["--limit has no meaning"]),
+        (["--preset", "oracle", "--set", "oracle.width2=3"], ["Did you mean 'oracle.width'?"]),
+        (["--budget", "step"], ["train.budget", "'steps', 'forwards' or 'seconds'", "(got 'step')"]),
     ],
 )
 def test_a_usage_error_is_one_line_and_exit_code_2(mdtbench: Callable, args: list[str], parts: list[str]):
@@ -90,6 +96,19 @@ def test_a_usage_error_is_one_line_and_exit_code_2(mdtbench: Callable, args: lis
     message = one_line(done.err)
     for part in parts:
         assert part in message
+
+
+def test_the_oracle_preset_ends_in_a_table_per_problem(mdtbench: Callable, tmp_path: Path):
+    small = ["--set", 'oracle.problems=["gaussian","modes"]', "--set", "oracle.width=8", "--set", "train.steps=3"]
+    small += ["--set", "evaluate.samples=64", "--methods", "vm,cm", "--seeds", "0", "--steps", "1,2"]
+    done = mdtbench("run", "--preset", "oracle", *small, "--out", tmp_path / "o", "--workers", "1")
+    assert done.code == 0, done.err
+    assert "Exact answers: gaussian" in done.out
+    assert "Exact answers: modes" in done.out
+    assert (tmp_path / "o" / "figures" / "vm.png").exists()
+    again = mdtbench("report", tmp_path / "o", "--format", "markdown")
+    assert again.code == 0
+    assert "transport" in again.out
 
 
 def test_an_unreadable_preset_is_a_usage_error(mdtbench: Callable, tmp_path: Path):
@@ -159,6 +178,21 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     for text in ("vm", "cm", "seed 0", "24 assets", "estimate:"):
         assert text in done.out
     assert "mdt " not in done.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_tells_of_samplers_budget_and_sweep(mdtbench: Callable, tmp_path: Path):
+    places = ["--dry-run", "--cache", tmp_path / "cache"]
+    plain = mdtbench("run", "--preset", "smoke", "--methods", "cm,mdt", *places)
+    more = ["--samplers", "euler,renoise", "--steps", "1,2,4", "--budget", "forwards", "--set", "sweep.lr=[1e-4,1e-3]"]
+    done = mdtbench("run", "--preset", "smoke", "--methods", "cm,mdt", *places, *more)
+    assert (done.code, done.err) == (0, "")
+    assert "cells to generate: 27 " in plain.out  # (cm, mdt, none, none:cfg) x 2, teacher; 3 generation seeds
+    assert "cells to generate: 51 " in done.out  # 4 x 3, teacher; with Euler's at 2 and 4 of both students
+    assert "mdt           seed 0  9 steps" in done.out  # 20 * 6 / 13
+    assert "sweep: 4 students" in done.out
+    timed = mdtbench("run", "--preset", "smoke", "--methods", "cm", *places, "--budget", "seconds")
+    assert "when the run has timed them" in timed.out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -276,8 +310,12 @@ def test_report_without_rows_is_a_missing_file(mdtbench: Callable, tmp_path: Pat
 def test_list_names_what_is_installed(mdtbench: Callable):
     methods = mdtbench("list", "methods")
     assert methods.code == 0
-    listed = [line.split()[0] for line in methods.out.splitlines() if not line.startswith(" ")]
-    assert listed == ["cm", "mdt", "none", "pcm", "scm", "teacher", "vm"]
+    listed = [line.split() for line in methods.out.splitlines() if line and not line.startswith(" ")]
+    assert [words[0] for words in listed] == ["method", *METHODS.names(), "cost:"]
+    costs = {words[0]: words[1] for words in listed}
+    assert (costs["cm"], costs["mdt"], costs["teacher"]) == ("6", "13", "-")
+    assert max(map(len, methods.out.splitlines())) <= 140
+    assert [line.split()[0] for line in mdtbench("list", "samplers").out.splitlines()] == ["euler", "renoise", "phase"]
     assert "FD_tiny2d" in mdtbench("list", "metrics").out
     assert {"smoke", "tiny"} <= set(mdtbench("list", "presets").out.split())
     assert "tiny" in mdtbench("list", "worlds").out.split()

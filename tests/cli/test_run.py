@@ -24,6 +24,7 @@ from mdtbench.methods import METHODS
 from mdtbench.metrics import METRICS
 from mdtbench.results.grid import GAP, PAD
 from mdtbench.results.rows import LATENCY_METRIC, Row, read_rows
+from mdtbench.results.students import read_students
 
 README = Path(__file__).parents[2] / "README.md"
 SETTINGS = (
@@ -32,6 +33,7 @@ SETTINGS = (
     "data.train=16",
     "data.test=3",
     "evaluate.seeds=[0,1]",
+    "evaluate.samplers=['euler']",
 )
 N_ASSETS = 2
 GENERATED = {
@@ -76,7 +78,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 
 def place(row: Row) -> tuple:
     """What a row measures."""
-    return row.method, row.variant, row.train_seed, row.steps, row.seed, row.metric
+    return row.method, row.variant, row.train_seed, row.sampler, row.steps, row.seed, row.metric
 
 
 def values(rows: Sequence[Row]) -> dict[tuple, tuple]:
@@ -103,6 +105,23 @@ def test_every_cell_has_one_row_per_metric(base: Base):
     assert {row.method for row in base.rows} == {key[0] for key in GENERATED} | {
         "floor", "reconstruction", "shuffled", "truth"
     }  # fmt: skip
+
+
+def test_students_have_rows_with_another_sampler_where_it_is_another(base: Base):
+    found = {(r.method, r.sampler, r.own_sampler, r.steps) for r in base.rows if r.method in ("cm", "mine")}
+    own = {(method, "renoise", True, steps) for method in ("cm", "mine") for steps in (1, 2)}
+    assert found == own | {(method, "euler", False, 2) for method in ("cm", "mine")}
+    assert {r.sampler for r in base.rows if r.method in ("none", "teacher")} == {"euler"}
+    assert "\n  CM, euler " in base.result.out
+
+
+def test_what_each_student_got_is_kept_and_printed(base: Base):
+    found = {student.method: student for student in read_students(base.out)}
+    assert set(found) == {"cm", "mine"}
+    assert (found["cm"].steps, found["cm"].batch, found["cm"].forwards, found["cm"].skipped) == (8, 4, 6, 0)
+    assert all(student.seconds and student.seconds > 0 for student in found.values())
+    assert "Training budget" in base.result.out
+    assert "Learning rates" not in base.result.out
 
 
 def test_rows_tell_where_they_come_from(base: Base):
@@ -145,7 +164,8 @@ def test_a_plug_in_file_gets_its_row(base: Base):
 def test_the_picture_grid_has_a_row_per_method_and_a_column_per_asset(base: Base):
     with Image.open(base.out / "grid.png") as picture:
         width, height = picture.size
-    rows, side = 2 + 4 + 1 + 4, 112  # condition, truth; undistilled; teacher; students at 1 and 2 steps
+    # condition, truth; undistilled; teacher; students at 1 and 2 steps, and once more with Euler's 2
+    rows, side = 2 + 4 + 1 + 6, 112
     labels = width - N_ASSETS * (side + GAP) + GAP - PAD
     assert 2 * PAD < labels < 4 * side
     top = height - rows * (side + GAP) + GAP - PAD
@@ -170,7 +190,7 @@ def test_students_leave_a_log_and_no_checkpoint(base: Base):
     folders = sorted((base.out / "students").iterdir())
     assert [folder.name.rsplit("-", 1)[0] for folder in folders] == ["cm-seed0", "mine-seed0"]
     for folder in folders:
-        assert sorted(path.name for path in folder.iterdir()) == ["log.jsonl", "student.safetensors"]
+        assert sorted(path.name for path in folder.iterdir()) == ["log.jsonl", "student.safetensors", "training.json"]
         steps = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
         assert steps == [0, 7]
 

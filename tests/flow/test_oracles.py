@@ -10,8 +10,19 @@ from steps import F64, dense, gaussian, rand, randn, times, worst
 from torch import Tensor
 
 from mdtbench.flow.derivative import total_derivative
+from mdtbench.flow.guidance import combine
 from mdtbench.flow.layout import rms
-from mdtbench.flow.oracles import GaussianOracle, MixtureOracle, gaussian_w2, integrate, matrix_sqrt
+from mdtbench.flow.oracles import (
+    ComponentOracle,
+    GaussianOracle,
+    MixtureOracle,
+    ProductOracle,
+    gaussian_w2,
+    integrate,
+    matrix_sqrt,
+    sliced_w2,
+    translated,
+)
 from mdtbench.methods.residual import backward_difference, velocity_residual
 
 DIMS = (4, 6, 8)
@@ -23,7 +34,7 @@ MODES = MixtureOracle(
 
 
 def exact_derivative(velocity):
-    return lambda phi, x, t, v: total_derivative(velocity, x, t, v)[1]
+    return lambda x, t, v: total_derivative(velocity, x, t, v)[1]
 
 
 @pytest.mark.parametrize("dim", DIMS)
@@ -52,12 +63,12 @@ def test_residual_of_the_perfect_student_is_zero(dim: int):
     oracle, x, t = gaussian(dim, 7), randn(20, dim, seed=8), times(20, 9)
     layout, v = dense(20, dim), oracle.velocity(x, t)
     phi, perfect = oracle.student(x, t), exact_derivative(oracle.student)
-    assert worst(velocity_residual(phi, x, t, v, perfect, layout), 0) < 1e-10  # observed 6e-15
+    assert worst(velocity_residual(phi, perfect(x, t, v), v, t, layout), 0) < 1e-10  # observed 6e-15
     # The sign of t dphi/dt matters: with the other one nothing cancels.
-    wrong = velocity_residual(phi, x, t, v, lambda *at: -perfect(*at), layout)
+    wrong = velocity_residual(phi, -perfect(x, t, v), v, t, layout)
     assert rms(layout, wrong).mean() > 0.5  # observed 1.2
     # The teacher itself is no fixed point.
-    untrained = velocity_residual(v, x, t, v, exact_derivative(oracle.velocity), layout)
+    untrained = velocity_residual(v, exact_derivative(oracle.velocity)(x, t, v), v, t, layout)
     assert rms(layout, untrained).mean() > 0.5  # observed 1.3
 
 
@@ -91,9 +102,10 @@ def test_discrete_residual_at_the_fixed_point_is_first_order(dim: int):
     layout = dense(200, dim)
 
     def size(delta: float) -> float:
-        difference = backward_difference(oracle.student, delta, layout)
+        phi = oracle.student(x, t)
         v = oracle.velocity(x, t)
-        return rms(layout, velocity_residual(oracle.student(x, t), x, t, v, difference, layout)).mean().item()
+        dphi = backward_difference(oracle.student, phi, x, t, v, delta, layout)
+        return rms(layout, velocity_residual(phi, dphi, v, t, layout)).mean().item()
 
     slope = math.log10(size(0.01) / size(0.001))
     assert 0.9 < slope < 1.1  # observed 1.004 to 1.005
@@ -192,3 +204,89 @@ def test_gaussian_w2_of_commuting_and_of_general_covariances():
     expected = (a.mean - b.mean).square().sum() + (a.cov + b.cov - 2 * matrix_sqrt(cross)).trace()
     assert worst(gaussian_w2(a.mean, a.cov, b.mean, b.cov).square(), expected) < 1e-10
     assert worst(gaussian_w2(b.mean, b.cov, a.mean, a.cov).square(), expected) < 1e-10
+
+
+def turned_product() -> ProductOracle:
+    """Two modes along one axis and one, a Gaussian, along the other; axes turned by 0.7."""
+    turn = torch.tensor([[math.cos(0.7), -math.sin(0.7)], [math.sin(0.7), math.cos(0.7)]], dtype=F64)
+    return ProductOracle(
+        torch.tensor([[0.4, 0.6], [1.0, 0.0]], dtype=F64),
+        torch.tensor([[-1.5, 1.0], [0.2, 0.0]], dtype=F64),
+        torch.tensor([[0.1, 0.3], [0.5, 1.0]], dtype=F64),
+        turn,
+    )
+
+
+def test_components_of_a_gaussian_have_its_velocity():
+    oracle, x, t = gaussian(4, 51), randn(9, 4, seed=52), times(9, 53)
+    assert worst(oracle.components().velocity(x, t), oracle.velocity(x, t)) < 1e-12  # observed 4e-15
+
+
+def test_components_of_a_product_leave_out_impossible_combinations():
+    components = turned_product().components()
+    assert components.weights.tolist() == [0.4, 0.6]
+    assert components.variances.tolist() == [[0.1, 0.5], [0.3, 0.5]]
+
+
+@pytest.mark.parametrize(("start", "end"), [(1.0, 0.0), (0.2, 0.9)])
+def test_product_map_is_the_end_of_the_integrated_velocity(start: float, end: float):
+    oracle, x = turned_product(), randn(20, 2, seed=54)
+    span = torch.full((20,), start, dtype=F64), torch.full((20,), end, dtype=F64)
+    got = integrate(oracle.components().velocity, x, start, end, steps=200)
+    assert worst(got, oracle.flow_map(x, *span)) < 1e-8  # observed 1e-10; RK4's own error
+
+
+def test_several_mixtures_at_once_are_each_alone():
+    one, two = turned_product().components(), gaussian(2, 55).components()
+    two = ComponentOracle(two.weights.repeat(2) / 2, two.means.repeat(2, 1), two.variances.repeat(2, 1), two.basis)
+    both = ComponentOracle(
+        *(torch.stack([getattr(o, name) for o in (one, two)]) for name in ("weights", "means", "variances", "basis"))
+    )
+    x, t = randn(2, 7, 2, seed=56), torch.stack([times(7, 57), times(7, 58)])
+    got = both.velocity(x, t)
+    assert worst(got[0], one.velocity(x[0], t[0])) < 1e-13
+    assert worst(got[1], two.velocity(x[1], t[1])) < 1e-13
+
+
+def test_samples_of_components_have_their_moments():
+    oracle = turned_product().components()
+    got = oracle.sample(40_000, torch.Generator().manual_seed(1))
+    mean = (oracle.weights @ oracle.means) @ oracle.basis.T
+    assert worst(got.mean(0), mean) < 0.03  # five standard errors of a deviation of 1.3
+    square = oracle.weights[:, None, None] * (
+        torch.diag_embed(oracle.variances) + oracle.means[:, :, None] * oracle.means[:, None]
+    )
+    centre = oracle.weights @ oracle.means
+    expected = oracle.basis @ (square.sum(0) - torch.outer(centre, centre)) @ oracle.basis.T
+    assert worst(got.T.cov(), expected) < 0.06
+
+
+@pytest.mark.parametrize("strength", [3.0, 100.0])
+@pytest.mark.parametrize("name", ["gaussian", "product"])
+def test_guidance_between_translations_is_a_translation(name: str, strength: float):
+    """T18, and its extension: of a product, along an axis that is Gaussian."""
+    product = turned_product()
+    base = gaussian(2, 61).components() if name == "gaussian" else product.components()
+    step = randn(2, seed=62) if name == "gaussian" else 0.6 * product.basis[:, 1]
+    own, neg = randn(2, seed=63) + step, randn(2, seed=63)
+    x, t = randn(30, 2, seed=64), times(30, 65)
+    guided = combine(translated(base.velocity, x, t, own), translated(base.velocity, x, t, neg), strength)
+    expected = translated(base.velocity, x, t, own + strength * (own - neg))
+    assert worst(guided, expected) < 1e-10  # observed 2e-13
+
+
+def test_guidance_across_modes_is_no_translation():
+    product = turned_product()
+    base, step = product.components(), 0.6 * product.basis[:, 0]  # along the axis that has two modes
+    x, t = randn(30, 2, seed=66), times(30, 67)
+    guided = combine(translated(base.velocity, x, t, step), base.velocity(x, t), 3.0)
+    assert worst(guided, translated(base.velocity, x, t, 4 * step)) > 0.5  # observed 5
+
+
+def test_sliced_w2_of_a_shift_and_of_a_point():
+    """A shift d moves its projection on the direction a by d.a, whose square is |d|^2 / 2 on average."""
+    x = randn(100, 2, seed=71)
+    assert sliced_w2(x, x[torch.randperm(100, generator=torch.Generator().manual_seed(0))], 16) < 1e-12
+    assert worst(sliced_w2(x + torch.tensor([3.0, 4.0], dtype=F64), x, 16), 5 / math.sqrt(2)) < 1e-12
+    spread = x.square().sum(1).mean().div(2).sqrt()
+    assert worst(sliced_w2(x, 0 * x, 16), spread) < 1e-12

@@ -13,10 +13,11 @@ import torch
 from steps import F64, dense, gaussian, method, randn, seeded, worst
 from torch import Tensor
 
+from mdtbench.base.errors import UsageError
 from mdtbench.flow.guidance import Guided, Velocity
 from mdtbench.flow.layout import DenseLayout
 from mdtbench.flow.oracles import GaussianOracle, average_velocity, gaussian_w2
-from mdtbench.flow.samplers import Euler, Phase, Renoise, Sampler
+from mdtbench.flow.samplers import SAMPLERS, Euler, Phase, Renoise, Sampler, sampler_of
 
 PERFECT = (1, 2, 4)
 
@@ -99,6 +100,31 @@ def test_all_samplers_agree_on_one_step():
     samplers = (Euler(1), Renoise(1), Phase(1, 1), Euler(1, 3.0), Renoise(1, 3.0), Phase(1, 2, 3.0))
     outputs = [s.sample(unguided(oracle.student), z, layout, [seeded(1)]) for s in samplers]
     assert all(worst(out, z - oracle.student(z, torch.ones(6, dtype=F64))) == 0 for out in outputs)
+
+
+def test_equal_computations_give_equal_bits_and_others_do_not():
+    """What is said to be equal is generated once: Phase and Euler, and all that take one step without guidance."""
+    oracle, z, layout = gaussian(4, 5), randn(6, 4, seed=6), dense(6, 4)
+    guided = Guided(oracle.student, lambda x, t: (oracle.student(x, t), 0.5 * oracle.student(x, t)))
+    samplers = [
+        *(kind(steps, rescale_t=warp) for kind in (Euler, Renoise) for steps in (1, 2) for warp in (1.0, 3.0)),
+        *(Phase(steps, 2, 3.0) for steps in (1, 2)),
+        *(Euler(2, 3.0, 2.0, interval) for interval in ((0.0, 1.0), (0.5, 1.0), (0.9, 1.0))),
+        Euler(2, 3.0, 2.0, (2.0, 3.0)),  # never guided
+    ]
+    outputs = [sampler.sample(guided, z, layout, [seeded(1)]) for sampler in samplers]
+    for a, x in zip(samplers, outputs, strict=True):
+        for b, y in zip(samplers, outputs, strict=True):
+            assert (a.computation() == b.computation()) == torch.equal(x, y), (a, b)
+    assert len({sampler.computation() for sampler in samplers}) == 7
+
+
+def test_samplers_have_names():
+    for name in SAMPLERS:
+        made = sampler_of(name, 3, 2.0)
+        assert (made.name, made.steps, made.computation().times[0]) == (name, 3, 1.0)
+    with pytest.raises(UsageError, match="Did you mean 'euler'"):
+        sampler_of("euller", 1, 1.0)
 
 
 def test_renoise_uses_a_fresh_noise_per_step_and_none_after_the_last():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from mdtbench.assets.toys import ToySource
 from mdtbench.base.errors import UsageError
+from mdtbench.flow.samplers import Euler, Sampler
 from mdtbench.harness.config import load_config
-from mdtbench.harness.plan import Plan, resolve
-from mdtbench.harness.run import balanced
+from mdtbench.harness.parameters import entrant
+from mdtbench.harness.plan import Plan, resolve, with_rates, with_step_seconds
+from mdtbench.harness.workshop import balanced
+from mdtbench.methods import METHODS, Distillation, Loss, Step
 from mdtbench.trellis.pipeline import SamplerParams
 
 SAMPLER = SamplerParams(steps=25, cfg_strength=2.0, cfg_interval=(0.0, 1.0), rescale_t=1.0)
@@ -161,6 +165,11 @@ def test_naming_something_twice_does_it_once():
         (["vm"], ["evaluate.seeds=[]"], ["seeds"]),
         (["vm"], ["train.lr=inf"], ["train.lr"]),
         (["vm"], ["methods.vm.delta=nan"], ["delta", "nan"]),
+        (["vm"], ["evaluate.samplers=['euller']"], ["sampler 'euller'", "Did you mean 'euler'?"]),
+        (["vm"], ["sweep.lr=[1e-4]", "sweep.metric=FD_tiny2"], ["metric 'FD_tiny2'", "Did you mean 'FD_tiny2d'?"]),
+        (["vm"], ["sweep.lr=[1e-4]", "train.lr=1e-3"], ["train.lr", "sweep.lr"]),
+        (["vm"], ["sweep.lr=[0.0]"], ["sweep.lr"]),
+        (["vm"], ["train.budget=time"], ["train.budget", "'steps', 'forwards' or 'seconds'"]),
     ],
 )
 def test_a_wrong_name_or_value_is_a_usage_error(methods: list[str], changes: list[str], parts: list[str]):
@@ -181,3 +190,144 @@ def test_balanced_is_a_partition_into_parts_of_similar_cost():
     costs = [sum(t.entrant.method.cost() for t in part) for part in balanced(trainings, 2)]
     assert sorted(costs) == [19, 20]  # 13 + 6 | 8 + 6 + 6
     assert balanced([], 4) == []
+
+
+def test_students_are_sampled_with_other_samplers_only_where_these_compute_something_else():
+    made = plan("evaluate.samplers=['renoise','euler']", "evaluate.seeds=[0]", methods=("vm", "pcm", "vm:official"))
+    found = {}
+    for cell in made.cells:
+        found.setdefault(cell.entrant.label, []).append((cell.sampler.name, cell.steps, cell.own))
+    assert found["vm"] == [("renoise", 1, True), ("renoise", 2, True), ("euler", 2, False)]
+    assert found["pcm"] == [("phase", 1, True), ("phase", 2, True), ("renoise", 2, False)]
+    assert found["vm:official"] == [("euler", 1, True), ("euler", 2, True), ("renoise", 2, False)]
+    assert found["none"] == [("euler", 1, True), ("euler", 2, True)]
+    plain = plan("evaluate.seeds=[0]", methods=("vm", "pcm", "vm:official"))
+    assert [cell.folder for cell in plain.cells] == [cell.folder for cell in made.cells if cell.own]
+    assert plan().key != plan("evaluate.samplers=['euler']").key
+
+
+@pytest.mark.parametrize("budget", ["steps", "forwards", "seconds"])
+def test_a_budget_gives_every_method_the_same_amount(budget: str):
+    made = plan(f"train.budget={budget}", "train.steps=150", methods=("cm", "mdt", "gd", "kd"))
+    if budget == "seconds":
+        made = with_step_seconds(made, {"cm": 0.5, "mdt": 1.0, "gd": 0.4, "kd": 2.0})
+    steps = {t.entrant.label: t.steps for t in made.trainings}
+    expected = {
+        "steps": {"cm": 150, "mdt": 150, "gd": 150, "kd": 150},
+        "forwards": {"cm": 150, "mdt": 69, "gd": 180, "kd": 17},  # 6, 13, 5, 53 passes
+        "seconds": {"cm": 150, "mdt": 75, "gd": 188, "kd": 38},
+    }
+    assert steps == expected[budget]
+
+
+def test_measured_seconds_change_students_and_leave_the_run_where_it_is():
+    before = plan("train.budget=seconds")
+    after = with_step_seconds(before, {"cm": 0.5, "vm": 1.0})
+    assert changed(students(before), students(after)) == {"vm 0"}
+    assert before.key == after.key
+    assert students(plan()) == students(before)  # cm and vm cost the same: what is trained is the same
+
+
+def test_a_sweep_trains_a_student_per_rate_and_the_chosen_one_is_the_runs_own():
+    made = plan("sweep.lr=[1e-4,5e-4]", "sweep.seed=1", train_seeds=(0, 1))
+    assert [(c.entrant.label, c.entrant.distillation.lr, c.training and c.training.seed) for c in made.grid] == [
+        ("cm", 1e-4, 1), ("cm", 5e-4, 1), ("vm", 1e-4, 1), ("vm", 5e-4, 1)
+    ]  # fmt: skip
+    assert {(cell.steps, cell.seed, cell.own) for cell in made.grid} == {(1, 1, True)}
+    assert not {cell.folder for cell in made.grid} & {cell.folder for cell in made.cells}
+    decided = with_rates(made, {"cm": 5e-4})
+    folders = {c.training.folder for c in made.grid if c.training}
+    assert [t.folder in folders for t in decided.trainings] == [False, True, False, False]  # cm 0, cm 1, vm 0, vm 1
+    assert [t.entrant.distillation.lr for t in decided.trainings] == [5e-4, 5e-4, 4e-4, 4e-4]
+    assert changed(students(made), students(decided)) == {"cm 0", "cm 1"}
+    assert {key[0] for key in changed(cells(made), cells(decided))} == {"cm"}
+    assert decided.grid == made.grid
+    assert decided.key == made.key != plan().key
+    assert plan().grid == ()
+
+
+def test_the_grid_is_scored_on_no_test_asset():
+    """Its shapes do not depend on the test set, and those of the test set are of another split."""
+    grids = [plan("sweep.lr=[1e-4]", limit=limit).grid for limit in (None, 4)]
+    assert grids[0] == grids[1]
+    more = plan("sweep.lr=[1e-4]", "sweep.assets=65").grid
+    assert {cell.folder for cell in more}.isdisjoint(cell.folder for cell in grids[0])
+    assert [c.training for c in more] == [c.training for c in grids[0]]
+
+
+@dataclass(frozen=True)
+class Smooth:
+    width: float = 0.1
+    ends: tuple[float, ...] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Sharp:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choosy(Distillation):
+    scaling: Smooth | Sharp = field(default=Smooth(), metadata={"choices": {"smooth": Smooth(), "sharp": Sharp()}})
+    limit: float | None = None
+
+    def loss(self, step: Step) -> Loss:
+        raise NotImplementedError
+
+    def sampler(self, n_steps: int) -> Sampler:
+        return Euler(n_steps)
+
+    def cost(self) -> float:
+        return 5
+
+
+@pytest.fixture
+def choosy(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
+    METHODS.register("choosy", version=1, source="", variants={"": {}, "wide": {"scaling": Smooth(9.0)}})(Choosy)
+    return "choosy"
+
+
+def scaling(label: str, *changes: str) -> object:
+    made = plan(*changes, methods=(label,)).entrants[0].method
+    assert isinstance(made, Choosy)
+    return made.scaling
+
+
+def test_a_parameter_with_choices_is_named_and_one_that_is_an_object_is_changed_inside(choosy: str):
+    assert scaling("choosy") == Smooth()
+    assert scaling("choosy", "methods.choosy.scaling=sharp") == Sharp()
+    assert scaling("choosy:wide", "methods.choosy.scaling=smooth") == Smooth()
+    assert scaling("choosy", "methods.choosy.scaling.width=0.5") == Smooth(0.5)
+    inside = ["methods.choosy.scaling.width=2", "methods.choosy.scaling.ends=[0.5]"]
+    assert scaling("choosy", *inside) == Smooth(2, (0.5,))
+    assert scaling("choosy:wide", "methods.choosy.scaling.ends=[0.5]") == Smooth(9.0, (0.5,))  # of the variant's object
+    folders = [set(students(plan(*c, methods=(choosy,))).values()) for c in ([], inside[:1], inside[1:])]
+    assert len(set().union(*folders)) == 3
+    assert entrant("choosy", {"choosy": {"limit": 3}}, SAMPLER).method == Choosy(cfg_strength=2.0, limit=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ("scaling=shrap", ["methods.choosy.scaling 'shrap'", "Did you mean 'sharp'?", "smooth"]),
+        ("scaling=3", ["methods.choosy.scaling '3'", "Available: sharp, smooth"]),
+        ("scaling.widht=3", ["parameter of methods.choosy.scaling 'widht'", "Did you mean 'width'?"]),
+        ("scaling.width=wide", ["methods.choosy.scaling.width", "0.1", "'wide'"]),
+        ("scaling.ends=3", ["methods.choosy.scaling.ends", "(0.0, 1.0)", "(got 3)"]),
+        ("limit=low", ["methods.choosy.limit", "a number", "'low'"]),
+    ],
+)
+def test_a_wrong_choice_or_nested_value_is_a_usage_error(choosy: str, change: str, parts: list[str]):
+    with pytest.raises(UsageError) as caught:
+        plan(f"methods.choosy.{change}", methods=(choosy,))
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_a_parameter_without_a_text_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """Its address in memory would give every call other students."""
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
+    METHODS.register("odd", version=1, source="", variants={"": {"scaling": object()}})(Choosy)
+    with pytest.raises(UsageError, match="place in memory"):
+        plan(methods=("odd",))

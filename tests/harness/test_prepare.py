@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +13,8 @@ import pytest
 from mdtbench.assets.mesh import Mesh
 from mdtbench.assets.toys import ToySource
 from mdtbench.base.errors import AssetError
-from mdtbench.harness.prepare import Preparation, prepare_asset, straight_uint8
+from mdtbench.harness import prepare as prepare_module
+from mdtbench.harness.prepare import Preparation, prepare, prepare_asset, straight_uint8
 
 
 @dataclass(frozen=True)
@@ -45,3 +49,45 @@ def test_a_toy_becomes_occupancy_and_pictures_that_depend_on_its_id_alone():
 def test_straight_colours_are_recovered_from_premultiplied_ones():
     premultiplied = np.array([[[0.5, 0.25, 0.0, 0.5], [0.0, 0.0, 0.0, 0.0]]], np.float32)
     assert straight_uint8(premultiplied).tolist() == [[[255, 128, 0, 128], [0, 0, 0, 0]]]
+
+
+@dataclass
+class Inline:
+    """Workers that are this process; counts what they are given."""
+
+    given: int = 0
+
+    def map(self, function: Callable, items: Sequence, label: str, total: int) -> list:
+        self.given += total
+        return [function(item) for item in items]
+
+
+@dataclass(frozen=True)
+class WithNeedle:
+    """Toys of which the second is too thin to be seen."""
+
+    name: str = "needle"
+
+    def assets(self) -> list:
+        toys = ToySource("test", 7).assets()
+        return [toys[0], Needle("test-00001"), *toys[2:]]
+
+    def digest(self) -> str:
+        return "d"
+
+
+def test_a_limit_prepares_its_first_assets_only_and_finds_them_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(prepare_module, "SHARD", 2)
+    team: Any = Inline()
+    some = prepare(WithNeedle(), Preparation(), tmp_path, team, limit=3)
+    assert team.given == 4  # whole shards
+    assert some.ids == ("test-00000", "test-00002")
+    assert [name for name, _ in some.failures] == ["test-00001"]
+    assert some.total == 3
+    every = prepare(WithNeedle(), Preparation(), tmp_path, team)
+    assert team.given == 4 + 3
+    assert len(every.ids) == 6
+    assert np.array_equal(every.images[:2], some.images)
+    assert prepare(WithNeedle(), Preparation(), tmp_path, team, limit=99).ids == every.ids
+    assert prepare(WithNeedle(), Preparation(), tmp_path, team, limit=1).failures == ()
+    assert team.given == 4 + 3

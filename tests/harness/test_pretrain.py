@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from mdtbench.base.errors import UsageError
 from mdtbench.harness.config import Config, load_config
-from mdtbench.harness.pretrain import STAGES, fit, pretrain
+from mdtbench.harness.pretrain import STAGES, fit, pretrain, stage_address
 from mdtbench.harness.storage import load_arrays
 from mdtbench.harness.world import World, load_world, world_digest
 
@@ -106,6 +106,22 @@ def test_making_it_again_does_nothing(made: Path):
     assert files(made) == before
     assert world_digest(made) == digest
     assert reporter.started == []
+
+
+def test_a_folder_made_with_other_settings_is_left_alone(made: Path):
+    before = files(made)
+    for change, stage in (("vae.lr=0.5", "vae"), ("window.clear=0.9", "conditioner"), ("teacher.steps=9", "teacher")):
+        with pytest.raises(UsageError, match=f"Stage {stage} .* other settings"):
+            pretrain(recipe(f"pretrain.{change}"), made, list(STAGES), 1, Quiet())
+    assert files(made) == before
+
+
+def test_a_stage_depends_on_the_stages_before_it():
+    one, other = recipe().pretrain, recipe("pretrain.vae.lr=0.5").pretrain
+    assert one is not None
+    assert other is not None
+    changed = [stage for stage in STAGES if stage_address(one, stage) != stage_address(other, stage)]
+    assert changed == ["vae", "conditioner", "teacher"]
 
 
 def test_a_stage_that_was_killed_while_it_was_stored_is_stored_again(made: Path):

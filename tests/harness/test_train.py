@@ -14,14 +14,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mdtbench.base.errors import UsageError
 from mdtbench.flow.path import diffuse
 from mdtbench.flow.times import LogitNormal, Uniform
+from mdtbench.harness import learner as learner_module
 from mdtbench.harness import train as train_module
 from mdtbench.harness.config import Train
-from mdtbench.harness.plan import entrant
-from mdtbench.harness.task import Batch, Points, StructureTask, TrainingData
-from mdtbench.harness.train import Student, student_file, train_together
+from mdtbench.harness.distributed import Ranks
+from mdtbench.harness.parameters import entrant
+from mdtbench.harness.task import Batch, ChargedTeacher, Points, StructureTask, TrainingData
+from mdtbench.harness.train import Student, recompute_blocks, student_file, train_together
 from mdtbench.methods import Distillation, Loss, Step
+from mdtbench.methods.scm import ContinuousConsistencyDistillation
 from mdtbench.methods.vm import VelocityMatching
 from mdtbench.trellis.pipeline import StructurePipeline
 
@@ -139,7 +143,8 @@ def test_the_teacher_runs_once_per_batch_for_all_methods(together: Together):
 
 def test_a_finished_student_leaves_its_result_and_its_log(together: Together):
     for made in together.students.values():
-        assert sorted(path.name for path in made.folder.iterdir()) == ["log.jsonl", "student.safetensors"]
+        files = sorted(path.name for path in made.folder.iterdir())
+        assert files == ["log.jsonl", "student.safetensors", "training.json"]
         written = load_file(student_file(made.folder))
         average = {key.removeprefix("network."): value for key, value in made.learner.average.items()}
         assert differing({key: written[key] for key in average}, average) == []
@@ -272,3 +277,138 @@ def test_the_learning_rate_of_the_run_takes_precedence(pipeline: StructurePipeli
     faster = TRAIN.model_copy(update={"lr": 0.5})
     common = Student("vm", own.method, copy.deepcopy(pipeline.flow), faster, faster.steps, tmp_path)
     assert common.learner.recipe.lr == 0.5
+
+
+def trained(name: str, pipeline: StructurePipeline, data: TrainingData, folder: Path, **changes: object) -> Student:
+    """A student that trained alone with changed settings."""
+    train = TRAIN.model_copy(update=changes)
+    method = entrant(name, {}, pipeline.sampler).distillation
+    made = Student(name, method, copy.deepcopy(pipeline.flow), train, train.steps, folder / name)
+    assert train_together([made], StructureTask(pipeline, data, train.batch), train, SEED) == {}
+    return made
+
+
+def moved(made: Student, pipeline: StructurePipeline) -> Tensor:
+    """How far training took the averaged weights, as one vector."""
+    start = pipeline.flow.state_dict()
+    average = made.learner.average
+    return torch.cat([(average[f"network.{key}"] - start[key]).flatten() for key, _ in made.network.named_parameters()])
+
+
+def test_a_training_leaves_an_account(together: Together):
+    made = together.students["mdt"]
+    account = json.loads((made.folder / "training.json").read_text())
+    assert account["seconds"] == made.seconds > 0
+    assert account["peak_memory_gb"] > 0.1  # torch alone takes that much
+    expected = {"label": "mdt", "steps": 3, "batch": 4, "forwards": 13 * 3 * 4, "skipped": 0, "lr": made.method.lr}
+    assert {key: account[key] for key in expected} == expected
+
+
+def test_time_and_everything_else_goes_on_after_an_interruption(
+    pipeline: StructurePipeline, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """float16 with a scaled loss, several averages, a percentile and parts: all of it is in the checkpoint."""
+    changes = {"precision": "float16", "more_ema": (0.5,), "clip_percentile": 50.0, "clip": 100.0, "accumulate": 2}
+    monkeypatch.setattr(learner_module.AdaptiveGradClipper.__init__, "__defaults__", (None, 1))
+    whole = trained("vm", pipeline, data, tmp_path / "whole", **changes)
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "TRAIN", TRAIN.model_copy(update=changes))
+        interrupted(["vm"], pipeline, data, tmp_path, monkeypatch)
+    spent = float(load_file(tmp_path / "vm" / "checkpoint.safetensors")["seconds"])
+    resumed = trained("vm", pipeline, data, tmp_path, **changes)
+    assert differing(tensors(whole), tensors(resumed)) == []
+    assert log_of(whole) == log_of(resumed)
+    assert resumed.seconds > spent > 0
+    assert whole.learner.clipper.limit < 100  # the percentile does count
+    assert whole.learner.skipped < 3
+
+
+def test_further_averages_lie_beside_the_result(pipeline: StructurePipeline, data: TrainingData, tmp_path: Path):
+    made = trained("vm", pipeline, data, tmp_path, steps=2, more_ema=(0.0, 0.5))
+    online = {key.removeprefix("network."): value for key, value in made.learner.more[0.0].items()}
+    files = {decay: load_file(student_file(made.folder, decay)) for decay in (None, 0.0, 0.5)}
+    assert (made.folder / "student-ema0.5.safetensors").exists()
+    assert differing({key: files[0.0][key] for key in online}, online) == []
+    for one, other in ((None, 0.0), (None, 0.5), (0.0, 0.5)):
+        assert set(files[one]) == set(files[other])
+        assert "out_layer.weight" in differing(files[one], files[other])
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bfloat16", torch.bfloat16), ("float16", torch.float16)])
+def test_half_precision_is_for_the_networks_insides_only(
+    pipeline: StructurePipeline, data: TrainingData, tmp_path: Path, precision: str, dtype: torch.dtype
+):
+    """scm has all kinds of calls: teacher, forward differentiation, student. Weights and outputs are float32."""
+    inside, outside = set(), set()
+    network = copy.deepcopy(pipeline.flow)
+    method = Spying(cfg_strength=2.0, seen=outside)
+    train = TRAIN.model_copy(update={"precision": precision, "steps": 1})
+    made = Student("scm", method, network, train, 1, tmp_path / "scm")
+    layers = [network.blocks[0].mlp.mlp[0], pipeline.flow.blocks[0].mlp.mlp[0]]
+    hooks = [layer.register_forward_hook(lambda _, __, out: inside.add(out.dtype)) for layer in layers]
+    failures = train_together([made], StructureTask(pipeline, data, train.batch), train, SEED)
+    for hook in hooks:
+        hook.remove()
+    assert failures == {}
+    assert inside == {dtype}
+    assert outside == {torch.float32}
+    assert {parameter.dtype for parameter in made.network.parameters()} == {torch.float32}
+    full = trained("scm", pipeline, data, tmp_path / "full", steps=1)
+    # Adam's first step is the gradient's sign: of a gradient that is right to 1 %, 0.9 and more of it is the same.
+    assert torch.cosine_similarity(moved(made, pipeline), moved(full, pipeline), dim=0) > 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spying(ContinuousConsistencyDistillation):
+    """Notes the dtypes of what its networks return."""
+
+    seen: set[torch.dtype]
+
+    def loss(self, step: Step) -> Loss:
+        v = step.teacher(step.x_t, step.t, self.cfg_strength)
+        self.seen.update({v.dtype, step.student(step.x_t, step.t).dtype, step.target(step.x_t, step.t).dtype})
+        self.seen.update(out.dtype for out in step.target_derivative(step.x_t, step.t, v))
+        return super().loss(step)
+
+
+def test_recomputed_blocks_change_no_gradient(pipeline: StructurePipeline, data: TrainingData, tmp_path: Path):
+    plain = trained("mdt", pipeline, data, tmp_path / "plain", steps=1)
+    recomputed = trained("mdt", pipeline, data, tmp_path / "recomputed", steps=1, checkpoint_blocks=True)
+    assert all(block.use_checkpoint for block in recomputed.network.blocks)
+    assert not any(block.use_checkpoint for block in pipeline.flow.blocks)
+    for (name, a), b in zip(plain.network.named_parameters(), recomputed.network.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-7, msg=name)
+
+
+def test_a_network_without_blocks_cannot_recompute_them():
+    with pytest.raises(UsageError, match=r"Linear has no blocks"):
+        recompute_blocks(torch.nn.Linear(2, 2))
+
+
+def test_a_batch_that_cannot_be_cut_is_a_usage_error(pipeline: StructurePipeline, data: TrainingData, tmp_path: Path):
+    with pytest.raises(UsageError, match="batch of 4 cannot be cut in 5"):
+        trained("vm", pipeline, data, tmp_path, accumulate=5)
+
+
+def test_a_failure_in_another_process_ends_the_student_here_too(
+    pipeline: StructurePipeline, data: TrainingData, tmp_path: Path
+):
+    class OtherFailed(Ranks):
+        def any(self, flag: bool) -> bool:
+            return True
+
+    made = student("vm", pipeline, tmp_path)
+    failures = train_together([made], task(pipeline, data), TRAIN, SEED, OtherFailed())
+    assert "another process" in failures["vm"]
+    assert made.learner.done == 0
+
+
+def test_whoever_asks_first_the_pair_is_charged_to_all_who_use_it(pipeline: StructurePipeline, data: TrainingData):
+    batch = task(pipeline, data).draw(SEED, 0)
+    point = Points(batch, task(pipeline, data).teacher(batch.cond), TRAIN.t_min).at(Uniform())
+    first, second, third = (ChargedTeacher(point) for _ in range(3))
+    for teacher in (first, second, second):
+        teacher(point.x_t, point.t, 1.0)
+    third(point.x_t + 1, point.t, 1.0)  # a point of its own: paid for when it is computed
+    assert point.pair_s > 0
+    assert [teacher.owed_s for teacher in (first, second, third)] == [0, point.pair_s, 0]

@@ -9,7 +9,7 @@ from mdtbench.flow.samplers import Euler, Sampler
 from mdtbench.methods import METHODS, Distillation, Loss, Step
 
 
-@METHODS.register("gd", version=1, source="guidance distillation alone, the control of MDT-dist")
+@METHODS.register("mine", version=1, source="guidance distillation, in another package")
 @dataclass(frozen=True, kw_only=True)
 class GuidanceDistillation(Distillation):
     """L = |phi - v|^2 with v the guided teacher."""

@@ -1,4 +1,4 @@
-"""A new method is one file: another package's `gd` is found, built and trained without a change here."""
+"""A new method is one file: another package's `mine` is found, built and trained without a change here."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ STRENGTH = 2.0
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The package `gd-package` with one entry point, on the path and forgotten afterwards."""
-    info = tmp_path / "gd_package-1.0.dist-info"
+    """The package `my-package` with one entry point, on the path and forgotten afterwards."""
+    info = tmp_path / "my_package-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gd-package\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[mdtbench.methods]\ngd = gd_package\n")
-    (tmp_path / "gd_package.py").write_text((Path(__file__).parent / "plugin_method.py").read_text())
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mdtbench.methods]\nmine = my_package\n")
+    (tmp_path / "my_package.py").write_text((Path(__file__).parent / "plugin_method.py").read_text())
     monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
     monkeypatch.syspath_prepend(tmp_path)
     yield
-    sys.modules.pop("gd_package", None)
+    sys.modules.pop("my_package", None)
 
 
 def train(made: Distillation, network: torch.nn.Module, steps: int) -> list[float]:
@@ -68,9 +68,9 @@ def train(made: Distillation, network: torch.nn.Module, steps: int) -> list[floa
 
 @pytest.mark.usefixtures("installed")
 def test_a_method_of_another_package_trains():
-    assert "gd" in METHODS.names()
-    assert "gd_package" not in sys.modules  # listing imports nothing
-    made = METHODS.get("gd").value(cfg_strength=STRENGTH)
+    assert "mine" in METHODS.names()
+    assert "my_package" not in sys.modules  # listing imports nothing
+    made = METHODS.get("mine").value(cfg_strength=STRENGTH)
     assert isinstance(made, Distillation)
     assert (made.cost(), made.sampler(4).steps) == (5, 4)
     residuals = train(made, Mlp(2, 1, width=64), 300)
@@ -79,5 +79,5 @@ def test_a_method_of_another_package_trains():
 
 
 def test_forgotten_after_the_test():
-    assert "gd" not in METHODS.names()
+    assert "mine" not in METHODS.names()
     assert randn(1, seed=0).dtype == F64

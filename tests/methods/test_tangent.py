@@ -24,7 +24,7 @@ from steps import (
 from torch import Tensor
 
 from mdtbench.flow.oracles import integrate
-from mdtbench.methods.residual import bounded
+from mdtbench.methods.residual import ResidualRms
 from mdtbench.methods.scm import tangent, trig_scale
 
 SIGMAS = (1.0, 0.5)
@@ -114,15 +114,15 @@ def test_unnormalised_scm_is_vm_times_a_function_of_time():
 @pytest.mark.parametrize("t_value", [0.05, 0.4, 0.9])
 def test_scm_is_vm_times_a_positive_number_through_their_losses(t_value: float):
     """The losses themselves, bounds included. phi is affine in (x, t), so that VM's difference is exact (T8b)."""
-    layout, t, bound = dense(1, 6), torch.tensor([t_value], dtype=F64), 0.1
+    layout, t, bound = dense(1, 6), torch.tensor([t_value], dtype=F64), ResidualRms().constant
     network, oracle = Correction(6), gaussian(6, 13)
     with torch.no_grad():
         network.weight.copy_(randn(6, 6, seed=14))
         network.slope.copy_(randn(6, seed=15))
     phi = network.around(lambda x, t: 0 * x)
     step = make_step(layout, t, phi, oracle.velocity)
-    of_vm = gradient(method("vm", bound=bound).loss(step).value, network)
-    of_scm = gradient(method("scm", bound=bound).loss(step).value, network)
+    of_vm = gradient(method("vm").loss(step).value, network)
+    of_scm = gradient(method("scm").loss(step).value, network)
 
     v = oracle.velocity(step.x_t, t)
     r = phi(step.x_t, t) + t * (v @ network.weight + network.slope) - v
@@ -133,11 +133,11 @@ def test_scm_is_vm_times_a_positive_number_through_their_losses(t_value: float):
 
 def test_bound_keeps_the_direction_and_limits_the_length():
     layout, r = dense(3, 8), randn(3, 8, seed=16) * torch.tensor([[1e-9], [1.0], [1e9]], dtype=F64)
-    got = bounded(r, layout, 0.1)
+    got = ResidualRms(0.1).residual(r, layout)
     length, size = got.square().mean(1).sqrt(), r.square().mean(1).sqrt()
     assert worst(got / length[:, None], r / size[:, None]) < 1e-12
     assert worst(length, size / (size + 0.1)) < 1e-12
-    assert worst(bounded(0 * r, layout, 0.1), 0) == 0
+    assert worst(ResidualRms(0.1).residual(0 * r, layout), 0) == 0
 
 
 def test_warm_up_fades_the_derivative_in():

@@ -16,6 +16,7 @@ from mdtbench.flow.oracles import MixtureOracle, integrate
 from mdtbench.flow.path import diffuse
 from mdtbench.flow.times import Uniform
 from mdtbench.methods import Distillation, Step
+from mdtbench.methods.residual import DerivativeL2
 
 STEPS, BATCH = 500, 128
 ANGLES = torch.tensor([0.0, 2.0, 4.2])
@@ -106,10 +107,24 @@ def test_one_step_of_the_teacher_is_far_off():
     assert transport_rmse(Student()) > 1.5  # observed 1.63
 
 
+@pytest.mark.parametrize("label", ["vm", "vm:paper", "cm", "cm:weighted", "scm", "mdt:paper"])
+def test_one_step_of_the_student_transports(label: str):
+    """A fifth of the steps of the full training, which reaches 0.16 to 0.31: hence 0.5 and not 0.35."""
+    changed = {"warmup": 0.2} if label == "scm" else {}
+    # observed 0.36 to 0.37; cm and vm, whose push is bounded, 0.44 and 0.41
+    assert transport_rmse(train(method(label, **changed))) < 0.5
+
+
 @pytest.mark.parametrize(
-    ("name", "parameters"),
-    # cm carries the data's end up by one delta per step: with the default 0.01 it needs more steps than this.
-    [("vm", {}), ("mdt", {}), ("cm", {"delta": 0.05}), ("scm", {"warmup": 0.2})],
+    ("label", "changed", "least"),
+    [
+        ("vm", {"scaling": DerivativeL2()}, 0.75),  # observed 0.85
+        ("mdt:official", {"times": Uniform()}, 0.75),  # observed 0.90
+        ("vm", {"scaling": DerivativeL2(ref_dim=32768)}, 1.4),  # as at full size; observed 1.63, the teacher's
+        ("gd", {}, 1.4),  # observed 1.63
+    ],
+    ids=["vm-derivative-norm", "mdt-official", "vm-norm-of-full-size", "gd"],
 )
-def test_one_step_of_the_student_transports(name: str, parameters: dict[str, float]):
-    assert transport_rmse(train(method(name, **parameters))) < 0.65  # observed 0.41, 0.45, 0.45, 0.36
+def test_norm_of_the_release_hardly_transports(label: str, changed: dict, least: float):
+    """The same training with dphi/dt divided by its norm ends far from the flow map; at full size it is `gd`."""
+    assert transport_rmse(train(method(label, **changed))) > least

@@ -13,7 +13,7 @@ from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.results.render_json import from_json, json_schema
 from mdtbench.results.render_latex import escape as latex_escape
 from mdtbench.results.render_rich import to_rich
-from mdtbench.results.report import FORMATS, report, tables
+from mdtbench.results.report import FORMATS, RunResults, report, tables
 
 NASTY = r"a_b|c&d%#$^~{x}<y>\[bold]*`z"
 
@@ -24,7 +24,7 @@ def nasty_run(make):
 
 @pytest.mark.parametrize("format", sorted(FORMATS))
 def test_every_format_ends_in_a_newline_and_names_both_tables(make, format):
-    text = report(make.run(), format)
+    text = report(RunResults(make.run()), format)
     assert text.endswith("\n")
     assert "VM+VD (Ours)" in text
     assert "no VM, no VD" in text
@@ -32,12 +32,12 @@ def test_every_format_ends_in_a_newline_and_names_both_tables(make, format):
 
 def test_unknown_format(make):
     with pytest.raises(UsageError, match="Did you mean 'latex'"):
-        report(make.run(), "latx")
+        report(RunResults(make.run()), "latx")
 
 
 @pytest.mark.parametrize("width", [70, 120, 160])
 def test_rich_fits_and_cuts_nothing(make, width):
-    table = tables(nasty_run(make))[0]
+    table = tables(RunResults(nasty_run(make)))[0]
     text = to_rich([table], width=width)
     assert max(map(len, text.split("\n"))) <= width
     assert "…" not in text
@@ -50,7 +50,7 @@ def test_rich_fits_and_cuts_nothing(make, width):
 
 
 def test_rich_keeps_the_paper_apart(make):
-    lines = to_rich(tables(make.run())[:1], width=160).split("\n")
+    lines = to_rich(tables(RunResults(make.run()))[:1], width=160).split("\n")
     ours = next(line for line in lines if "VM+VD" in line)
     left, right = ours.split("│")
     assert "11.00 ± 1.00" in left
@@ -58,13 +58,13 @@ def test_rich_keeps_the_paper_apart(make):
 
 
 def test_rich_colours_best_and_second(make):
-    text = to_rich(tables(make.run())[:1], color=True)
+    text = to_rich(tables(RunResults(make.run()))[:1], color=True)
     assert "\x1b[1m11.00 ± 1.00\x1b[0m" in text
     assert "\x1b[4m31.00 ± 1.00\x1b[0m" in text
 
 
 def test_markdown_has_equal_columns(make):
-    text = report(nasty_run(make), "markdown")
+    text = report(RunResults(nasty_run(make)), "markdown")
     for block in text.split("### ")[1:]:
         counts = [len(re.findall(r"(?<!\\)\|", line)) for line in block.split("\n") if line.startswith("|")]
         assert len(counts) > 10
@@ -76,7 +76,7 @@ def test_markdown_has_equal_columns(make):
 
 
 def test_latex_escapes_and_balances(make):
-    text = report(nasty_run(make), "latex")
+    text = report(RunResults(nasty_run(make)), "latex")
     body = text.partition("\n")[2]
     assert not re.search(r"(?<!\\)_", body)
     assert not re.search(r"(?<!\\)#", body)
@@ -97,7 +97,7 @@ def test_latex_spelling():
 
 
 def test_csv_is_tidy_and_exact(make):
-    rows = list(csv.DictReader(io.StringIO(report(nasty_run(make), "csv"))))
+    rows = list(csv.DictReader(io.StringIO(report(RunResults(nasty_run(make)), "csv"))))
     cm = next(r for r in rows if (r["method"], r["metric"], r["steps"]) == ("cm", "FD_tiny2d", "1"))
     assert (cm["table"], cm["source"], cm["group"], cm["role"]) == ("table_2", "run", "1 step", "student")
     assert (float(cm["value"]), float(cm["sd"]), cm["n"], cm["nfe"]) == (51.0, 1.0, "3", "1")
@@ -112,10 +112,10 @@ def test_csv_is_tidy_and_exact(make):
 
 def test_json_round_trips(make):
     rows = [*nasty_run(make), make.row("cm2", value=0.1 + 0.2)]
-    text = report(rows, "json")
-    assert from_json(text) == tables(rows)
+    text = report(RunResults(rows), "json")
+    assert from_json(text) == tables(RunResults(rows))
     parsed = json.loads(text)
-    assert parsed["schema_version"] == 1
+    assert parsed["schema_version"] == 2
     values = [cell["value"] for line in parsed["tables"][0]["rows"] for cell in line["cells"]]
     assert 0.1 + 0.2 in values
     assert "Table" in json_schema()["$defs"]

@@ -17,7 +17,7 @@ def test_rows_round_trip_exactly(tmp_path, make):
     assert read_rows(path) == rows
     append(path, [make.row(seed=7)])
     assert read_rows(path) == [*rows, make.row(seed=7)]
-    assert path.read_text().startswith('{"schema_version":1,')
+    assert path.read_text().startswith('{"schema_version":2,')
 
 
 def test_append_makes_the_file(tmp_path, make):
@@ -55,7 +55,8 @@ def test_append_to_a_folder_is_one_line(tmp_path, make):
         {"created_utc": "yesterday"},
         {"wall_s": 1.0},
         {"higher_is_better": None},
-        {"schema_version": 2},
+        {"schema_version": 3},
+        {"sampler": ""},
     ],
 )
 def test_a_row_that_cannot_be_is_refused(make, changes):
@@ -96,6 +97,15 @@ def test_an_unknown_schema_is_a_usage_error(tmp_path, make):
         read_rows(path)
 
 
+def test_rows_of_version_1_are_those_of_the_methods_own_samplers(tmp_path, make):
+    path = tmp_path / "rows.jsonl"
+    old = make.row().model_dump(exclude={"sampler", "own_sampler"}) | {"schema_version": 1}
+    path.write_text(json.dumps(old) + "\n")
+    [row] = read_rows(path)
+    assert row == make.row()
+    assert (row.sampler, row.own_sampler, row.schema_version) == (None, True, 2)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(MissingError, match=r"none\.jsonl"):
         read_rows(tmp_path / "none.jsonl")
@@ -104,5 +114,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_the_latest_row_counts(make):
     rows = [make.row(value=None), make.row("pcm"), make.row(value=2.0)]
     assert latest(rows) == [make.row(value=2.0), make.row("pcm")]
+    samplers = [make.row(sampler="renoise"), make.row(sampler="euler", own_sampler=False)]
+    assert latest(samplers) == samplers
     with pytest.raises(UsageError, match="Two runs"):
         latest([make.row(), make.row(run_id="other")])

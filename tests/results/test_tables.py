@@ -148,6 +148,30 @@ def test_variants_are_lines_of_their_own_without_the_papers_numbers(make):
     assert [cell.value for cell in table.column("paper:FD_incep")] == [19.53, None]
 
 
+def test_other_samplers_stand_right_below_the_methods_own(make):
+    rows = [make.row(method, sampler="renoise", steps=2) for method in ("mdt", "cm")]
+    rows += [make.row("mdt", value=3.0, sampler="euler", own_sampler=False, steps=2)]
+    rows += [make.row("mdt", variant="official", sampler="euler", steps=2)]
+    rows += [make.row("mdt", sampler="renoise"), make.row("none", sampler="euler", train_seed=None)]
+    table = table_2(rows)
+    assert labels(table)[:2] == [
+        ("1 step", ["VM+VD (Ours)"]),
+        ("2 steps", ["CM", "VM+VD (Ours)", "VM+VD (Ours), euler", "VM+VD (Ours) [official]"]),
+    ]
+    shown = {(line.cells[0].text, line.steps): (line.sampler, line.cells[4].value) for line in table.rows}
+    assert shown["VM+VD (Ours)", 2] == ("renoise", 1.0)
+    assert shown["VM+VD (Ours), euler", 2] == ("euler", 3.0)
+    published = {(line.cells[0].text, line.steps): cell.value for line, cell in
+                 zip(table.rows, table.column("paper:FD_dinov2"), strict=True)}  # fmt: skip
+    assert published["VM+VD (Ours)", 2] == 110.9
+    assert published["VM+VD (Ours), euler", 2] is None
+    own = "Samplers: renoise for VM+VD (Ours), CM; euler for VM+VD (Ours) [official], Undistilled."
+    assert own in table.notes
+    assert any("no line where it computes" in note for note in table.notes)
+    assert not any("no line where it computes" in note for note in table_2(rows[:2]).notes)
+    assert not any(note.startswith("Samplers") for note in table_2(make.run()).notes)  # of version 1
+
+
 def test_the_papers_numbers_stand_at_their_steps(make):
     table = table_2(make.run())
     shown = {

@@ -1,0 +1,86 @@
+"""Several processes that train one student: each computes its part of every batch, and gradients are added up.
+
+`Ranks` is what training knows of the others. Weights need no exchange: all processes start from the same ones and
+make the same updates, since the sum of the gradients has the same bits everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+BUCKET = 2**24  # elements that are exchanged at once: a message per tensor is slow, one for all doubles the memory
+PATIENCE = timedelta(days=1)  # to wait for the first process, which prepares assets while the others wait
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together. One alone exchanges nothing."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank == 0
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over processes. All must call it with tensors of equal shapes."""
+        for bucket in buckets(tensors) if self.size > 1 else ():
+            flat = torch.cat([tensor.flatten() for tensor in bucket])
+            dist.all_reduce(flat)
+            for tensor, total in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+                tensor.copy_(total.view_as(tensor))
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        if self.size == 1:
+            return flag
+        count = torch.tensor([int(flag)])  # both back-ends of `together` take CPU tensors
+        self.add([count])
+        return bool(count.item())
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def buckets(tensors: Iterable[Tensor], limit: int = BUCKET) -> Iterator[list[Tensor]]:
+    """Neighbours of one dtype and device, of at most `limit` elements together unless one alone has more."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        size = sum(each.numel() for each in bucket) + tensor.numel()
+        if bucket and (size > limit or (tensor.dtype, tensor.device) != (bucket[0].dtype, bucket[0].device)):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
+
+
+def joined() -> Ranks:
+    """The processes of the group that this one has joined; itself alone when it has joined none."""
+    return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Ranks()
+
+
+@contextmanager
+def together() -> Iterator[Ranks]:
+    """Join the processes that `torchrun` started, if it did: it sets RANK and WORLD_SIZE."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Ranks()
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield joined()
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,92 @@
+"""Configuration of an oracle run: a preset with a table [oracle] and no world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from ...base.errors import UsageError, unknown_name
+from ...flow.samplers import sampler_of
+from ..config import Section, Train, _apply, _read_preset
+from .problems import problem
+
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class OracleSection(Section):
+    problems: Names
+    methods: Names = Field(description="distilled when none are named; the teacher's own rows are always there")
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="training seeds when none are named")
+    cfg_strength: float = Field(gt=0, description="of the guided problems")
+    width: int = Field(gt=0, description="hidden units of a student's network, of each of two layers and problems")
+
+
+class OracleTrain(Section):
+    """As the table [train] of other presets; `batch` samples are drawn of each problem."""
+
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    lr: float | None = Field(gt=0, description="of all methods: their own are for large networks")
+    warmup: int = Field(10, ge=0)
+    ema: float = Field(0.99, ge=0, lt=1)
+    clip: float = Field(10.0, gt=0)
+    t_min: float = Field(0.01001, gt=0, lt=1)
+
+    def common(self) -> Train:
+        return Train(**self.model_dump())
+
+
+class OracleEvaluate(Section):
+    steps: tuple[Annotated[int, Field(gt=0)], ...] = Field((1, 2, 4), min_length=1)
+    samplers: tuple[str, ...] = Field(("renoise", "euler"), description="of students, beside their own")
+    samples: int = Field(gt=1, description="points of noise per problem")
+
+
+class OracleConfig(Section):
+    """All that decides a result. `methods` holds changed parameters, by method name."""
+
+    oracle: OracleSection
+    train: OracleTrain
+    evaluate: OracleEvaluate
+    methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+def is_oracle(preset: str) -> bool:
+    """Whether a preset (a shipped name or a .toml file) is of an oracle run. Raises UsageError as `load_config`."""
+    values = _read_preset(preset)
+    return "oracle" in values and "world" not in values
+
+
+def load_oracle_config(preset: str, changes: Sequence[str] = ()) -> OracleConfig:
+    """The configuration of an oracle preset with `key.sub=value` changes applied.
+
+    Raises:
+        UsageError: unknown preset, key, problem or sampler, or a value of the wrong type.
+    """
+    values = _read_preset(preset)
+    for change in changes:
+        _apply(values, change)
+    try:
+        config = OracleConfig.model_validate(values)
+    except ValidationError as error:
+        raise _explained(error, preset) from error
+    for name in config.oracle.problems:
+        problem(name)
+    for name in config.evaluate.samplers:
+        sampler_of(name, 1, 1.0)
+    return config
+
+
+def _explained(error: ValidationError, preset: str) -> UsageError:
+    first = error.errors()[0]
+    *parents, last = (str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        model: type[BaseModel] = OracleConfig if not parents else OracleConfig.model_fields[parents[0]].annotation
+        known = [".".join([*parents, name]) for name in model.model_fields]
+        return unknown_name("key", ".".join([*parents, last]), known, f"Preset '{preset}' or --set.")
+    got = f" (got {first['input']!r})" if not isinstance(first["input"], dict) else ""
+    return UsageError(
+        f"{'.'.join([*parents, last])}: {first['msg']}{got}. Correct it in preset '{preset}' or with --set."
+    )

@@ -1,0 +1,130 @@
+"""All problems as one training task.
+
+Networks this small cost more to call than to compute, so that all problems train in one call: a batch holds as many
+samples of each problem, one problem after the other, and a student is a bank of networks, one per problem, that share
+no weight. What couples them is the clipped norm of their gradient and the step that is skipped when it is not finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ...base.seeds import seed_of
+from ...flow.guidance import Guided, Velocity
+from ...flow.layout import DenseLayout
+from ...flow.oracles import ComponentOracle, translated
+from ..task import Batch
+from .problems import CLASSES, DIM, Problem
+
+FEATURES = DIM + 2 + CLASSES  # x, t, cos(pi t), class
+
+
+class Bank:
+    """The exact velocities of P problems, evaluated at once in float32. Every batch holds P equal parts."""
+
+    def __init__(self, problems: Sequence[Problem]):
+        self.size = len(problems)
+        self._base = _stacked([p.base for p in problems])
+        self._shifts = torch.stack([p.shifts for p in problems]).float()  # [P, CLASSES, D]
+
+    def teacher(self, classes: Tensor) -> Guided:
+        """The guided teacher, without a network. classes: [P B]."""
+        return Guided(partial(self.velocity, classes=classes), partial(self._pair, classes))
+
+    def velocity(self, x: Tensor, t: Tensor, classes: Tensor) -> Tensor:
+        """Marginal velocity of each sample's class. x: [P B, D], t, classes: [P B]."""
+        parts = self.split(classes)
+        shift = self._shifts.gather(1, parts[..., None].expand(-1, -1, DIM))
+        return translated(self._base.velocity, self.split(x), self.split(t), shift).flatten(0, 1)
+
+    def _pair(self, classes: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        negative = self._base.velocity(self.split(x), self.split(t)).flatten(0, 1)
+        return self.velocity(x, t, classes), negative
+
+    def split(self, x: Tensor) -> Tensor:
+        """[P B, ...] -> [P, B, ...]."""
+        return x.unflatten(0, (self.size, -1))
+
+
+class BankStudent(nn.Module):
+    """phi(x, t, class) = teacher's conditional velocity + networks that are zero at first, one per problem.
+
+    So distillation starts at the teacher, as a copy of its weights would.
+    """
+
+    def __init__(self, bank: Bank, width: int, seed: int):
+        super().__init__()
+        self._bank = bank
+        sizes = (FEATURES, width, width, DIM)
+        self.weights = nn.ParameterList(torch.zeros(bank.size, a, b) for a, b in pairwise(sizes))
+        self.biases = nn.ParameterList(torch.zeros(bank.size, 1, b) for b in sizes[1:])
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter, fan_in in [(self.weights[i], sizes[i]) for i in (0, 1)] + [(self.biases[0], FEATURES)]:
+                parameter.uniform_(-1, 1, generator=generator).div_(math.sqrt(fan_in))
+
+    def forward(self, x: Tensor, t: Tensor, classes: Tensor) -> Tensor:
+        """x: [P B, D], t: [P B] in [0, 1], classes: [P B]."""
+        time, label = t[:, None], nn.functional.one_hot(classes, CLASSES).to(x.dtype)
+        hidden = self._bank.split(torch.cat([x, time, torch.cos(math.pi * time), label], 1))
+        layers = list(zip(self.weights, self.biases, strict=True))
+        for weight, bias in layers[:-1]:
+            hidden = nn.functional.silu(torch.baddbmm(bias, hidden, weight))
+        weight, bias = layers[-1]
+        return self._bank.velocity(x, t, classes) + torch.baddbmm(bias, hidden, weight).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class OracleTask:
+    """`batch_size` samples of each problem per step. seed: of the students' starting weights."""
+
+    problems: tuple[Problem, ...]
+    bank: Bank
+    batch_size: int
+    width: int
+    seed: int
+
+    def draw(self, seed: int, index: int) -> Batch:
+        """Data of the classes as they are, without guidance: distillation has no other data."""
+        generator = torch.Generator().manual_seed(seed_of("oracle batch", seed, index))
+        drawn = [self._data(problem, generator) for problem in self.problems]
+        x_0, classes = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        layout = DenseLayout(tuple(x_0.shape))
+        noise = layout.randn([generator])
+        return Batch(x_0, noise, torch.rand(len(x_0), generator=generator), classes, layout)
+
+    def _data(self, problem: Problem, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        classes = torch.randint(CLASSES, (self.batch_size,), generator=generator)
+        return (problem.base.sample(self.batch_size, generator) + problem.shifts[classes]).float(), classes
+
+    def student(self) -> nn.Module:
+        return BankStudent(self.bank, self.width, seed_of("oracle student", self.seed))
+
+    def bind(self, network: Callable[..., Tensor], cond: Tensor) -> Velocity:
+        return lambda x, t: network(x, t, cond)
+
+    def teacher(self, cond: Tensor) -> Guided:
+        return self.bank.teacher(cond)
+
+
+def _stacked(oracles: Sequence[ComponentOracle]) -> ComponentOracle:
+    """Several mixtures as one batched one, in float32; short ones are filled up with components of weight 0."""
+    most = max(len(oracle.weights) for oracle in oracles)
+
+    def filled(parts: Sequence[Tensor], value: float) -> Tensor:
+        padded = [torch.cat([p, torch.full_like(p[:1], value).expand(most - len(p), *p.shape[1:])]) for p in parts]
+        return torch.stack(padded).float()
+
+    return ComponentOracle(
+        filled([o.weights for o in oracles], 0.0),
+        filled([o.means for o in oracles], 0.0),
+        filled([o.variances for o in oracles], 1.0),
+        torch.stack([o.basis for o in oracles]).float(),
+    )

@@ -1,0 +1,112 @@
+"""The students of a run, trained by several processes: started by torchrun, found by `mdtbench run` afterwards.
+
+    torchrun --nproc-per-node 2 -m mdtbench.harness.train_ranks --methods vm,mdt --out runs/two
+    mdtbench run --methods vm,mdt --out runs/two
+
+Every process computes its part of each batch; all students of a training seed train in lockstep. Their folders are
+those of `mdtbench run` with the same preset, methods, seeds and --set, which therefore measures and does not train.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar, cast
+
+import torch
+import typer
+
+from ..base.errors import MdtbenchError, RunError, UsageError
+from .cli import ALL_METHODS, CACHE, Changes, PresetOption, _numbers, _words
+from .commands import RunOptions, load_plugin, make_plan
+from .distributed import Ranks, together
+from .plan import Plan
+from .pool import Workers, cores, workers
+from .progress import reporter
+from .workshop import Workshop
+from .world import verify_world
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+app = typer.Typer(pretty_exceptions_enable=False)
+
+
+class InProcess:
+    """In place of worker processes, where torchrun has started the processes: everything happens in this one."""
+
+    count = 1
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item], label: str, total: int) -> list[Result]:
+        return [function(item) for item in items]
+
+
+@app.command()
+def train_ranks(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    preset: PresetOption = "tiny",
+    methods: Annotated[str, typer.Option(help="Comma-separated methods, with variants as name:variant.")] = ALL_METHODS,
+    seeds: Annotated[str, typer.Option(help="Training seeds, e.g. 0,1,2.")] = "0",
+    changes: Changes = None,
+    plugin: Annotated[list[Path] | None, typer.Option(help="Python file that registers a method.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder for prepared assets, shared by runs.")] = CACHE,
+) -> None:
+    """Train the students of `mdtbench run` with the processes that torchrun starts. Run again to resume."""
+    for path in plugin or ():
+        load_plugin(path)
+    plan = make_plan(
+        RunOptions(
+            preset=preset,
+            methods=_words(methods),
+            steps=(),
+            samplers=(),
+            budget="",
+            train_seeds=_numbers("--seeds", seeds),
+            assets=None,
+            limit=None,
+            changes=tuple(changes or ()),
+            plugins=(),
+            out=out,
+            cache=cache.expanduser(),
+            workers=0,
+            dry_run=False,
+        )
+    )
+    _check(plan)
+    verify_world(plan.world)
+    torch.set_num_threads(1)  # as the workers of `mdtbench run`
+    with together() as ranks:
+        failures = train(plan, out, cache.expanduser(), ranks)
+    for folder, reason in failures.items() if ranks.first else ():
+        typer.echo(f"{folder} failed: {reason}", err=True)
+    if failures:
+        raise RunError(f"{len(failures)} student(s) failed. Reasons are above.")
+
+
+def train(plan: Plan, out: Path, cache: Path, ranks: Ranks) -> dict[str, str]:
+    """Train what is not trained yet. Returns reasons of failures by student folder."""
+
+    def shop(team: Workers) -> Workshop:
+        return Workshop(plan.config, plan.world, plan.world_sha, out, cache, team)
+
+    if ranks.first:
+        with reporter() as report, workers(cores(), report) as team:
+            shop(team).training_set()
+    ranks.wait()  # from here on everybody finds what the first one prepared
+    return shop(cast(Workers, InProcess())).train(plan.trainings, "distil")
+
+
+def _check(plan: Plan) -> None:
+    if plan.grid or plan.config.train.budget == "seconds":
+        raise UsageError(
+            "sweep.lr and train.budget=seconds depend on measurements that only `mdtbench run` makes. "
+            "Set train.lr or methods.NAME.lr and another budget."
+        )
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except MdtbenchError as error:
+        typer.echo(f"mdtbench: {error}", err=True)
+        sys.exit(error.exit_code)
