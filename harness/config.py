@@ -159,16 +159,16 @@ def load_config(preset: str, changes: list[str] | None = None) -> Config:
     Raises:
         UsageError: unknown or unreadable preset, unknown key, value of the wrong type.
     """
-    values = _read_preset(preset)
+    values = read_preset(preset)
     for change in changes or []:
-        _apply(values, change)
+        apply_change(values, change)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         raise _explained(error, preset) from error
 
 
-def _read_preset(preset: str) -> dict[str, Any]:
+def read_preset(preset: str) -> dict[str, Any]:
     path = Path(preset) if preset.endswith(".toml") else PRESETS / f"{preset}.toml"
     if not path.is_file():
         raise unknown_name("preset", preset, preset_names(), "Or give the path of a .toml file.")
@@ -178,7 +178,7 @@ def _read_preset(preset: str) -> dict[str, Any]:
         raise UsageError(f"Preset {path} cannot be read ({error}). Correct the file.") from error
 
 
-def _apply(values: dict[str, Any], change: str) -> None:
+def apply_change(values: dict[str, Any], change: str) -> None:
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"--set takes key=value (got '{change}'), for example --set train.steps=100.")

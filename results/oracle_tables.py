@@ -27,11 +27,15 @@ def is_oracle(rows: Sequence[Row]) -> bool:
 
 
 def oracle_tables(rows: Sequence[Row]) -> tuple[Table, ...]:
-    """One table per problem, in the order of the rows. Raises UsageError for rows of two runs."""
+    """One table per problem, in the order of the rows; the last has the notes.
+
+    Raises:
+        UsageError: rows of two runs.
+    """
     rows = latest(rows)
-    return tuple(
-        _table(stage, [row for row in rows if row.stage == stage]) for stage in dict.fromkeys(r.stage for r in rows)
-    )
+    stages = dict.fromkeys(row.stage for row in rows)
+    tables = [_table(stage, [row for row in rows if row.stage == stage]) for stage in stages]
+    return (*tables[:-1], *(replace(table, notes=NOTES) for table in tables[-1:]))
 
 
 def _table(stage: str, rows: Sequence[Row]) -> Table:
@@ -44,7 +48,7 @@ def _table(stage: str, rows: Sequence[Row]) -> Table:
     guidance = f"guidance strength {strength:g}" if strength else "no guidance"
     name = stage.removeprefix(PREFIX)
     title = f"Exact answers: {name} ({guidance})"
-    return Table(f"oracle_{name}", title, columns, _with_best(lines, columns), NOTES, tuple(footnotes))
+    return Table(f"oracle_{name}", title, columns, _with_best(lines, columns), (), tuple(footnotes))
 
 
 def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:

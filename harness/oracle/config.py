@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ...base.errors import UsageError, unknown_name
 from ...flow.samplers import sampler_of
-from ..config import Section, Train, _apply, _read_preset
+from ..config import Section, Train, apply_change, read_preset
 from .problems import problem
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -55,7 +55,7 @@ class OracleConfig(Section):
 
 def is_oracle(preset: str) -> bool:
     """Whether a preset (a shipped name or a .toml file) is of an oracle run. Raises UsageError as `load_config`."""
-    values = _read_preset(preset)
+    values = read_preset(preset)
     return "oracle" in values and "world" not in values
 
 
@@ -65,9 +65,9 @@ def load_oracle_config(preset: str, changes: Sequence[str] = ()) -> OracleConfig
     Raises:
         UsageError: unknown preset, key, problem or sampler, or a value of the wrong type.
     """
-    values = _read_preset(preset)
+    values = read_preset(preset)
     for change in changes:
-        _apply(values, change)
+        apply_change(values, change)
     try:
         config = OracleConfig.model_validate(values)
     except ValidationError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .run import OraclePlan
 
 # Seconds of one core per forward pass of a training step of preset `oracle`, mostly the cost of calls.
-PASS_S = 0.0015
+PASS_S = 0.0016
 
 
 def oracle_summary(plan: OraclePlan, workers: int) -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from mdtbench.base.errors import UsageError
 from mdtbench.harness.config import Config, load_config, preset_names
+from mdtbench.harness.oracle import is_oracle, load_oracle_config
 
 MINIMAL = """
 world = "tiny"
@@ -34,8 +35,11 @@ def message(*changes: str, preset: str = "tiny") -> str:
 
 
 def test_shipped_presets_load():
-    assert {"smoke", "tiny"} <= set(preset_names())
+    assert {"smoke", "tiny", "oracle"} <= set(preset_names())
     for name in preset_names():
+        if is_oracle(name):
+            assert load_oracle_config(name).train.steps > 0
+            continue
         config = load_config(name)
         assert config.world
         assert config.train.steps > 0
