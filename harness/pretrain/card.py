@@ -70,7 +70,9 @@ def _teacher_table(teacher: Mapping[str, Mapping[str, float]]) -> list[str]:
 def _row(stage: str, values: Mapping[str, float], recipe: Pretrain) -> str:
     section = getattr(recipe, stage)
     quality = "; ".join(f"{text}: {values[key]:.3f}" for key, text in MEASURES.items() if key in values)
+    muon = getattr(section, "matrix_lr", 0.0)
+    rate = f"{section.lr:g}, Muon {muon:g}" if muon else f"{section.lr:g}"
     return (
-        f"| {stage} | {section.steps} | {section.batch} | {section.lr:g} | {values['loss']:.4f} "
+        f"| {stage} | {section.steps} | {section.batch} | {rate} | {values['loss']:.4f} "
         f"| {values['seconds']:.0f} | {quality or '-'} |"
     )
