@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+# Rows of a tensor that belong to some of its samples.
+Rows = slice | Tensor
 
 
 class Layout(Protocol):
@@ -30,6 +33,10 @@ class Layout(Protocol):
 
     def randn(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Standard normal batch: all samples from one generator, or each sample from its own."""
+        ...
+
+    def part(self, start: int, stop: int) -> tuple[Layout, Rows]:
+        """The layout of samples start to stop, and their rows in a tensor of the whole batch."""
         ...
 
 
@@ -58,6 +65,9 @@ class DenseLayout:
         if len(generators) == 1:
             return _normal(self.shape, generators[0], self)
         return torch.stack([_normal(self.shape[1:], generator, self) for generator in generators])
+
+    def part(self, start: int, stop: int) -> tuple[DenseLayout, Rows]:
+        return replace(self, shape=(stop - start, *self.shape[1:])), slice(start, stop)
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,10 @@ class SparseLayout:
         ]
         return torch.cat(parts)
 
+    def part(self, start: int, stop: int) -> tuple[SparseLayout, Rows]:
+        rows = (self.sample >= start) & (self.sample < stop)
+        return replace(self, sample=self.sample[rows] - start, batch_size=stop - start), rows
+
 
 def norm(layout: Layout, x: Tensor) -> Tensor:
     """L2 norm of each sample: [B]."""
@@ -110,11 +124,6 @@ def rms(layout: Layout, x: Tensor) -> Tensor:
 def per_sample_mean(layout: Layout, x: Tensor) -> Tensor:
     """Mean over a sample's elements, then over samples: every object weighs the same. Scalar."""
     return (layout.sum(x) / layout.count(x)).mean()
-
-
-def per_element_mean(layout: Layout, x: Tensor) -> Tensor:
-    """Mean over all elements: a sparse object weighs as many times as it has voxels (the released MDT-dist)."""
-    return layout.sum(x).sum() / layout.count(x).sum()
 
 
 def _normal(shape: tuple[int, ...], generator: torch.Generator, layout: DenseLayout | SparseLayout) -> Tensor:

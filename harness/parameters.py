@@ -23,6 +23,11 @@ class Entrant:
     method: Method
 
     @property
+    def file_name(self) -> str:
+        """The label as part of a file's name."""
+        return self.label.replace(":", "_")
+
+    @property
     def trains(self) -> bool:
         return isinstance(self.method, Distillation)
 

@@ -2,25 +2,22 @@
 
 Batch, times and a method's private draws are made for the whole batch and cut, so that the sum of the parts'
 gradients, each weighted by its share of the samples, is the whole batch's up to rounding. That holds for losses that
-are means over samples; a mean over voxels (`per_element_mean`) weighs samples by the other samples of their part.
+are means over samples; a mean over voxels (`reduction=per_element`) weighs samples by the other samples of their part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..base.errors import UsageError
-from ..flow.layout import DenseLayout, Layout, SparseLayout
+from ..flow.layout import Rows
 from .task import Batch
 
-# Rows of a tensor that belong to a part.
-Rows = slice | Tensor
 # For every leading size that a tensor of a part can have: the whole batch's size, and the part's rows of it.
 Cut = Mapping[int, tuple[int, Rows]]
 
@@ -53,20 +50,10 @@ def parts_of(batch: Batch, count: int, chosen: range) -> list[Part]:
 
 def _part(batch: Batch, start: int, stop: int) -> Part:
     total, samples = batch.layout.batch_size, slice(start, stop)
-    layout, rows = _layout_part(batch.layout, start, stop)
+    layout, rows = batch.layout.part(start, stop)
     x_0, noise = batch.x_0[rows], batch.noise[rows]
     cut = {len(x_0): (len(batch.x_0), rows), stop - start: (total, samples)}
     return Part(Batch(x_0, noise, batch.u[samples], batch.cond[samples], layout), (stop - start) / total, cut)
-
-
-def _layout_part(layout: Layout, start: int, stop: int) -> tuple[Layout, Rows]:
-    """The layout of samples start to stop, and their rows in a tensor of the whole batch."""
-    if isinstance(layout, DenseLayout):
-        return replace(layout, shape=(stop - start, *layout.shape[1:])), slice(start, stop)
-    if isinstance(layout, SparseLayout):
-        rows = (layout.sample >= start) & (layout.sample < stop)
-        return replace(layout, sample=layout.sample[rows] - start, batch_size=stop - start), rows
-    raise TypeError(f"a batch in a {type(layout).__name__} cannot be cut")
 
 
 class CutDraws(TorchFunctionMode):

@@ -175,7 +175,7 @@ def _filled(plan: Plan) -> Plan:
     def training(who: Entrant, seed: int) -> Training:
         steps = training_steps(who, config, plan.step_seconds)
         sha = digest_of([TRAIN_VERSION, who.label, who.version, repr(who.method), seed, steps, *stem])
-        return Training(who, seed, steps, f"students/{_file_name(who.label)}-seed{seed}-{sha[:12]}")
+        return Training(who, seed, steps, f"students/{who.file_name}-seed{seed}-{sha[:12]}")
 
     trained = [who for who in plan.entrants if who.trains]
     trainings = tuple(training(who, seed) for who in trained for seed in plan.train_seeds)
@@ -220,9 +220,5 @@ def _cell(who: Entrant, source: Training | None, sampler: Sampler, own: bool, se
     origin = source.folder if source else who.label
     sha = digest_of([SAMPLE_VERSION, origin, asdict(sampler.computation()), seed, *stem])
     trained = f"-seed{source.seed}" if source else ""
-    name = f"{_file_name(who.label)}{trained}-{sampler.steps}steps-gen{seed}-{sha[:12]}"
+    name = f"{who.file_name}{trained}-{sampler.steps}steps-gen{seed}-{sha[:12]}"
     return Cell(who, source, sampler, own, seed, f"shapes/{name}")
-
-
-def _file_name(label: str) -> str:
-    return label.replace(":", "_")

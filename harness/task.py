@@ -55,12 +55,12 @@ class Task(Protocol):
         """A new network with the teacher's weights."""
         ...
 
-    def bind(self, network: Callable[..., Tensor], cond: Tensor) -> Velocity:
-        """Velocity of a student's network under `cond`."""
+    def bind(self, network: Callable[..., Tensor], batch: Batch) -> Velocity:
+        """Velocity of a student's network under a batch's condition."""
         ...
 
-    def teacher(self, cond: Tensor) -> Guided:
-        """The guided teacher under `cond`."""
+    def teacher(self, batch: Batch) -> Guided:
+        """The guided teacher under a batch's condition."""
         ...
 
 
@@ -154,11 +154,11 @@ class StructureTask:
     def student(self) -> nn.Module:
         return copy.deepcopy(self.pipeline.flow)
 
-    def bind(self, network: Callable[..., Tensor], cond: Tensor) -> Velocity:
-        return bind(network, cond)
+    def bind(self, network: Callable[..., Tensor], batch: Batch) -> Velocity:
+        return bind(network, batch.cond)
 
-    def teacher(self, cond: Tensor) -> Guided:
-        return self.pipeline.velocity(self.pipeline.flow, cond)
+    def teacher(self, batch: Batch) -> Guided:
+        return self.pipeline.velocity(self.pipeline.flow, batch.cond)
 
 
 @contextmanager

@@ -274,7 +274,7 @@ def _own_parts(task: Task, train: Train, seed: int, index: int, ranks: Ranks) ->
 
 
 def _points(part: Part, task: Task, train: Train) -> Points:
-    return Points(part.batch, lowered_teacher(task.teacher(part.batch.cond), train.precision), train.t_min)
+    return Points(part.batch, lowered_teacher(task.teacher(part.batch), train.precision), train.t_min)
 
 
 def _updated(student: Student, shares: Sequence[Share], index: int, draw_s: float, ranks: Ranks) -> str:
@@ -314,8 +314,8 @@ def _share(student: Student, task: Task, part: Part, points: Points, seed: int, 
         t_min=points.t_min,
         x_t=point.x_t,
         layout=batch.layout,
-        student=lowered(task.bind(student.network, batch.cond), precision),
-        frozen_student=lowered(task.bind(student.frozen(), batch.cond), precision),
+        student=lowered(task.bind(student.network, batch), precision),
+        frozen_student=lowered(task.bind(student.frozen(), batch), precision),
         teacher=teacher,
         generator=torch.Generator().manual_seed(seed_of("method", student.label, seed, index)),
         auxiliary=student.auxiliary,

@@ -137,14 +137,7 @@ class VelocityMatchingDistillation(Distillation):
             )
 
     def loss(self, step: Step) -> Loss:
-        matching = matching_loss(
-            step,
-            self.cfg_strength,
-            rule=self.derivative,
-            scaling=self.scaling,
-            delta=self.delta,
-            reduction=self.reduction,
-        )
+        matching = matching_loss(step, self)
         distillation = self.distillation(step)
         return Loss(
             self.lambda_vm * matching.value + self.lambda_vd * distillation.value,

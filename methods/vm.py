@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..flow.samplers import Sampler
 from ..flow.times import LogitNormal
@@ -76,14 +77,7 @@ class VelocityMatching(Distillation):
         self.sampler(1)  # refuses a student_cfg that the sampler has no use for
 
     def loss(self, step: Step) -> Loss:
-        return matching_loss(
-            step,
-            self.cfg_strength,
-            rule=self.derivative,
-            scaling=self.scaling,
-            delta=self.delta,
-            reduction=self.reduction,
-        )
+        return matching_loss(step, self)
 
     def sampler(self, n_steps: int) -> Sampler:
         return self.sampling.sampler(n_steps, self.rescale_t, self.student_cfg)
@@ -92,14 +86,27 @@ class VelocityMatching(Distillation):
         return matching_cost(self.derivative)
 
 
-def matching_loss(
-    step: Step, cfg_strength: float, *, rule: DerivativeRule, scaling: Scaling, delta: float, reduction: Reduction
-) -> Loss:
+class Matching(Protocol):
+    """The parameters of the VM term; see `VelocityMatching`."""
+
+    @property
+    def cfg_strength(self) -> float: ...
+    @property
+    def delta(self) -> float: ...
+    @property
+    def derivative(self) -> DerivativeRule: ...
+    @property
+    def scaling(self) -> Scaling: ...
+    @property
+    def reduction(self) -> Reduction: ...
+
+
+def matching_loss(step: Step, how: Matching) -> Loss:
     """The VM term, shared with VM+VD. The whole target is a constant, both phi of the derivative included."""
-    v = step.teacher(step.x_t, step.t, cfg_strength)
+    v = step.teacher(step.x_t, step.t, how.cfg_strength)
     phi = step.student(step.x_t, step.t)
-    at = pushed(step, step.x_t, step.t, v, rule=rule, scaling=scaling, delta=delta, phi=phi.detach())
-    value = reduced_mean(step.layout, (phi - (phi.detach() - at.push)).square(), reduction)
+    at = pushed(step, step.x_t, step.t, v, rule=how.derivative, scaling=how.scaling, delta=how.delta, phi=phi.detach())
+    value = reduced_mean(step.layout, (phi - (phi.detach() - at.push)).square(), how.reduction)
     return Loss(value, at.diagnostics(step.layout))
 
 

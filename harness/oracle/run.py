@@ -57,7 +57,7 @@ class OraclePlan:
         origin = training.folder if training else [who.label, repr(who.method)]
         sha = digest_of([VERSION, origin, _problem_key(self.config), self.config.evaluate.model_dump()])
         seed = f"-seed{training.seed}" if training else ""
-        return Path(f"scores/{_file_name(who.label)}{seed}-{sha[:12]}.json")
+        return Path(f"scores/{who.file_name}{seed}-{sha[:12]}.json")
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _strengths_of(label: str) -> list[str]:
 def _training(who: Entrant, seed: int, config: OracleConfig) -> Training:
     key = [who.label, who.version, repr(who.method), seed, config.train.model_dump(), _problem_key(config)]
     sha = digest_of([VERSION, *key, config.oracle.width])
-    return Training(who, seed, config.train.steps, f"students/{_file_name(who.label)}-seed{seed}-{sha[:12]}")
+    return Training(who, seed, config.train.steps, f"students/{who.file_name}-seed{seed}-{sha[:12]}")
 
 
 def _problem_key(config: OracleConfig) -> list[Any]:
@@ -287,9 +287,7 @@ def _write_figures(plan: OraclePlan, out: Path, failed: Mapping[str, str]) -> No
             continue
         velocity = _velocity(plan.config, paper, out, training)
         samples = paper.sample(velocity, training.entrant.method.sampler(1))
-        write_figure(
-            out / "figures" / f"{_file_name(training.entrant.label)}.png", training.entrant.label, paper, samples
-        )
+        write_figure(out / "figures" / f"{training.entrant.file_name}.png", training.entrant.label, paper, samples)
 
 
 def _write_manifest(plan: OraclePlan, out: Path, times: dict[str, float]) -> None:
@@ -305,7 +303,3 @@ def _write_manifest(plan: OraclePlan, out: Path, times: dict[str, float]) -> Non
             **times,
         },
     )
-
-
-def _file_name(label: str) -> str:
-    return label.replace(":", "_")

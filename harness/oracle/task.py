@@ -107,11 +107,11 @@ class OracleTask:
     def student(self) -> nn.Module:
         return BankStudent(self.bank, self.width, seed_of("oracle student", self.seed))
 
-    def bind(self, network: Callable[..., Tensor], cond: Tensor) -> Velocity:
-        return lambda x, t: network(x, t, cond)
+    def bind(self, network: Callable[..., Tensor], batch: Batch) -> Velocity:
+        return lambda x, t: network(x, t, batch.cond)
 
-    def teacher(self, cond: Tensor) -> Guided:
-        return self.bank.teacher(cond)
+    def teacher(self, batch: Batch) -> Guided:
+        return self.bank.teacher(batch.cond)
 
 
 def _stacked(oracles: Sequence[ComponentOracle]) -> ComponentOracle:

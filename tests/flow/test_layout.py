@@ -11,7 +11,6 @@ from mdtbench.flow.layout import (
     DenseLayout,
     SparseLayout,
     norm,
-    per_element_mean,
     per_sample_mean,
     rms,
 )
@@ -29,7 +28,6 @@ def test_sparse_reductions_are_those_of_each_sample_alone(lengths: tuple[int, ..
     assert worst(norm(layout, x), torch.stack([part.norm() for part in parts])) < 1e-13
     assert worst(rms(layout, x), torch.stack([part.square().mean().sqrt() for part in parts])) < 1e-13
     assert worst(per_sample_mean(layout, x), torch.stack([part.mean() for part in parts]).mean()) < 1e-13
-    assert worst(per_element_mean(layout, x), x.mean()) < 1e-13
 
 
 @settings(max_examples=25, deadline=None)
@@ -37,19 +35,13 @@ def test_sparse_reductions_are_those_of_each_sample_alone(lengths: tuple[int, ..
 def test_sparse_samples_of_one_length_are_dense(batch: int, rows: int, channels: int, seed: int):
     x, flat = randn(batch, rows, channels, seed=seed), randn(batch, rows, channels, seed=seed).flatten(0, 1)
     full, sparse, t = dense(batch, rows, channels), ragged((rows,) * batch, channels), randn(batch, seed=seed)
-    for reduce in (norm, rms, per_sample_mean, per_element_mean):
+    for reduce in (norm, rms, per_sample_mean):
         assert worst(reduce(full, x), reduce(sparse, flat)) < 1e-13
     assert torch.equal((full.expand(t) * x).flatten(0, 1), sparse.expand(t) * flat)
     shared, own = [seeded(seed)], [seeded(seed)]
     assert torch.equal(full.randn(shared).flatten(0, 1), sparse.randn(own))
     each = [[seeded(i) for i in range(batch)] for _ in range(2)]
     assert torch.equal(full.randn(each[0]).flatten(0, 1), sparse.randn(each[1]))
-
-
-def test_per_sample_and_per_element_mean_weigh_objects_differently():
-    layout, x = ragged((1, 3), 1), torch.tensor([[8.0], [0.0], [0.0], [0.0]], dtype=F64)
-    assert per_sample_mean(layout, x) == 4.0  # (8 + 0) / 2
-    assert per_element_mean(layout, x) == 2.0  # 8 / 4
 
 
 def test_a_sample_without_rows_does_not_shift_the_others():

@@ -158,8 +158,8 @@ def test_a_batch_is_data_of_the_classes_without_guidance():
     assert torch.equal(batch.x_0, again.x_0)
     assert torch.equal(batch.u, again.u)
     assert not torch.equal(batch.noise, task.draw(0, 2).noise)
-    point = Points(batch, task.teacher(batch.cond), 0.01)
-    assert isinstance(task.teacher(batch.cond), Guided)
+    point = Points(batch, task.teacher(batch), 0.01)
+    assert isinstance(task.teacher(batch), Guided)
     assert len(point.batch.u) == 8000
 
 

@@ -261,7 +261,7 @@ def test_a_batch_pairs_latents_with_their_own_pictures():
 def test_methods_of_one_time_density_share_a_point(pipeline: StructurePipeline, data: TrainingData):
     source = task(pipeline, data)
     batch = source.draw(0, 0)
-    points = Points(batch, source.teacher(batch.cond), TRAIN.t_min)
+    points = Points(batch, source.teacher(batch), TRAIN.t_min)
     uniform, shifted = points.at(Uniform()), points.at(LogitNormal(1.0, 1.0))
     assert points.at(Uniform()) is uniform
     assert points.at(LogitNormal(1.0, 1.0)) is shifted
@@ -405,7 +405,7 @@ def test_a_failure_in_another_process_ends_the_student_here_too(
 
 def test_whoever_asks_first_the_pair_is_charged_to_all_who_use_it(pipeline: StructurePipeline, data: TrainingData):
     batch = task(pipeline, data).draw(SEED, 0)
-    point = Points(batch, task(pipeline, data).teacher(batch.cond), TRAIN.t_min).at(Uniform())
+    point = Points(batch, task(pipeline, data).teacher(batch), TRAIN.t_min).at(Uniform())
     first, second, third = (ChargedTeacher(point) for _ in range(3))
     for teacher in (first, second, second):
         teacher(point.x_t, point.t, 1.0)

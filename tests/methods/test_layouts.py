@@ -27,7 +27,7 @@ from torch import Tensor
 
 from mdtbench.flow.layout import SparseLayout
 from mdtbench.methods.mdt import SharedDraws
-from mdtbench.methods.reduction import PerElement
+from mdtbench.methods.reduction import PerElement, PerSample, reduced_mean
 
 
 @dataclass(frozen=True)
@@ -107,3 +107,9 @@ def test_per_element_reduction_weighs_objects_by_their_voxels(name: str):
     alone = [run(ragged((n,), 3), t[i : i + 1], *part) for i, (n, part) in enumerate(zip(lengths, parts, strict=True))]
     assert worst(together, (2 * alone[0] + 7 * alone[1]) / 9) < 1e-12  # observed 2e-16
     assert worst(together, (alone[0] + alone[1]) / 2) > 1e-3
+
+
+def test_reductions_weigh_objects_of_different_size():
+    layout, x = ragged((1, 3), 1), torch.tensor([[8.0], [0.0], [0.0], [0.0]], dtype=F64)
+    assert reduced_mean(layout, x, PerSample()) == 4.0  # (8 + 0) / 2
+    assert reduced_mean(layout, x, PerElement()) == 2.0  # 8 / 4
