@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-_CODES = {
+CODES = {
     **dict.fromkeys(("char", "int8"), "b"),
     **dict.fromkeys(("uchar", "uint8"), "B"),
     **dict.fromkeys(("short", "int16"), "h"),
@@ -52,10 +52,10 @@ def _rows(data: bytes, at: int, order: str, header: list[list[str]]) -> Iterator
             for types in properties:
                 n = 1
                 if types[0] == "list":
-                    (n,) = struct.unpack_from(order + _CODES[types[1]], data, at)
-                    at += struct.calcsize(order + _CODES[types[1]])
+                    (n,) = struct.unpack_from(order + CODES[types[1]], data, at)
+                    at += struct.calcsize(order + CODES[types[1]])
                     row.append(n)
-                items = f"{order}{n}{_CODES[types[-1]]}"
+                items = f"{order}{n}{CODES[types[-1]]}"
                 row.extend(struct.unpack_from(items, data, at))
                 at += struct.calcsize(items)
             yield " ".join(map(repr, row))

@@ -1,0 +1,51 @@
+"""Pictures of 3D Gaussians on a GPU, by gsplat: the image model of `gaussian_rasteriser`, with gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..base.errors import MissingError, UsageError
+from .cameras import Camera
+from .gaussian_rasteriser import MIP, Lens, Splatting
+from .gaussians import GaussianTensors
+
+ALPHA_MAX = 0.999  # compiled into gsplat 1.5.3
+
+
+def render_cuda(
+    gaussians: GaussianTensors, camera: Camera, size: int | tuple[int, int], *, mode: Splatting = MIP
+) -> Tensor:
+    """A picture without a background, [H, W, 4] on the GPU: see `gaussian_rasteriser.render`.
+
+    Raises:
+        MissingError: gsplat is not installed.
+        UsageError: a bound of alpha that gsplat does not have.
+    """
+    if mode.alpha_max != ALPHA_MAX:
+        raise UsageError(
+            f"gsplat cannot bound alpha at {mode.alpha_max} - it has {ALPHA_MAX}. Draw these Gaussians on the CPU."
+        )
+    try:
+        from gsplat import rasterization
+    except ImportError as error:
+        raise MissingError(
+            f"gsplat cannot be imported ({error}). Install it with `pip install mdtbench[gpu]`, or draw on the CPU."
+        ) from error
+    lens = Lens.of(camera, size)
+    colours, alphas, _ = rasterization(
+        means=gaussians.means,
+        quats=gaussians.rotations,
+        scales=gaussians.scales,
+        opacities=gaussians.opacities,
+        colors=gaussians.colours,
+        viewmats=gaussians.means.new_tensor(lens.extrinsics)[None],
+        Ks=gaussians.means.new_tensor(lens.matrix)[None],
+        width=lens.width,
+        height=lens.height,
+        near_plane=mode.near,
+        eps2d=mode.blur,
+        rasterize_mode="antialiased" if mode.compensated else "classic",
+        packed=False,
+    )
+    return torch.cat([colours[0], alphas[0]], dim=-1)
