@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..flow.guidance import Guided, Velocity
 from .conditioner import negative
+from .sparse import SparseTensor, Voxels
 
 T_SCALE = 1000.0  # TRELLIS' networks take times on the scale of 0 to 1000
 
@@ -24,10 +25,32 @@ def bind(network: Callable[..., Tensor], cond: Tensor) -> Velocity:
 
 def bind_guided(network: Callable[..., Tensor], cond: Tensor) -> Guided:
     """Guided velocity: condition and negative condition go through the network as one batch."""
-    both = torch.cat([cond, negative(cond)])
+    return _guided(bind(network, cond), bind(network, _with_negative(cond)))
+
+
+def bind_sparse(network: Callable[..., SparseTensor], cond: Tensor, voxels: Voxels) -> Velocity:
+    """Velocity of a sparse flow network under `cond`, of features [N, C] on `voxels`. cond: [B, T, C]."""
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        return network(SparseTensor(x, voxels), T_SCALE * t, cond).feats
+
+    return velocity
+
+
+def bind_guided_sparse(network: Callable[..., SparseTensor], cond: Tensor, voxels: Voxels) -> Guided:
+    """As `bind_guided`, of features [N, C] on `voxels`."""
+    return _guided(bind_sparse(network, cond, voxels), bind_sparse(network, _with_negative(cond), voxels.doubled()))
+
+
+def _with_negative(cond: Tensor) -> Tensor:
+    return torch.cat([cond, negative(cond)])
+
+
+def _guided(velocity: Velocity, doubled: Velocity) -> Guided:
+    """`doubled` is the velocity of a batch that holds every sample twice: with the condition, then without."""
 
     def pair(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        v_cond, v_neg = network(torch.cat([x, x]), T_SCALE * torch.cat([t, t]), both).chunk(2)
+        v_cond, v_neg = doubled(torch.cat([x, x]), torch.cat([t, t])).chunk(2)
         return v_cond, v_neg
 
-    return Guided(bind(network, cond), pair)
+    return Guided(velocity, pair)

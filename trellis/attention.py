@@ -1,4 +1,4 @@
-"""Multi-head attention with optional RMS-normalised queries and keys.
+"""Multi-head attention with optional RMS-normalised queries and keys, for dense and sparse networks.
 
 Attention itself is always `torch.nn.functional.scaled_dot_product_attention`; who differentiates in forward
 mode selects its math kernel (`torch.nn.attention.sdpa_kernel`), the only one with a forward derivative.
@@ -7,17 +7,22 @@ Shapes: B batch, L queries, T context tokens, C channels, H heads, D = C / H.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 from torch import Tensor, nn, ones
 from torch.nn import functional as F
 
 from .precision import widened
+
+Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v [..., H, D] -> [..., H * D]
 
 # The reference divides by max(|x|, 1e-12); beside any real norm both forms agree to rounding.
 RMS_EPS = 1e-12
 
 
 class HeadRMSNorm(nn.Module):
-    """x / |x| * sqrt(D) * gamma, with one gamma per head. x: [B, L, H, D]."""
+    """x / |x| * sqrt(D) * gamma, with one gamma per head. x: [..., H, D]."""
 
     def __init__(self, head_channels: int, num_heads: int):
         super().__init__()
@@ -29,14 +34,21 @@ class HeadRMSNorm(nn.Module):
         return (unit * (self.gamma * self.scale)).to(x.dtype)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v. q: [B, L, H, D]; k, v: [B, T, H, D]. Returns [B, L, H * D]."""
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v. q: [B, L, H, D]; k, v: [B, T, H, D]. Returns [B, L, H * D].
+
+    Args:
+        mask: broadcastable to [B, H, L, T], true where a query may see a key; None: everywhere.
+    """
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask)
     return out.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
-    """Tokens attend to each other. x: [B, L, C]. Keys of TRELLIS trellis/modules/attention/modules.py."""
+    """Tokens attend to each other. x: [..., C]. Keys of TRELLIS trellis/modules/attention/modules.py.
+
+    `attend` says which tokens see each other: by default x is [B, L, C] and all L of a sample do.
+    """
 
     def __init__(self, channels: int, num_heads: int, qk_rms_norm: bool):
         super().__init__()
@@ -45,13 +57,13 @@ class SelfAttention(nn.Module):
         self.q_rms_norm, self.k_rms_norm = _qk_norms(channels, num_heads, qk_rms_norm)
         self.to_out = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+    def forward(self, x: Tensor, attend: Attend = attend) -> Tensor:
+        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         return self.to_out(attend(self.q_rms_norm(q), self.k_rms_norm(k), v))
 
 
 class CrossAttention(nn.Module):
-    """Tokens attend to a context. x: [B, L, C], context: [B, T, context_channels]."""
+    """Tokens attend to a context. x: [..., C], context: [B, T, context_channels]."""
 
     def __init__(self, channels: int, context_channels: int, num_heads: int, qk_rms_norm: bool):
         super().__init__()
@@ -61,9 +73,9 @@ class CrossAttention(nn.Module):
         self.q_rms_norm, self.k_rms_norm = _qk_norms(channels, num_heads, qk_rms_norm)
         self.to_out = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, attend: Attend = attend) -> Tensor:
         q = self.to_q(x).unflatten(-1, (self.num_heads, -1))
-        k, v = self.to_kv(context).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
+        k, v = self.to_kv(context).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
         return self.to_out(attend(self.q_rms_norm(q), self.k_rms_norm(k), v))
 
 

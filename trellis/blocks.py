@@ -7,18 +7,22 @@ trellis/models/sparse_structure_flow.py, so that its checkpoints load. B batch, 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .attention import CrossAttention, SelfAttention
+from ..base.errors import UsageError
+from .attention import Attend, CrossAttention, SelfAttention, attend
 from .precision import at_least_float32, widened
 
 MAX_PERIOD = 10000.0  # of the Fourier features, for time and position alike
 TIME_FEATURES = 256
 BLOCK_NORM_EPS = 1e-6
+TIME_MLP_STD = 0.02
 
 
 def time_features(t: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -75,6 +79,24 @@ def modulation(channels: int) -> nn.Sequential:
     return nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """How the tokens of a batch belong to its samples: all that differs between dense and sparse networks.
+
+    Attributes:
+        spread: one vector per sample [B, C], shaped to broadcast against the tokens.
+        attend: attention of the tokens to each other.
+        attend_context: attention of the tokens to the context of their sample.
+    """
+
+    spread: Callable[[Tensor], Tensor]
+    attend: Attend
+    attend_context: Attend
+
+
+DENSE = Tokens(lambda vector: vector[:, None], attend, attend)  # tokens [B, L, C]
+
+
 class ModulatedCrossBlock(nn.Module):
     """Self-attention, cross-attention, MLP; the first and the last are modulated and gated by the time.
 
@@ -103,17 +125,44 @@ class ModulatedCrossBlock(nn.Module):
         self.mlp = FeedForward(channels, mlp_ratio)
         self.adaLN_modulation = nn.Identity() if share_mod else modulation(channels)
 
-    def forward(self, x: Tensor, mod: Tensor, context: Tensor) -> Tensor:
-        """x: [B, L, C]; mod: [B, C] or [B, 6 C]; context: [B, T, context_channels]. Returns [B, L, C]."""
+    def forward(self, x: Tensor, mod: Tensor, context: Tensor, tokens: Tokens = DENSE) -> Tensor:
+        """x: [B, L, C], or [N, C] with sparse `tokens`; mod: [B, C] or [B, 6 C]; context: [B, T, context_channels]."""
         if self.use_checkpoint and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, mod, context, use_reentrant=False)
-        return self._forward(x, mod, context)
+            return checkpoint(self._forward, x, mod, context, tokens, use_reentrant=False)
+        return self._forward(x, mod, context, tokens)
 
-    def _forward(self, x: Tensor, mod: Tensor, context: Tensor) -> Tensor:
-        parts = self.adaLN_modulation(mod)[:, None].chunk(6, dim=-1)
+    def _forward(self, x: Tensor, mod: Tensor, context: Tensor, tokens: Tokens) -> Tensor:
+        parts = tokens.spread(self.adaLN_modulation(mod)).chunk(6, dim=-1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = parts
-        h = self.self_attn(torch.addcmul(shift_attn, self.norm1(x), 1 + scale_attn))
+        h = self.self_attn(torch.addcmul(shift_attn, self.norm1(x), 1 + scale_attn), tokens.attend)
         x = torch.addcmul(x, h, gate_attn)
-        x = x + self.cross_attn(self.norm2(x), context)
+        x = x + self.cross_attn(self.norm2(x), context, tokens.attend_context)
         h = self.mlp(torch.addcmul(shift_mlp, self.norm3(x), 1 + scale_mlp))
         return torch.addcmul(x, h, gate_mlp)
+
+
+def check_transformer(resolution: int, patch_size: int, channels: int, heads: int, pe_mode: str) -> None:
+    """Refuse arguments of a flow transformer that cannot be used together.
+
+    Raises:
+        UsageError: positions other than "ape", or sizes that do not divide.
+    """
+    if pe_mode != "ape":
+        raise UsageError(f"pe_mode '{pe_mode}' is not supported. Available: ape.")
+    if resolution % patch_size:
+        raise UsageError(f"resolution {resolution} is not a multiple of patch_size {patch_size}. Change one of them.")
+    if heads < 1 or channels % heads:
+        raise UsageError(f"model_channels {channels} cannot be split into {heads} heads. Set num_heads to a divisor.")
+
+
+def initialise_transformer(model: nn.Module) -> None:
+    """Starting weights of DiT (arXiv:2212.09748), as in TRELLIS: the untrained network returns zero."""
+    for part in model.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            nn.init.zeros_(part.bias)
+    for name, weight in model.named_parameters():
+        if name.startswith("t_embedder") and name.endswith("weight"):
+            nn.init.normal_(weight, std=TIME_MLP_STD)
+        if "adaLN_modulation" in name or name.startswith("out_layer."):
+            nn.init.zeros_(weight)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ..base.networks import NetworkTable
 from .conditioner import ImageConditioner
+from .slat_decoders import SLatGaussianDecoder, SLatMeshDecoder, SLatRadianceFieldDecoder
+from .slat_encoder import SLatEncoder
+from .slat_flow import SLatFlowModel
 from .structure_flow import SparseStructureFlowModel
 from .structure_vae import SparseStructureDecoder, SparseStructureEncoder
 
@@ -11,8 +14,13 @@ from .structure_vae import SparseStructureDecoder, SparseStructureEncoder
 NETWORKS = NetworkTable(
     {
         "SparseStructureFlowModel": SparseStructureFlowModel,
+        "SLatFlowModel": SLatFlowModel,
         "SparseStructureEncoder": SparseStructureEncoder,
         "SparseStructureDecoder": SparseStructureDecoder,
+        "SLatEncoder": SLatEncoder,
+        "SLatGaussianDecoder": SLatGaussianDecoder,
+        "SLatMeshDecoder": SLatMeshDecoder,
+        "SLatRadianceFieldDecoder": SLatRadianceFieldDecoder,
         "ImageConditioner": ImageConditioner,
     },
     ignored_prefix="Elastic",

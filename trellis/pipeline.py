@@ -23,6 +23,9 @@ FLOW = "sparse_structure_flow_model"
 DECODER = "sparse_structure_decoder"
 ENCODER = "sparse_structure_encoder"
 CONDITIONER = "image_cond_model"
+SAMPLER = "sparse_structure_sampler"
+SLAT_FLOW = "slat_flow_model"
+SLAT_SAMPLER = "slat_sampler"
 
 
 @dataclass(frozen=True)
@@ -79,17 +82,26 @@ class StructurePipeline:
         return self.encoder(blocks, sample_posterior=False)
 
 
-def read_sampler(folder: Path) -> SamplerParams:
-    """How the teacher of a folder in the official layout is sampled. Raises MissingError."""
+def has_slat(folder: Path) -> bool:
+    """Whether a folder in the official layout has a second stage."""
+    return SLAT_FLOW in read_json(folder / "pipeline.json").get("args", {}).get("models", {})
+
+
+def read_sampler(folder: Path, key: str = SAMPLER) -> SamplerParams:
+    """How the teacher of a stage is sampled, from a folder in the official layout. Raises MissingError.
+
+    Args:
+        key: the stage's in pipeline.json.
+    """
     path = folder / "pipeline.json"
     try:
-        params = read_json(path)["args"]["sparse_structure_sampler"]["params"]
+        params = read_json(path)["args"][key]["params"]
         low, high = params["cfg_interval"]
         return SamplerParams(
             int(params["steps"]), float(params["cfg_strength"]), (float(low), float(high)), float(params["rescale_t"])
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise MissingError(f"{path} does not say how to sample the structure stage ({error}). Restore it.") from error
+        raise MissingError(f"{path} does not say how to sample ({key}: {error}). Restore it.") from error
 
 
 def load_pipeline(folder: Path) -> StructurePipeline:
@@ -118,8 +130,16 @@ def load_pipeline(folder: Path) -> StructurePipeline:
     raise MissingError(f"{path} names other networks than a structure stage has ({found}). Restore the file.")
 
 
-def write_pipeline(folder: Path, models: dict[str, str], conditioner: str, params: dict[str, Any]) -> None:
-    """Write pipeline.json in the official layout. models: key -> stem relative to `folder`."""
-    sampler = {"name": "FlowEulerGuidanceIntervalSampler", "args": {"sigma_min": 1e-5}, "params": params}
-    args = {"models": models, "sparse_structure_sampler": sampler, CONDITIONER: conditioner}
+def write_pipeline(folder: Path, models: dict[str, str], samplers: dict[str, dict], **others: Any) -> None:
+    """Write pipeline.json in the official layout.
+
+    Args:
+        models: key -> stem relative to `folder`. samplers: key -> parameters.
+        others: further entries, such as the conditioner's stem.
+    """
+    named = {
+        key: {"name": "FlowEulerGuidanceIntervalSampler", "args": {"sigma_min": 1e-5}, "params": params}
+        for key, params in samplers.items()
+    }
+    args = {"models": models, **named, **others}
     write_json(folder / "pipeline.json", {"name": "TrellisImageTo3DPipeline", "args": args})

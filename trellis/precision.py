@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .sparse_convolution import SparseKernel
+
+LINEAR_LAYERS = nn.Linear | nn.Conv3d | SparseKernel
+
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     """float32 for half precision, else `dtype` itself: a float64 network stays float64 throughout."""
@@ -22,13 +26,13 @@ def half_torso(module: nn.Module) -> None:
     Source: TRELLIS trellis/modules/utils.py, whose checkpoints have these dtypes.
     """
     for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Conv3d):
+        if isinstance(part, LINEAR_LAYERS):
             part.half()
 
 
 def linear_dtype(module: nn.Module) -> torch.dtype:
     """Dtype in which the linear and convolution layers inside `module` compute (float32 if it has none)."""
     for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Conv3d):
+        if isinstance(part, LINEAR_LAYERS):
             return part.weight.dtype
     return torch.float32

@@ -11,10 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..base.errors import UsageError
-from .blocks import ModulatedCrossBlock, TimeEmbedder, modulation, position_features
+from .blocks import (
+    ModulatedCrossBlock,
+    TimeEmbedder,
+    check_transformer,
+    initialise_transformer,
+    modulation,
+    position_features,
+)
 from .precision import half_torso, linear_dtype
-
-TIME_MLP_STD = 0.02
 
 
 class SparseStructureFlowModel(nn.Module):
@@ -54,7 +59,7 @@ class SparseStructureFlowModel(nn.Module):
     ):
         super().__init__()
         heads = num_heads or model_channels // num_head_channels
-        _check(resolution, patch_size, model_channels, heads, pe_mode)
+        check_transformer(resolution, patch_size, model_channels, heads, pe_mode)
         self.resolution = resolution
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -81,7 +86,7 @@ class SparseStructureFlowModel(nn.Module):
             for _ in range(num_blocks)
         )
         self.out_layer = nn.Linear(model_channels, out_channels * patch_size**3)
-        _initialise(self)
+        initialise_transformer(self)
         if use_fp16:
             half_torso(self.blocks)
 
@@ -121,26 +126,3 @@ def from_patches(tokens: Tensor, p: int, size: int) -> Tensor:
     b, r = tokens.shape[0], size // p
     grid = tokens.reshape(b, r, r, r, -1, p, p, p).permute(0, 4, 1, 5, 2, 6, 3, 7)
     return grid.reshape(b, -1, size, size, size)
-
-
-def _check(resolution: int, patch_size: int, channels: int, heads: int, pe_mode: str) -> None:
-    if pe_mode != "ape":
-        raise UsageError(f"pe_mode '{pe_mode}' is not supported. Available: ape.")
-    if resolution % patch_size:
-        raise UsageError(f"resolution {resolution} is not a multiple of patch_size {patch_size}. Change one of them.")
-    if heads < 1 or channels % heads:
-        raise UsageError(f"model_channels {channels} cannot be split into {heads} heads. Set num_heads to a divisor.")
-
-
-def _initialise(model: SparseStructureFlowModel) -> None:
-    """Starting weights of DiT (arXiv:2212.09748), as in TRELLIS: the untrained network returns zero."""
-    for part in model.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.xavier_uniform_(part.weight)
-            nn.init.zeros_(part.bias)
-    for name, weight in model.t_embedder.named_parameters():
-        if name.endswith("weight"):
-            nn.init.normal_(weight, std=TIME_MLP_STD)
-    for name, weight in model.named_parameters():
-        if "adaLN_modulation" in name or name.startswith("out_layer"):
-            nn.init.zeros_(weight)

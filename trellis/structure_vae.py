@@ -144,7 +144,7 @@ class SparseStructureEncoder(nn.Module):
         mean, logvar = h.chunk(2, dim=1)
         z = mean
         if sample_posterior:
-            z = mean + torch.exp(0.5 * logvar) * _posterior_noise(mean, generator, noise)
+            z = mean + torch.exp(0.5 * logvar) * posterior_noise(mean, generator, noise)
         return (z, mean, logvar) if return_raw else z
 
 
@@ -205,7 +205,7 @@ def _out_layer(norm_type: str, channels: int, out_channels: int) -> nn.Sequentia
     return nn.Sequential(NORMS[norm_type](channels), nn.SiLU(), nn.Conv3d(channels, out_channels, 3, padding=1))
 
 
-def _posterior_noise(mean: Tensor, generator: torch.Generator | None, noise: Tensor | None) -> Tensor:
+def posterior_noise(mean: Tensor, generator: torch.Generator | None, noise: Tensor | None) -> Tensor:
     if noise is not None:
         return noise
     if generator is None:

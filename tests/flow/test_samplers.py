@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mdtbench.base.errors import UsageError
 from mdtbench.flow.guidance import Guided, Velocity
-from mdtbench.flow.layout import DenseLayout
+from mdtbench.flow.layout import DenseLayout, Layout, SparseLayout
 from mdtbench.flow.oracles import GaussianOracle, average_velocity, gaussian_w2
 from mdtbench.flow.samplers import SAMPLERS, Euler, Phase, Renoise, Sampler, sampler_of
 
@@ -152,28 +152,40 @@ def test_phase_sampler_notes_a_use_outside_its_design():
     assert Euler(4).note() == Renoise(4).note() == ""
 
 
-def wave(cond: np.ndarray) -> Velocity:
-    """The fixtures' velocity: sin(x) + t c + 0.3 x cos(3 t), c per channel; one c serves a whole batch."""
-    c = torch.from_numpy(cond)[:, :, None, None, None]
+def wave(c: Tensor, layout: Layout) -> Velocity:
+    """The fixtures' velocity: sin(x) + t c + 0.3 x cos(3 t), c per channel and shaped to broadcast against x."""
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
-        time = t.reshape(-1, 1, 1, 1, 1)
+        time = layout.expand(t)
         return torch.sin(x) + time * c + 0.3 * x * torch.cos(3 * time)
 
     return velocity
 
 
-@pytest.mark.parametrize("name", ["samplers_dense", "samplers_cond_broadcast"])
+def layout_of(arrays: dict[str, np.ndarray]) -> Layout:
+    noise = arrays["noise"]
+    if "coords" not in arrays:
+        return DenseLayout(noise.shape)
+    return SparseLayout(torch.from_numpy(arrays["coords"][:, 0]).long(), len(arrays["cond"]), noise.shape[1])
+
+
+def per_channel(cond: np.ndarray, layout: Layout) -> Tensor:
+    """[B, C] or [1, C] against the batch."""
+    c = torch.from_numpy(cond)
+    return c[layout.sample] if isinstance(layout, SparseLayout) else c[:, :, None, None, None]
+
+
+@pytest.mark.parametrize("name", ["samplers_dense", "samplers_cond_broadcast", "samplers_sparse"])
 def test_euler_gives_the_numbers_of_trellis(name: str):
     """All runs of the fixture: plain, guided, guided in an interval. TRELLIS always evaluates both conditions."""
     sidecar, arrays = golden_io.load("samplers", name)
-    noise = torch.from_numpy(arrays["noise"])
-    cond, neg = wave(arrays["cond"]), wave(arrays["neg_cond"])
+    noise, layout = torch.from_numpy(arrays["noise"]), layout_of(arrays)
+    cond, neg = (wave(per_channel(arrays[key], layout), layout) for key in ("cond", "neg_cond"))
     for i, run in enumerate(sidecar["runs"]):
         guided = Guided(cond, lambda x, t: (cond(x, t), neg(x, t)))
         strength = run.get("cfg_strength", 0.0)
         sampler = Euler(run["steps"], run["rescale_t"], strength, tuple(run.get("cfg_interval", (0.0, 1.0))))
-        got = sampler.sample(guided, noise, DenseLayout(tuple(noise.shape)), [])
+        got = sampler.sample(guided, noise, layout, [])
         tolerance = sidecar["tolerance"]
         np.testing.assert_allclose(
             got,

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import golden_io
 import numpy as np
 import pytest
 import torch
-from slat_network import SlatNetwork
 from steps import loss_of, seeded
 from torch import Tensor, nn
 
@@ -27,6 +27,8 @@ from mdtbench.methods.pcm import PhasedConsistencyDistillation, Straddling
 from mdtbench.methods.residual import BackwardDifference, DerivativeL2, ForwardMode, Unscaled, pushed
 from mdtbench.methods.vm import VelocityMatching
 from mdtbench.trellis import create
+from mdtbench.trellis.adapter import bind, bind_sparse
+from mdtbench.trellis.sparse import Voxels
 
 RULES = {"discrete": BackwardDifference(), "continuous": ForwardMode()}
 DENSE, SPARSE = ("mdt_dense", "mdt_dense_p2"), ("mdt_sparse_cm", "mdt_sparse_repaired")
@@ -60,6 +62,10 @@ class Fixture:
     def __getitem__(self, name: str) -> Tensor:
         return torch.from_numpy(self.arrays[name])
 
+    @cached_property
+    def voxels(self) -> Voxels:
+        return Voxels.of(self["coords"], len(self["t"]))
+
     def layout(self) -> Layout:
         """With the noise of the student's own sample as its next draw."""
         x, draws = self["x_0"], [self["noise_fake"]]
@@ -69,8 +75,8 @@ class Fixture:
 
     def bound(self, network: nn.Module, cond: Tensor):
         if "coords" in self.arrays:
-            return lambda x, t: network(x, 1000 * t, cond, self["coords"])
-        return lambda x, t: network(x, 1000 * t, cond)
+            return bind_sparse(network, cond, self.voxels)
+        return bind(network, cond)
 
     def step(self, with_teacher: bool = True) -> Step:
         layout, t, noise, cond = self.layout(), self["t"], self["noise"], self["cond"]
@@ -105,7 +111,7 @@ class Fixture:
 
 def network_of(sidecar: dict, role: str) -> nn.Module:
     name, args = sidecar["constructor"]["denoiser"], sidecar["constructor"]["args"]
-    network = SlatNetwork(args) if name == "SLatFlowModel" else create(name, args)
+    network = create(name, args)
     golden_io.fill_w1(network, sidecar["weights"][role]["salt"])
     return network.eval().requires_grad_(role == "student")
 

@@ -10,7 +10,7 @@ from mdtbench.base.errors import UsageError
 from mdtbench.trellis import create
 
 DECODER = {"out_channels": 1, "latent_channels": 2, "num_res_blocks": 1, "channels": [8, 4]}
-FULL_SIZE = ["ss_flow_img_dit_L_16l8_fp16", "ss_enc_conv3d_16l8_fp16", "ss_dec_conv3d_16l8_fp16"]
+FULL_SIZE = golden_io.names("full_size_keys")
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)

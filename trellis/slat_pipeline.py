@@ -1,0 +1,130 @@
+"""From a structure and its picture to a coloured asset: the second stage of the image-to-3D pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..assets.mesh import Mesh
+from ..base.errors import MissingError
+from ..base.files import read_json
+from ..flow.guidance import Guided
+from ..flow.layout import Rows, SparseLayout
+from ..render.gaussians import Gaussians
+from .adapter import bind_guided_sparse
+from .pipeline import CONDITIONER, SLAT_FLOW, SLAT_SAMPLER, SamplerParams, read_sampler
+from .slat_decoders import SLatGaussianDecoder, SLatMeshDecoder
+from .slat_encoder import SLatEncoder
+from .slat_flow import SLatFlowModel
+from .sparse import SparseTensor, Voxels
+from .weights import load_checkpoint
+
+SLAT_ENCODER = "slat_encoder"
+GAUSSIAN_DECODER = "slat_decoder_gs"
+MESH_DECODER = "slat_decoder_mesh"
+SLAT_CONDITIONER = "slat_image_cond_model"  # TRELLIS has one conditioner for both stages; then the key is absent
+NORMALISATION = "slat_normalization"
+
+
+@dataclass(frozen=True)
+class VoxelLayout(SparseLayout):
+    """A sparse layout that knows where its rows are: what SLAT networks are bound to."""
+
+    voxels: Voxels = field(kw_only=True)
+
+    def part(self, start: int, stop: int) -> tuple[VoxelLayout, Rows]:
+        rows = (self.sample >= start) & (self.sample < stop)
+        first = torch.tensor([start, 0, 0, 0], dtype=torch.int32, device=self.device)
+        return voxel_layout(Voxels(self.voxels.coords[rows] - first, stop - start), self.channels), rows
+
+
+def voxel_layout(voxels: Voxels, channels: int) -> VoxelLayout:
+    return VoxelLayout(voxels.sample, voxels.batch_size, channels, voxels=voxels)
+
+
+@dataclass(frozen=True)
+class SlatPipeline:
+    """The networks of the second stage, in evaluation mode. Latents [N, C] here are normalised: (raw - mean) / std.
+
+    Attributes:
+        mean, std: [C] of raw latents.
+    """
+
+    flow: SLatFlowModel
+    encoder: SLatEncoder
+    gaussian_decoder: SLatGaussianDecoder
+    mesh_decoder: SLatMeshDecoder
+    conditioner: nn.Module
+    sampler: SamplerParams
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def resolution(self) -> int:
+        """Cells along a side of the grid of latents."""
+        return self.flow.resolution
+
+    def layout(self, voxels: Voxels) -> VoxelLayout:
+        return voxel_layout(voxels, self.flow.in_channels)
+
+    @torch.no_grad()
+    def condition(self, images: Tensor) -> Tensor:
+        """Tokens [B, T, C] of preprocessed pictures [B, 3, S, S] uint8."""
+        return self.conditioner(images)
+
+    def velocity(self, network: nn.Module, cond: Tensor, voxels: Voxels) -> Guided:
+        """Guided velocity of a flow network (the teacher or a student of it) on some voxels, under `cond`."""
+        return bind_guided_sparse(network, cond, voxels)
+
+    @torch.no_grad()
+    def encode(self, features: Tensor, voxels: Voxels) -> Tensor:
+        """Latents (posterior means) [N, C] of cell features [N, F]."""
+        raw = self.encoder(SparseTensor(features, voxels), sample_posterior=False)
+        return (raw.feats - self.mean) / self.std
+
+    @torch.no_grad()
+    def gaussians(self, latents: Tensor, voxels: Voxels) -> list[Gaussians]:
+        """3D Gaussians of each sample."""
+        decoded = self.gaussian_decoder(self._raw(latents, voxels))
+        return [gaussians.detached() for gaussians in self.gaussian_decoder.to_gaussians(decoded)]
+
+    @torch.no_grad()
+    def meshes(self, latents: Tensor, voxels: Voxels) -> list[Mesh]:
+        """Coloured mesh of each sample. Raises AssetError when one has no surface."""
+        return self.mesh_decoder.to_meshes(self.mesh_decoder(self._raw(latents, voxels)))
+
+    def _raw(self, latents: Tensor, voxels: Voxels) -> SparseTensor:
+        return SparseTensor(latents * self.std + self.mean, voxels)
+
+
+def load_slat_pipeline(folder: Path) -> SlatPipeline:
+    """Read the second stage of a folder in the official layout (pipeline.json, ckpts/).
+
+    Raises:
+        MissingError: a file is absent or malformed.
+    """
+    path = folder / "pipeline.json"
+    args = read_json(path).get("args", {})
+    try:
+        stems = [args["models"][key] for key in (SLAT_FLOW, SLAT_ENCODER, GAUSSIAN_DECODER, MESH_DECODER)]
+        stems.append(args.get(SLAT_CONDITIONER, args[CONDITIONER]))
+        mean, std = (torch.tensor(args[NORMALISATION][key], dtype=torch.float32) for key in ("mean", "std"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise MissingError(f"{path} has no {error}. Restore the file.") from error
+    networks = [load_checkpoint(folder / stem) for stem in stems]
+    match networks:
+        case [
+            SLatFlowModel() as flow,
+            SLatEncoder() as encoder,
+            SLatGaussianDecoder() as gaussians,
+            SLatMeshDecoder() as mesh,
+            conditioner,
+        ]:
+            return SlatPipeline(
+                flow, encoder, gaussians, mesh, conditioner, read_sampler(folder, SLAT_SAMPLER), mean, std
+            )
+    found = ", ".join(type(network).__name__ for network in networks)
+    raise MissingError(f"{path} names other networks than a second stage has ({found}). Restore the file.")
