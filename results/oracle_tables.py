@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from .cells import NO_VALUE, Cell, Column, flag_best, measured, sd_of
+from .places import CONTROL_GROUP, CONTROLS, label_of
 from .rows import Row, latest
-from .tables import CONTROL_GROUP, CONTROLS, Line, Table, label_of
+from .tables import Line, Table
 
 PREFIX = "oracle/"  # of the stage of every row
 TRANSPORT, SLICED_W2 = "transport_rmse", "SW2"

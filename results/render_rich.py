@@ -14,7 +14,7 @@ from rich.text import Text
 from .cells import Cell, Column
 from .tables import Line, Table
 
-REPEATED = ("method", "steps")  # in every panel of a table that is too wide for one
+REPEATED = ("method", "stage", "structure", "slat", "steps")  # in every panel of a table that is too wide for one
 RULE = Column("|", "", "label")  # stands for the line between our numbers and the paper's
 
 

@@ -18,6 +18,7 @@ from .students import StudentRecord, read_students
 from .sweep import SweepRecord, read_sweep
 from .tables import Table, table_2, table_3
 from .training_tables import budget_table, sweep_table
+from .whole_tables import is_whole, whole_tables
 
 FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
     "csv": to_csv,
@@ -47,13 +48,14 @@ def read_run(folder: Path) -> RunResults:
 def tables(run: RunResults) -> tuple[Table, ...]:
     """Tables 2 and 3, the training budget, the sweep; of an oracle run one table per problem.
 
-    Raises UsageError as `table_2`.
+    With whole assets Tables 1 to 3 are of those, and tables of the stages follow. Raises UsageError as `table_2`.
     """
     if is_oracle(run.rows):
         return oracle_tables(run.rows)
     budget = [budget_table(run.students)] if run.students else []
     swept = [sweep_table(run.sweep)] if run.sweep else []
-    return table_2(run.rows), table_3(run.rows), *budget, *swept
+    measured = whole_tables(run.rows) if is_whole(run.rows) else (table_2(run.rows), table_3(run.rows))
+    return *measured, *budget, *swept
 
 
 def report(run: RunResults, format: str = "rich") -> str:

@@ -1,10 +1,11 @@
 """The row: one measured value, or one failure to measure it, with all that tells where it came from.
 
-A run's rows hold, for each (method, variant, train_seed, sampler, steps, seed), one row per metric. They are stored as
-JSON lines. A value that could not be measured is a row with `status="failed"`, never a missing row and never
-NaN.
+A run's rows hold, for each (stage, method, variant, train_seed, sampler, steps, seed), one row per metric. They are
+stored as JSON lines. A value that could not be measured is a row with `status="failed"`, never a missing row and
+never NaN.
 
-Files of version 1 are read too: they know no samplers, all of their rows are of the methods' own.
+Files of versions 1 and 2 are read too. Version 1 knows no samplers, all of its rows are of the methods' own; neither
+knows whole assets.
 """
 
 from __future__ import annotations
@@ -21,9 +22,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..base.errors import MissingError, RunError, UsageError
 from ..base.files import write_text
 
-SCHEMA_VERSION: Final = 2
-READABLE: Final = (1, 2)
-LATENCY_METRIC = "latency_s"
+SCHEMA_VERSION: Final = 3
+READABLE: Final = (1, 2, 3)
+
+# Stages, the values of `Row.stage`. The set is open: runs on problems with exact answers have stages of their own.
+STRUCTURE: Final = "structure"  # structures alone
+BOTH: Final = "both"  # whole assets, both stages with the row's method at `steps` each
+STRUCTURE_THEN_TEACHER: Final = "structure+teacher"  # whole assets: the method's structure, then the teacher's own SLAT
+TEACHER_THEN_SLAT: Final = "teacher+slat"  # whole assets: the teacher's own structure, then the method's SLAT
+WHOLE_ASSETS: Final = (BOTH, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT)
+
+# Seconds per asset. Of whole assets the latency is the sum of the three parts.
+LATENCY_METRIC: Final = "latency_s"
+STRUCTURE_SECONDS: Final = "structure_s"
+SLAT_SECONDS: Final = "slat_s"
+DECODE_SECONDS: Final = "decode_s"
+COST_METRICS: Final = (STRUCTURE_SECONDS, SLAT_SECONDS, DECODE_SECONDS, LATENCY_METRIC)
 
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -35,15 +49,16 @@ class Row(BaseModel):
 
     `steps`, `nfe`, `cfg_strength`, `train_seed` and `seed` are None where they have no meaning (the floor has
     no sampler, the teacher no training seed). `nfe` counts network forward passes per asset, both passes of
-    guidance included. `n_ok` of `n_total` assets entered the value. `wall_s` (seconds per asset) may be set
-    only in the rows of the latency metric. `note` is what a reader of the table must know of the method's use.
+    guidance and, of whole assets, both stages included; `steps` are those of each stage that the method samples.
+    `n_ok` of `n_total` assets entered the value. `wall_s` (seconds per asset) may be set only in the rows of
+    `COST_METRICS`. `note` is what a reader of the table must know of the method's use.
     `sampler` names the sampler, None where there is none or where it was not recorded; `own_sampler` says whether
     it is the one that the method is made for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     run_id: Name
     status: Literal["ok", "failed"]
     error: str | None = None
@@ -57,7 +72,7 @@ class Row(BaseModel):
     nfe: Count | None = None
     cfg_strength: float | None = None
     seed: int | None = None
-    stage: Name = "structure"
+    stage: Name = STRUCTURE
     split: Name
     metric: Name
     metric_version: int
@@ -93,8 +108,8 @@ class Row(BaseModel):
             raise ValueError("a row with status 'failed' needs an error and no value")
         if self.n_ok > self.n_total:
             raise ValueError(f"n_ok ({self.n_ok}) is greater than n_total ({self.n_total})")
-        if self.wall_s is not None and self.metric != LATENCY_METRIC:
-            raise ValueError(f"wall_s belongs to the metric '{LATENCY_METRIC}' (got '{self.metric}')")
+        if self.wall_s is not None and self.metric not in COST_METRICS:
+            raise ValueError(f"wall_s belongs to the metrics {', '.join(COST_METRICS)} (got '{self.metric}')")
         return self
 
 

@@ -10,25 +10,26 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..base.errors import MissingError
 from ..base.files import write_text
-from .rows import Amount, Count, Name
+from .rows import STRUCTURE, Amount, Count, Name
 
 STUDENTS_FILE: Final = "students.jsonl"
 
 
 class StudentRecord(BaseModel):
-    """One student.
+    """One student: of one stage, as stages are trained separately. Version 1 knows the structure stage alone.
 
     `forwards` are its network forward passes per sample and training step (a backward pass counts 2), as if it
     trained alone: methods that train together share the teacher's. `batch` samples are in a step. `grid` learning
-    rates were tried for its method, 0 without a sweep. `budget` is what methods got equal amounts of. `seconds` and
-    `skipped` are None where they were not recorded.
+    rates were tried for its method and stage, 0 without a sweep. `budget` is what methods got equal amounts of.
+    `seconds` and `skipped` are None where they were not recorded.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     method: Name
     variant: str = ""
+    stage: Name = STRUCTURE
     train_seed: int
     budget: Literal["steps", "forwards", "seconds"] = "steps"
     steps: Count

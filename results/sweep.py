@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..base.errors import MissingError
 from ..base.files import write_text
-from .rows import Count, Name
+from .rows import STRUCTURE, Count, Name
 
 SWEEP_FILE: Final = "sweep.json"
 
@@ -22,6 +22,7 @@ class Trial(BaseModel):
 
     method: Name
     variant: str = ""
+    stage: Name = STRUCTURE
     lr: float
     score: float | None = None
     error: str | None = None
@@ -30,11 +31,14 @@ class Trial(BaseModel):
 
 
 class SweepRecord(BaseModel):
-    """A sweep. Students were trained and sampled with `seed`, and scored on `assets` validation assets at `steps`."""
+    """A sweep. Students were trained and sampled with `seed`, and scored on `assets` validation assets at `steps`.
+
+    Version 1 knows the structure stage alone.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     metric: Name
     unit: str = ""
     higher_is_better: bool
@@ -43,20 +47,21 @@ class SweepRecord(BaseModel):
     seed: int
     trials: tuple[Trial, ...]
 
-    def trials_of(self, method: str, variant: str) -> list[Trial]:
+    def trials_of(self, method: str, variant: str, stage: str = STRUCTURE) -> list[Trial]:
         """By rising learning rate."""
-        mine = [trial for trial in self.trials if (trial.method, trial.variant) == (method, variant)]
+        who = (method, variant, stage)
+        mine = [trial for trial in self.trials if (trial.method, trial.variant, trial.stage) == who]
         return sorted(mine, key=lambda trial: trial.lr)
 
     def edges(self) -> list[Trial]:
         """The chosen trials whose rate is the lowest or highest of its grid: a better one may lie outside."""
         chosen = [trial for trial in self.trials if trial.chosen]
-        grids = [[t.lr for t in self.trials_of(trial.method, trial.variant)] for trial in chosen]
+        grids = [[t.lr for t in self.trials_of(trial.method, trial.variant, trial.stage)] for trial in chosen]
         return [t for t, grid in zip(chosen, grids, strict=True) if len(grid) > 1 and t.lr in (grid[0], grid[-1])]
 
 
 def choose(trials: Sequence[Trial], *, higher: bool) -> list[Trial]:
-    """The trials of one method with the best marked, of equal ones the lowest rate; none without a score."""
+    """The trials of one method and stage with the best marked, of equal ones the lowest rate; none without a score."""
     scored = [trial for trial in trials if trial.score is not None]
     sign = -1 if higher else 1
     best = min(scored, key=lambda trial: (sign * (trial.score or 0.0), trial.lr), default=None)

@@ -6,12 +6,13 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 from .cells import FAILED, NO_VALUE, Cell, Column, decimals_of
+from .places import label_of
 from .students import StudentRecord
 from .sweep import SweepRecord, Trial
-from .tables import Line, Table, label_of
+from .tables import Line, Table
 
+METHOD, STAGE = Column("method", "Method", "label"), Column("stage", "Stage", "label")
 BUDGET_COLUMNS = (
-    Column("method", "Method", "label"),
     Column("students", "Students", "count"),
     Column("train_steps", "Steps", "cost"),
     Column("forwards", "Passes", "cost", unit="per sample and step"),
@@ -27,14 +28,15 @@ EQUAL = {"steps": "steps of training", "forwards": "forward passes", "seconds": 
 
 
 def budget_table(students: Sequence[StudentRecord]) -> Table:
-    """A line per method and variant, over training seeds."""
-    groups: dict[tuple[str, str], list[StudentRecord]] = {}
+    """A line per stage, method and variant, over training seeds; the stage has a column where there are several."""
+    groups: dict[tuple[str, str, str], list[StudentRecord]] = {}
     for student in students:
-        groups.setdefault((student.method, student.variant), []).append(student)
+        groups.setdefault((student.stage, student.method, student.variant), []).append(student)
+    staged = _several(students)
     footnotes: list[str] = []
     lines = [
-        Line("Per student", method, variant, None, "student", _budget(mine, footnotes))
-        for (method, variant), mine in groups.items()
+        Line("Per student", method, variant, None, "student", _budget(mine, staged, footnotes))
+        for (_, method, variant), mine in groups.items()
     ]
     budgets = dict.fromkeys(EQUAL[student.budget] for student in students)
     notes = (
@@ -42,14 +44,16 @@ def budget_table(students: Sequence[StudentRecord]) -> Table:
         "Passes: network forward passes, a backward pass counted as 2, as if each student trained alone; students that "
         "train together share the teacher's. Training: mean seconds of a student's own steps.",
     )
-    return Table("training_budget", "Training budget", BUDGET_COLUMNS, tuple(lines), notes, tuple(footnotes))
+    columns = (*_name_columns(staged), *BUDGET_COLUMNS)
+    return Table("training_budget", "Training budget", columns, tuple(lines), notes, tuple(footnotes))
 
 
 def sweep_table(sweep: SweepRecord) -> Table:
-    """A line per method and learning rate; the chosen ones are marked as best."""
+    """A line per stage, method and learning rate; the chosen ones are marked as best."""
+    staged = _several(sweep.trials)
     score = Column(sweep.metric, sweep.metric, "metric", sweep.higher_is_better, sweep.unit)
     columns = (
-        Column("method", "Method", "label"),
+        *_name_columns(staged),
         Column("lr", "Learning rate", "label"),
         score,
         Column("chosen", "Chosen", "count"),
@@ -57,15 +61,15 @@ def sweep_table(sweep: SweepRecord) -> Table:
     footnotes: list[str] = []
     decimals = _decimals(trial.score for trial in sweep.trials)
     group = f"{sweep.assets} validation toys, {sweep.steps} step{'s' * (sweep.steps != 1)}"
-    methods = dict.fromkeys((trial.method, trial.variant) for trial in sweep.trials)
+    grids = dict.fromkeys((trial.stage, trial.method, trial.variant) for trial in sweep.trials)
     lines = [
-        Line(group, *who, sweep.steps, "student", _trial(trial, decimals, footnotes))
-        for who in methods
-        for trial in sweep.trials_of(*who)
+        Line(group, method, variant, sweep.steps, "student", _trial(trial, decimals, staged, footnotes))
+        for stage, method, variant in grids
+        for trial in sweep.trials_of(method, variant, stage)
     ]
     notes = [f"Seed {sweep.seed} for training and generation. Test toys are not among the validation toys."]
     notes += [
-        f"{label_of(trial.method, trial.variant)}: the best learning rate, {trial.lr:g}, is at the edge of the grid; "
+        f"{_where(trial, staged)}: the best learning rate, {trial.lr:g}, is at the edge of the grid; "
         "a better one may lie outside."
         for trial in sweep.edges()
     ]
@@ -73,16 +77,34 @@ def sweep_table(sweep: SweepRecord) -> Table:
     return Table("learning_rates", title, columns, tuple(lines), tuple(notes), tuple(footnotes))
 
 
-def _budget(students: Sequence[StudentRecord], footnotes: list[str]) -> tuple[Cell, ...]:
+def _several(records: Iterable[StudentRecord | Trial]) -> bool:
+    """Whether lines must say of which stage they are."""
+    return len({record.stage for record in records}) > 1
+
+
+def _name_columns(staged: bool) -> tuple[Column, ...]:
+    return (METHOD, STAGE) if staged else (METHOD,)
+
+
+def _name_cells(record: StudentRecord | Trial, staged: bool) -> tuple[Cell, ...]:
+    label = Cell(label_of(record.method, record.variant))
+    return (label, Cell(record.stage)) if staged else (label,)
+
+
+def _where(record: StudentRecord | Trial, staged: bool) -> str:
+    return ", ".join(cell.text for cell in _name_cells(record, staged))
+
+
+def _budget(students: Sequence[StudentRecord], staged: bool, footnotes: list[str]) -> tuple[Cell, ...]:
     failed = [student for student in students if student.error]
-    label = label_of(students[0].method, students[0].variant)
+    where = _where(students[0], staged)
     for reason in dict.fromkeys(student.error for student in failed):
-        footnotes.append(f"{label}: {len(failed)} of {len(students)} students failed: {reason}")
+        footnotes.append(f"{where}: {len(failed)} of {len(students)} students failed: {reason}")
     trained = f"{len(students) - len(failed)}/{len(students)}" if failed else str(len(students))
     seconds = [student.seconds for student in students if student.seconds is not None]
     skipped = [student.skipped for student in students if student.skipped is not None]
     return (
-        Cell(label),
+        *_name_cells(students[0], staged),
         Cell(trained, notes=(len(footnotes),) if failed else ()),
         _same([student.steps for student in students], "{:.0f}".format),
         _same([student.forwards for student in students], "{:g}".format),
@@ -107,15 +129,14 @@ def _seconds(values: Sequence[float]) -> Cell:
     return Cell(f"{mean:.{decimals_of(mean, significant=3)}f}", mean, n=len(values))
 
 
-def _trial(trial: Trial, decimals: int, footnotes: list[str]) -> tuple[Cell, ...]:
-    label = label_of(trial.method, trial.variant)
+def _trial(trial: Trial, decimals: int, staged: bool, footnotes: list[str]) -> tuple[Cell, ...]:
     score = Cell(FAILED, n_failed=1)
     if trial.score is not None:
         score = Cell(f"{trial.score:.{decimals}f}", trial.score, n=1, best=trial.chosen)
     elif trial.error:
-        footnotes.append(f"{label}, {trial.lr:g}: {trial.error}")
+        footnotes.append(f"{_where(trial, staged)}, {trial.lr:g}: {trial.error}")
         score = Cell(FAILED, n_failed=1, notes=(len(footnotes),))
-    return Cell(label), Cell(f"{trial.lr:g}", trial.lr), score, Cell("yes" if trial.chosen else "")
+    return *_name_cells(trial, staged), Cell(f"{trial.lr:g}", trial.lr), score, Cell("yes" if trial.chosen else "")
 
 
 def _decimals(scores: Iterable[float | None]) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mdtbench.results.rows import Row
 
-HIGHER = {"ULIP_tiny": True, "FD_tiny2d": False, "latency_s": False}
+METHODS = ("mdt", "vm", "scm", "pcm", "cm")
+HIGHER = {"ULIP_tiny": True}
 
 
 def row(method: str = "cm", metric: str = "FD_tiny2d", value: float | None = 1.0, **changes) -> Row:
@@ -39,7 +40,7 @@ def run() -> list[Row]:
     """All methods at 1 and 2 steps, three generation seeds; FD is 10 * index / steps + seed."""
     rows = []
     for steps in (1, 2):
-        for index, method in enumerate(("mdt", "vm", "scm", "pcm", "cm"), 1):
+        for index, method in enumerate(METHODS, 1):
             for seed in range(3):
                 at = {"steps": steps, "nfe": steps, "seed": seed}
                 rows.append(row(method, "FD_tiny2d", 10 * index / steps + seed, **at))
@@ -52,3 +53,35 @@ def run() -> list[Row]:
     rows += [row("floor", value=0.1, **none), row("reconstruction", value=0.2, **none)]
     rows.append(row("teacher", value=0.3, steps=25, nfe=44, train_seed=None))
     return rows
+
+
+SECONDS = {"structure_s": 0.125, "slat_s": 0.25, "decode_s": 0.5}  # of one step; distinct, exact, and their sum too
+APART = {"structure+teacher": 1000.0, "teacher+slat": 2000.0}  # what each adds to FD
+
+
+def whole_run() -> list[Row]:
+    """`run` and whole assets: in both stages FD_gs is 100 * index / steps + seed, ULIP_tiny 70 - index.
+
+    One stage alone, of cm, mdt and the undistilled: FD_gs adds 1000 or 2000, and the order of methods is turned round.
+    """
+    rows = run()
+    for steps in (1, 2):
+        for index, method in enumerate((*METHODS, "none"), 1):
+            for seed in range(2):
+                at = {"steps": steps, "seed": seed, "train_seed": None if method == "none" else 0}
+                rows += _whole(method, 100 * index / steps + seed, 70 - index, nfe=2 * steps, stage="both", **at)
+                for stage, more in APART.items() if method in ("cm", "mdt", "none") else ():
+                    value = more - 100 * index / steps + seed
+                    rows += _whole(method, value, 60 + index, nfe=steps + 44, stage=stage, **at)
+    teacher = {"steps": 25, "train_seed": None, "stage": "both", "nfe": 88}
+    rows += _whole("teacher", 7.0, 75.0, **teacher)
+    none = {"steps": None, "nfe": None, "train_seed": None, "stage": "both"}
+    rows += [row(name, "FD_gs", 0.25, **none) for name in ("floor", "reconstruction")]
+    rows += [row(name, "ULIP_tiny", 80.0, unit="x100", **none) for name in ("truth", "shuffled")]
+    return rows
+
+
+def _whole(method: str, fd: float, ulip: float, **at) -> list[Row]:
+    seconds = SECONDS | {"latency_s": sum(SECONDS.values())}
+    costs = [row(method, name, s * at["steps"], unit="s", wall_s=s * at["steps"], **at) for name, s in seconds.items()]
+    return [row(method, "FD_gs", fd, **at), row(method, "ULIP_tiny", ulip, unit="x100", **at), *costs]

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from mdtbench.base.errors import MissingError, RunError, UsageError
-from mdtbench.results.rows import append, latest, read_rows, write_rows
+from mdtbench.results.rows import COST_METRICS, append, latest, read_rows, write_rows
 
 
 def test_rows_round_trip_exactly(tmp_path, make):
@@ -17,7 +17,7 @@ def test_rows_round_trip_exactly(tmp_path, make):
     assert read_rows(path) == rows
     append(path, [make.row(seed=7)])
     assert read_rows(path) == [*rows, make.row(seed=7)]
-    assert path.read_text().startswith('{"schema_version":2,')
+    assert path.read_text().startswith('{"schema_version":3,')
 
 
 def test_append_makes_the_file(tmp_path, make):
@@ -55,7 +55,7 @@ def test_append_to_a_folder_is_one_line(tmp_path, make):
         {"created_utc": "yesterday"},
         {"wall_s": 1.0},
         {"higher_is_better": None},
-        {"schema_version": 3},
+        {"schema_version": 4},
         {"sampler": ""},
     ],
 )
@@ -103,7 +103,18 @@ def test_rows_of_version_1_are_those_of_the_methods_own_samplers(tmp_path, make)
     path.write_text(json.dumps(old) + "\n")
     [row] = read_rows(path)
     assert row == make.row()
-    assert (row.sampler, row.own_sampler, row.schema_version) == (None, True, 2)
+    assert (row.sampler, row.own_sampler, row.schema_version) == (None, True, 3)
+
+
+def test_rows_of_version_2_are_of_structures(tmp_path, make):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(make.row().model_dump(exclude={"stage"}) | {"schema_version": 2}) + "\n")
+    assert read_rows(path) == [make.row(stage="structure")]
+
+
+def test_all_parts_of_the_time_may_have_their_seconds(make):
+    assert COST_METRICS == ("structure_s", "slat_s", "decode_s", "latency_s")
+    assert [make.row(metric=name, wall_s=1.0).wall_s for name in COST_METRICS] == [1.0] * 4
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -116,5 +127,7 @@ def test_the_latest_row_counts(make):
     assert latest(rows) == [make.row(value=2.0), make.row("pcm")]
     samplers = [make.row(sampler="renoise"), make.row(sampler="euler", own_sampler=False)]
     assert latest(samplers) == samplers
+    stages = [make.row(stage=stage) for stage in ("structure", "both", "structure+teacher", "teacher+slat")]
+    assert latest(stages) == stages
     with pytest.raises(UsageError, match="Two runs"):
         latest([make.row(), make.row(run_id="other")])

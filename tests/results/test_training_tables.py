@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 
 import pytest
 
@@ -48,6 +49,38 @@ def test_failed_students_are_counted_and_explained():
     table = budget_table([student(), student(train_seed=1, error="not finite")])
     assert table.rows[0].cells[1].text == "1/2"
     assert table.footnotes == ("CM: 1 of 2 students failed: not finite",)
+
+
+def test_stages_have_a_column_where_there_are_several():
+    students = [student(), student(stage="slat", steps=50), student("vm", stage="slat", error="not finite")]
+    table = budget_table(students)
+    assert [column.key for column in table.columns[:3]] == ["method", "stage", "students"]
+    assert [row[:4] for row in texts(table)] == [
+        ["CM", "structure", "1", "150"],
+        ["CM", "slat", "1", "50"],
+        ["VM", "slat", "0/1", "150"],
+    ]
+    assert table.footnotes == ("VM, slat: 1 of 1 students failed: not finite",)
+    assert [column.key for column in budget_table(students[1:]).columns[:2]] == ["method", "students"]
+
+
+def test_each_stage_has_its_own_grid():
+    grid = [trial(1e-4, 2.0), trial(3e-4, 1.0, chosen=True), trial(1e-3, 3.0)]
+    grid += [trial(1e-3, 9.0, stage="slat", chosen=True), trial(3e-3, None, stage="slat", error="not finite")]
+    record = sweep(*grid)
+    assert [t.lr for t in record.trials_of("cm", "")] == [1e-4, 3e-4, 1e-3]
+    assert [t.lr for t in record.trials_of("cm", "", "slat")] == [1e-3, 3e-3]
+    assert [t.stage for t in record.edges()] == ["slat"]  # 1e-3 would be no edge of both grids together
+    table = sweep_table(record)
+    assert texts(table) == [
+        ["CM", "structure", "0.0001", "2.000", ""],
+        ["CM", "structure", "0.0003", "1.000", "yes"],
+        ["CM", "structure", "0.001", "3.000", ""],
+        ["CM", "slat", "0.001", "9.000", "yes"],
+        ["CM", "slat", "0.003", "failed", ""],
+    ]
+    assert table.footnotes == ("CM, slat, 0.003: not finite",)
+    assert [note.partition(":")[0] for note in table.notes[1:]] == ["CM, slat"]
 
 
 @pytest.mark.parametrize(("higher", "best"), [(False, 1e-4), (True, 3e-4)])
@@ -96,6 +129,16 @@ def test_csv_tells_the_rates_apart(make):
     assert found == {"CM, 0.0001": ("5.0", "True"), "CM, 0.0002": ("6.0", "False")}
     budget = {line["metric"]: line["value"] for line in lines if line["table"] == "training_budget"}
     assert (budget["train_steps"], budget["total_forwards"], budget["train_s"]) == ("150.0", "28800.0", "1.5")
+
+
+def test_files_of_version_1_are_of_structures(tmp_path):
+    old = student().model_dump(exclude={"stage"}) | {"schema_version": 1}
+    (tmp_path / "students.jsonl").write_text(json.dumps(old) + "\n")
+    record = sweep(trial(1e-4)).model_dump(mode="json") | {"schema_version": 1}
+    del record["trials"][0]["stage"]
+    (tmp_path / "sweep.json").write_text(json.dumps(record))
+    assert [read.stage for read in read_students(tmp_path)] == ["structure"]
+    assert [read.stage for read in read_sweep(tmp_path).trials] == ["structure"]
 
 
 def test_files_round_trip_and_damage_is_named(tmp_path, make):
