@@ -258,7 +258,25 @@ def bench_lockstep(options: BenchOptions, as_json: bool, report: Reporter) -> st
     return lockstep_json(found) if as_json else lockstep_text(found)
 
 
-BENCHMARKS: dict[str, Callable[[BenchOptions, bool, Reporter], str]] = {"lockstep": bench_lockstep}
+def bench_render(options: BenchOptions, as_json: bool, report: Reporter) -> str:
+    from .bench_render import measure_render, render_json, render_text  # numba takes a second to load
+
+    found = measure_render(options.repetitions, report)
+    return render_json(found) if as_json else render_text(found)
+
+
+def bench_sparse(options: BenchOptions, as_json: bool, report: Reporter) -> str:
+    from .bench_sparse import measure_sparse, sparse_json, sparse_text
+
+    found = measure_sparse(options.repetitions, report)
+    return sparse_json(found) if as_json else sparse_text(found)
+
+
+BENCHMARKS: dict[str, Callable[[BenchOptions, bool, Reporter], str]] = {
+    "lockstep": bench_lockstep,
+    "render": bench_render,
+    "sparse": bench_sparse,
+}
 
 
 def bench(name: str, options: BenchOptions, as_json: bool, report: Reporter) -> str:

@@ -54,6 +54,13 @@ def run(
     plugin: Annotated[
         list[Path] | None, typer.Option(help="Python file that registers a method or metric of your own.")
     ] = None,
+    export: Annotated[
+        str,
+        typer.Option(
+            help="Write every whole asset as files: glb (coloured mesh), ply (3D Gaussians). Those of the first "
+            "training and generation seed, to OUT/export/<method>-<steps>x2/; needs a second stage."
+        ),
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<preset>-<key> by default.")] = None,
     cache: Annotated[Path, typer.Option(help="Folder for prepared assets, shared by runs.")] = CACHE,
     workers: Workers = 0,
@@ -71,6 +78,8 @@ def run(
 
       mdtbench run --assets my_meshes --methods cm,pcm,scm,vm,mdt --out r1
 
+      mdtbench run --export glb,ply
+
       mdtbench run --preset oracle
     """
     from .commands import RunOptions, run_command
@@ -87,6 +96,7 @@ def run(
             limit=limit,
             changes=tuple(changes or ()),
             plugins=tuple(plugin or ()),
+            export=_words(export),
             out=out,
             cache=cache.expanduser(),
             workers=workers,
@@ -139,8 +149,20 @@ def pretrain(
 
 
 @app.command()
+def doctor(
+    cache: Annotated[Path, typer.Option(help="Folder for prepared assets that runs are to use.")] = CACHE,
+) -> None:
+    """Print what this machine has and what of it is used; exit code 4 when something needed is missing."""
+    from .doctor import check, examined, findings_text
+
+    findings = examined(cache.expanduser())
+    typer.echo(findings_text(findings), nl=False)
+    check(findings)
+
+
+@app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="What to measure: lockstep.")],
+    name: Annotated[str, typer.Argument(help="What to measure: lockstep, render, sparse.")],
     methods: Annotated[str, typer.Option(help="Comma-separated methods that train.")] = ALL_METHODS,
     world: Annotated[str, typer.Option(help="Shipped world, or a folder made by `mdtbench pretrain`.")] = "tiny",
     batch: Annotated[int, typer.Option(help="Samples in a batch.", min=1)] = 32,
@@ -151,12 +173,18 @@ def bench(
     """Measure what the tool costs here.
 
     `lockstep`: forward passes, time and memory of training methods together, against one after the other.
+    `render`: pictures of Gaussians and of meshes; of the options, only --repetitions and --json count.
+    `sparse`: layers of the second stage; likewise.
 
     Examples:
 
       mdtbench bench lockstep
 
       mdtbench bench lockstep --methods cm,vm --repetitions 3 --json
+
+      mdtbench bench render
+
+      mdtbench bench sparse
     """
     from .bench import BenchOptions
     from .bench import bench as measure

@@ -14,8 +14,9 @@ from ..assets.source import Source
 from ..assets.toys import ToySource
 from ..base.errors import MissingError, RunError, UsageError
 from ..results.report import RunResults
-from ..trellis.pipeline import read_sampler
+from ..trellis.pipeline import SLAT_SAMPLER, has_slat, read_sampler
 from .config import Config, load_config
+from .export import FOLDER, formats_of
 from .oracle import is_oracle, load_oracle_config, oracle_summary, plan_oracle, run_oracle
 from .plan import Plan, resolve
 from .pool import cores, workers
@@ -40,6 +41,7 @@ class RunOptions:
     limit: int | None
     changes: tuple[str, ...]
     plugins: tuple[Path, ...]
+    export: tuple[str, ...]
     out: Path | None
     cache: Path
     workers: int
@@ -55,21 +57,29 @@ def run_command(options: RunOptions) -> None:
         load_plugin(plugin)
     if is_oracle(options.preset):
         return _run_oracle(options)
-    plan = make_plan(options)
+    plan, formats = make_plan(options), formats_of(options.export)
+    if formats and not plan.second:
+        raise UsageError(
+            f"--export writes whole assets, and preset '{options.preset}' makes structures alone. Give it a table "
+            "[slat] and a world that has the second stage, or leave out --export."
+        )
     if options.dry_run:
         print_out(plan_summary(plan, options.workers or cores()))
         return
     verify_world(plan.world)
     out = options.out or Path("runs") / f"{Path(options.preset).stem}-{plan.run_id}"
     with _resumable(out), reporter() as report, workers(options.workers or cores(), report) as team:
-        outcome = Runner(plan, out, options.cache, team).run()
+        outcome = Runner(plan, out, options.cache, team, formats).run()
     print_tables(outcome.results)
     print_out(closing(outcome, out))
+    if formats:
+        print_out(f"Assets as {' and '.join(formats)}, and a list of those that failed: {out / FOLDER}\n")
     _raise_for(outcome.failed_students)
 
 
 def _run_oracle(options: RunOptions) -> None:
-    for name, given in (("--assets", options.assets), ("--limit", options.limit), ("--budget", options.budget)):
+    without = {"--assets": options.assets, "--limit": options.limit, "--budget": options.budget}
+    for name, given in {**without, "--export": options.export}.items():
         if given:
             raise UsageError(
                 f"{name} has no meaning for the exact problems of preset '{options.preset}'. Leave it out."
@@ -117,6 +127,7 @@ def make_plan(options: RunOptions) -> Plan:
         folder,
         world_digest(folder),
         read_sampler(folder),
+        read_sampler(folder, SLAT_SAMPLER) if config.slat and has_slat(folder) else None,
     )
 
 

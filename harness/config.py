@@ -50,6 +50,8 @@ class Evaluate(Section):
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     batch: int = Field(8, gt=0, description="assets handed to the networks at a time; changes no result")
     samplers: tuple[str, ...] = Field((), description="samplers that students are reported with beside their own")
+    whole: int | None = Field(None, gt=1, description="how many test assets are made whole; None: all")
+    apart: tuple[int, ...] = Field((), description="generation seeds of which one stage is also left to the teacher")
 
 
 class Sweep(Section):
@@ -75,6 +77,14 @@ class Window(Section):
 
 
 class ObservationSection(Section):
+    picture_size: int = Field(gt=0)
+    points: int = Field(gt=0)
+
+
+class LooksSection(Section):
+    """How whole assets are looked at; see `harness.appearance.Looks`."""
+
+    resolution: int = Field(gt=0)
     picture_size: int = Field(gt=0)
     points: int = Field(gt=0)
 
@@ -113,11 +123,47 @@ class FeatureStage(Stage):
     dim: int
 
 
+class SlatStage(TransformerStage):
+    model_channels: int
+    num_blocks: int
+    num_heads: int
+
+
+class SlatVaeStage(SlatStage):
+    kl: float
+    latent_channels: int
+    gaussians_per_cell: int
+    picture_size: int = Field(description="of the pictures that Gaussians are compared with, in pixels")
+
+
+class SlatMeshStage(SlatStage):
+    """Mesh decoder; its group norms need model_channels to be a multiple of 256."""
+
+
+class SlatTeacherStage(TeacherStage):
+    io_channels: int
+    cond_channels: int
+    cond_layers: int
+
+
 class SamplerSection(Section):
     steps: int = Field(gt=0)
     cfg_strength: float
     cfg_interval: tuple[float, float]
     rescale_t: float
+
+
+class SecondStage(Section):
+    """How the second stage of a world is made, and the extractors of whole assets."""
+
+    assets: int = Field(gt=0, description="the first of the toys")
+    looks: LooksSection
+    slat_vae: SlatVaeStage
+    slat_mesh: SlatMeshStage
+    slat_teacher: SlatTeacherStage
+    appearance: FeatureStage
+    asset_dual_encoder: FeatureStage
+    slat_sampler: SamplerSection
 
 
 class Pretrain(Section):
@@ -135,14 +181,16 @@ class Pretrain(Section):
     points_classifier: FeatureStage
     dual_encoder: FeatureStage
     sampler: SamplerSection
+    second: SecondStage | None = Field(None, description="whole assets; without it, a world of structures alone")
 
 
 class Config(Section):
-    """All that decides a result. `methods` holds changed parameters, by method name."""
+    """All that decides a result. `methods` holds changed parameters, by method name, for both stages."""
 
     world: str
     data: Data
     train: Train
+    slat: Train | None = Field(None, description="training of the second stage; without it, structures alone")
     evaluate: Evaluate
     sweep: Sweep = Sweep()
     pretrain: Pretrain | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -50,14 +52,29 @@ class ObserveJob:
     path: Path
 
 
+class TrainingSet(Protocol):
+    """What students of a stage are distilled on, as plain data; `task` is called in the process that trains."""
+
+    @property
+    def train(self) -> Train: ...
+
+    def task(self) -> Task: ...
+
+
 @dataclass(frozen=True)
-class TrainingSet:
-    """What students are distilled on. images: [N, views, S, S, 3]; latents: files of theirs, in order."""
+class StructureSet:
+    """images: [N, views, S, S, 3]; latents: files of theirs, in order."""
 
     world: Path
     train: Train
     latents: tuple[Path, ...]
     images: NDArray[np.uint8]
+
+    def task(self) -> StructureTask:
+        world = load_cached(self.world)
+        latents = torch.from_numpy(np.concatenate([load_arrays(path)["latents"] for path in self.latents]))
+        data = TrainingData(latents, self.images, world.file.window.share)
+        return StructureTask(world.pipeline, data, self.train.batch)
 
 
 @dataclass(frozen=True)
@@ -92,13 +109,14 @@ class GenerateJob:
 
 
 @lru_cache(maxsize=1)
-def _world(folder: Path) -> World:
+def load_cached(folder: Path) -> World:
+    """The world of a folder, loaded once per process."""
     return load_world(folder)
 
 
 def run_encode(job: EncodeJob) -> None:
     """Latents of occupancy grids, one at a time so that their bits do not depend on how they are split."""
-    pipeline = _world(job.world).pipeline
+    pipeline = load_cached(job.world).pipeline
     rows = [pipeline.encode(torch.from_numpy(grid)[None]) for grid in job.occupancy]
     save_arrays(job.path, {"latents": torch.cat(rows).numpy()})
     tick(len(job.occupancy))
@@ -106,21 +124,21 @@ def run_encode(job: EncodeJob) -> None:
 
 def run_truth(job: ObserveJob) -> None:
     """What the extractors see of assets, and the embeddings of their pictures."""
-    world = _world(job.world)
+    world = load_cached(job.world)
     shapes = shapes_of(world, job.occupancy, job.asset_ids)
-    save_arrays(job.path, {**_arrays(shapes), "picture_embedding": embed_pictures(world, job.pictures)})
+    save_arrays(job.path, {**_arrays(shapes), "picture_embedding": embed_pictures(world.dual, job.pictures)})
     tick(len(job.asset_ids))
 
 
 def run_reconstruction(job: ObserveJob) -> None:
     """What the extractors see of assets that went through the VAE."""
-    save_arrays(job.path, _arrays(reconstructed(_world(job.world), job.occupancy, job.asset_ids)))
+    save_arrays(job.path, _arrays(reconstructed(load_cached(job.world), job.occupancy, job.asset_ids)))
     tick(len(job.asset_ids))
 
 
 def run_train(job: TrainJob) -> dict[str, str]:
     """Train the job's students. Returns the failed ones' reasons, by folder."""
-    task, train = _task(job.data), job.data.train
+    task, train = job.data.task(), job.data.train
     students = [_student(t.entrant, t.steps, job.out / t.folder, task, train) for t in job.trainings]
     failures = train_together(students, task, train, job.trainings[0].seed)
     folders = {Path(training.folder).name: training.folder for training in job.trainings}
@@ -129,7 +147,7 @@ def run_train(job: TrainJob) -> dict[str, str]:
 
 def run_calibrate(job: CalibrateJob) -> dict[str, float]:
     """Median seconds of a training step of each method alone, by label; a method that fails has none."""
-    task = _task(job.data)
+    task = job.data.task()
     timed = {who.label: _step_seconds(who, task, job.data.train) for who in job.entrants}
     return {label: seconds for label, seconds in timed.items() if seconds is not None}
 
@@ -146,18 +164,12 @@ def _step_seconds(who: Entrant, task: Task, train: Train) -> float | None:
     return statistics.median(seconds[1:])
 
 
-def _task(data: TrainingSet) -> StructureTask:
-    world = _world(data.world)
-    latents = torch.from_numpy(np.concatenate([load_arrays(path)["latents"] for path in data.latents]))
-    return StructureTask(world.pipeline, TrainingData(latents, data.images, world.file.window.share), data.train.batch)
-
-
 def _student(who: Entrant, steps: int, folder: Path, task: Task, train: Train) -> Student:
     return Student(who.label, who.distillation, task.student(), train, steps, folder)
 
 
 def run_generate(job: GenerateJob) -> None:
-    world = _world(job.world)
+    world = load_cached(job.world)
     network = world.pipeline.flow if job.weights is None else _distilled(job.world, job.weights)
     generated = generate(world, network, job.sampler, job.images, job.asset_ids, job.seed, job.batch)
     save_generated(job.path, generated, job.asset_ids)
@@ -166,9 +178,12 @@ def run_generate(job: GenerateJob) -> None:
 
 @lru_cache(maxsize=2)
 def _distilled(world: Path, weights: Path) -> torch.nn.Module:
-    import copy
+    return with_weights(load_cached(world).pipeline.flow, weights)
 
-    network = copy.deepcopy(_world(world).pipeline.flow)
+
+def with_weights(teacher: torch.nn.Module, weights: Path) -> torch.nn.Module:
+    """A copy of a teacher with a student's weights. Raises MissingError when they do not fit."""
+    network = copy.deepcopy(teacher)
     tensors = read_tensors(weights)
     check_fit(weights, network, tensors)
     network.load_state_dict(tensors)

@@ -10,7 +10,7 @@ from ..base.errors import unknown_name
 from ..base.registry import Entry
 from ..flow.samplers import SAMPLERS
 from ..methods import METHODS, Distillation, Method
-from ..metrics import METRICS
+from ..metrics import ASSET_METRICS, METRICS, Metric
 from .config import WORLDS, preset_names
 from .parameters import choices_of, default_of
 
@@ -79,8 +79,10 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _metrics() -> list[str]:
-    return [
-        f"{name:12} v{METRICS.get(name).version}  {'higher' if METRICS.get(name).value.higher_is_better else 'lower'}"
-        f" is better  {METRICS.get(name).source}"
-        for name in METRICS.names()
-    ]
+    kinds = (("structures", METRICS), ("whole assets", ASSET_METRICS))
+    entries = [(kind, registry.get(name)) for kind, registry in kinds for name in registry.names()]
+    return _aligned([_metric(kind, entry.name, entry.version, entry.value, entry.source) for kind, entry in entries])
+
+
+def _metric(kind: str, name: str, version: int, metric: Metric, source: str) -> tuple[str, ...]:
+    return name, f"v{version}", kind, f"{'higher' if metric.higher_is_better else 'lower'} is better", source

@@ -55,12 +55,13 @@ def measure(
         failed: reason of each student that could not be trained, by folder; its cells become failed rows.
         generated: the shapes of a cell.
     """
-    truth, common = references.truth, _common(plan, test)
+    truth, common = references.truth, common_fields(plan, test)
     teachers = {cell.seed: generated(cell) for cell in plan.cells if cell.entrant.label == REFERENCE}
     rows: list[Row] = []
     for cell in plan.cells:
         if cell.training and cell.training.folder in failed:
-            rows += _failed_rows(cell, failed[cell.training.folder], test, common)
+            reason, cell_fields = failed[cell.training.folder], common | _cell_fields(cell, test)
+            rows += [failed_row(metric, reason, cell_fields) for metric in _metrics()]
             continue
         teacher = None if cell.entrant.label == REFERENCE else teachers[cell.seed].shapes
         rows += _cell_rows(cell, generated(cell), Comparison(truth.shapes, truth.embedding, teacher), test, common)
@@ -101,7 +102,7 @@ def _cell_rows(
     for metric in _metrics():
         score = metric.score(generated.shapes, against)
         if score is not None:
-            yield _row(metric, score, cell_fields)
+            yield metric_row(metric, score, cell_fields)
     seconds = float(np.median(generated.seconds))
     yield Row(
         **cell_fields,
@@ -115,19 +116,18 @@ def _cell_rows(
     )
 
 
-def _failed_rows(cell: Cell, reason: str, test: Prepared, common: dict[str, Any]) -> Iterator[Row]:
-    for metric in _metrics():
-        yield Row(
-            **common,
-            **_cell_fields(cell, test),
-            status="failed",
-            error=reason,
-            metric=metric.name,
-            metric_version=metric.version,
-            unit=metric.unit,
-            n_ok=0,
-            higher_is_better=metric.higher_is_better,
-        )
+def failed_row(metric: Metric, reason: str, row_fields: dict[str, Any]) -> Row:
+    """The row of a score that there is not."""
+    return Row(
+        **row_fields,
+        status="failed",
+        error=reason,
+        metric=metric.name,
+        metric_version=metric.version,
+        unit=metric.unit,
+        n_ok=0,
+        higher_is_better=metric.higher_is_better,
+    )
 
 
 def _cell_fields(cell: Cell, test: Prepared) -> dict[str, Any]:
@@ -160,14 +160,15 @@ def _control_rows(
         if metric.name in CONTROL_METRICS[name]:
             score = metric.score(shapes, against)
             if score is not None:
-                yield _row(metric, score, control_fields)
+                yield metric_row(metric, score, control_fields)
 
 
 def _metrics() -> list[Metric]:
     return [METRICS.get(name).value for name in METRICS.names()]
 
 
-def _row(metric: Metric, score: Score, row_fields: dict[str, Any]) -> Row:
+def metric_row(metric: Metric, score: Score, row_fields: dict[str, Any]) -> Row:
+    """The row of a score; `row_fields` are those that do not depend on the metric."""
     return Row(
         **row_fields,
         status="ok",
@@ -180,7 +181,8 @@ def _row(metric: Metric, score: Score, row_fields: dict[str, Any]) -> Row:
     )
 
 
-def _common(plan: Plan, test: Prepared) -> dict[str, Any]:
+def common_fields(plan: Plan, test: Prepared) -> dict[str, Any]:
+    """What all rows of a run have in common."""
     commit, dirty = git_state()
     return {
         "run_id": plan.run_id,

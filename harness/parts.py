@@ -2,7 +2,7 @@
 
 Batch, times and a method's private draws are made for the whole batch and cut, so that the sum of the parts'
 gradients, each weighted by its share of the samples, is the whole batch's up to rounding. That holds for losses that
-are means over samples; a mean over voxels (`reduction=per_element`) weighs samples by the other samples of their part.
+are means over samples; a mean over voxels (`reduction=per_voxel`) weighs samples by the other samples of their part.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def write_grid(
     """
     n = min(COLUMNS, len(test.ids))
     rows: list[list[Picture | None]] = [
-        [np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.NEAREST)) for image in shown[:n]],
+        [enlarged(image) for image in shown[:n]],
         [picture_of(occupancy) for occupancy in test.occupancy[:n]],
     ]
     labels = ["condition", "ground truth"]
@@ -51,6 +51,11 @@ def write_grid(
         other = "" if cell.own else f", {cell.sampler.name}"
         labels.append(f"{cell.entrant.label}{other}, {cell.steps} step{'s' * (cell.steps > 1)}")
     grid(rows, labels, [name.removeprefix("test-") for name in test.ids[:n]], path)
+
+
+def enlarged(image: NDArray[np.uint8]) -> Picture:
+    """A conditioning picture at the size of the grid's, its pixels as they are."""
+    return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.NEAREST))
 
 
 def picture_of(occupancy: NDArray[np.bool_]) -> Picture:

@@ -20,8 +20,9 @@ from ..base.files import digest_of
 from ..flow.samplers import Sampler, sampler_of
 from ..methods import METHODS
 from ..metrics import METRICS
+from ..results.rows import BOTH, STRUCTURE, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT
 from ..trellis.pipeline import SamplerParams
-from .config import Config
+from .config import Config, Train
 from .parameters import Entrant, entrant
 
 ALWAYS = ("none", "none:cfg", "teacher")  # the rows that every table has
@@ -30,6 +31,8 @@ BUDGET_METHOD = "cm"  # equal budgets are what its training of `train.steps` ste
 BUDGET_FORWARDS = 6  # its forward passes per sample and step
 TRAIN_VERSION = 1  # part of a trained student's address: raise it when training computes something else
 SAMPLE_VERSION = 1  # likewise for generated shapes and their features
+ASSEMBLE_VERSION = 1  # likewise for whole assets and their features
+SLAT = "slat"  # the second stage of the backbone; the first is `STRUCTURE`
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Training:
     seed: int
     steps: int
     folder: str
+    stage: str = STRUCTURE
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,66 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class AssetCell:
+    """Whole assets: the structures of one cell, finished by a sampler of the second stage.
+
+    Attributes:
+        structure: where the structures come from.
+        entrant, training, sampler: of the second stage; no training for the teacher's own rows.
+        stage: of its rows: which stages are the method's, see `results.rows`.
+        folder: of the assets, relative to the run's.
+    """
+
+    structure: Cell
+    entrant: Entrant
+    training: Training | None
+    sampler: Sampler
+    stage: str
+    folder: str
+
+    @property
+    def seed(self) -> int:
+        return self.structure.seed
+
+    @property
+    def who(self) -> Entrant:
+        """Whose row it is."""
+        return self.entrant if self.stage == TEACHER_THEN_SLAT else self.structure.entrant
+
+    @property
+    def steps(self) -> int:
+        """Of the method, in each stage that is its own."""
+        return self.sampler.steps if self.stage == TEACHER_THEN_SLAT else self.structure.steps
+
+    @property
+    def trainings(self) -> tuple[Training, ...]:
+        """The students that it needs."""
+        return tuple(training for training in (self.structure.training, self.training) if training)
+
+
+@dataclass(frozen=True)
+class SecondStagePlan:
+    """What a run does in the second stage.
+
+    Attributes:
+        entrants: those of the run, with the second stage's guidance. step_seconds: as in `Plan`.
+    """
+
+    train: Train
+    entrants: tuple[Entrant, ...]
+    step_seconds: Mapping[str, float] = field(default_factory=dict)
+    trainings: tuple[Training, ...] = ()
+    cells: tuple[AssetCell, ...] = ()
+
+
+@dataclass(frozen=True)
 class Plan:
     """A run, resolved.
 
     Attributes:
         trainings, cells: the students and shapes that the tables are made of.
         grid: the sweep's: one cell per method and learning rate, on validation toys. Empty without a sweep.
+        second: the second stage; None in a run of structures alone.
         limit: number of test assets, None for all.
         world: folder of the world; its digest is `world_sha`.
         key: sha256 over everything that decides a result.
@@ -90,6 +148,12 @@ class Plan:
     trainings: tuple[Training, ...] = ()
     cells: tuple[Cell, ...] = ()
     grid: tuple[Cell, ...] = ()
+    second: SecondStagePlan | None = None
+
+    @property
+    def all_trainings(self) -> tuple[Training, ...]:
+        """Of both stages."""
+        return (*self.trainings, *(self.second.trainings if self.second else ()))
 
     @property
     def run_id(self) -> str:
@@ -105,8 +169,12 @@ def resolve(
     world: Path,
     world_sha: str,
     sampler: SamplerParams,
+    slat_sampler: SamplerParams | None = None,
 ) -> Plan:
     """The plan of a run.
+
+    Args:
+        sampler, slat_sampler: how the teacher is sampled in each stage; None: it has no second stage.
 
     Raises:
         UsageError: unknown method, variant, parameter, sampler or metric, or settings that contradict each other.
@@ -117,14 +185,29 @@ def resolve(
     seeds = tuple(dict.fromkeys(train_seeds))
     decides = config.model_dump(exclude={"pretrain": True, "methods": True, "evaluate": {"batch"}})
     who = [[e.label, e.version, repr(e.method)] for e in entrants]
-    versions = [TRAIN_VERSION, SAMPLE_VERSION]
+    versions = [TRAIN_VERSION, SAMPLE_VERSION, ASSEMBLE_VERSION]
     key = digest_of([versions, who, seeds, decides, test.name, test.digest(), limit, world_sha])
-    return _filled(Plan(config, entrants, seeds, test, limit, world, world_sha, key))
+    second = _second_stage(config, labels, slat_sampler)
+    return _filled(Plan(config, entrants, seeds, test, limit, world, world_sha, key, second=second))
 
 
-def with_step_seconds(plan: Plan, seconds: Mapping[str, float]) -> Plan:
-    """The plan for training steps that take so many seconds, by label; one of them is `BUDGET_METHOD`."""
-    return _filled(replace(plan, step_seconds=dict(seconds)))
+def _second_stage(config: Config, labels: Sequence[str], sampler: SamplerParams | None) -> SecondStagePlan | None:
+    if config.slat is None:
+        return None
+    if sampler is None:
+        raise UsageError(f"World '{config.world}' has no second stage, which [slat] is to train. Remove [slat].")
+    train = config.slat.model_copy(update={"budget": config.train.budget})  # what is equal is equal in both stages
+    return SecondStagePlan(train, tuple(entrant(label, config.methods, sampler) for label in labels))
+
+
+def with_step_seconds(plan: Plan, seconds: Mapping[str, float], slat: Mapping[str, float] | None = None) -> Plan:
+    """The plan for training steps that take so many seconds, by label; one of them is `BUDGET_METHOD`.
+
+    Args:
+        slat: the same of the second stage.
+    """
+    second = replace(plan.second, step_seconds=dict(slat or {})) if plan.second else None
+    return _filled(replace(plan, step_seconds=dict(seconds), second=second))
 
 
 def with_rates(plan: Plan, rates: Mapping[str, float]) -> Plan:
@@ -143,9 +226,8 @@ def validation_source(config: Config) -> ToySource:
     return ToySource("validation", config.sweep.assets, config.data.seed)
 
 
-def training_steps(who: Entrant, config: Config, step_seconds: Mapping[str, float]) -> int:
-    """Optimiser steps that a method gets under the run's budget."""
-    train = config.train
+def training_steps(who: Entrant, train: Train, step_seconds: Mapping[str, float]) -> int:
+    """Optimiser steps that a method gets under a stage's budget."""
     if train.budget == "steps":
         return train.steps
     if train.budget == "seconds" and {who.label, BUDGET_METHOD} <= step_seconds.keys():
@@ -173,7 +255,7 @@ def _filled(plan: Plan) -> Plan:
     stem = [train, train_source(config).digest(), plan.world_sha]
 
     def training(who: Entrant, seed: int) -> Training:
-        steps = training_steps(who, config, plan.step_seconds)
+        steps = training_steps(who, config.train, plan.step_seconds)
         sha = digest_of([TRAIN_VERSION, who.label, who.version, repr(who.method), seed, steps, *stem])
         return Training(who, seed, steps, f"students/{who.file_name}-seed{seed}-{sha[:12]}")
 
@@ -184,7 +266,51 @@ def _filled(plan: Plan) -> Plan:
     validation = digest_of([validation_source(config).name, validation_source(config).digest(), None])
     cells = tuple(_cells(plan.entrants, trainings, config, [plan.world_sha, test]))
     grid = tuple(_grid_cell(student, config, [plan.world_sha, validation]) for student in on_grid)
-    return replace(plan, trainings=trainings, cells=cells, grid=grid)
+    plan = replace(plan, trainings=trainings, cells=cells, grid=grid)
+    return replace(plan, second=_filled_second(plan, plan.second, [plan.world_sha, test])) if plan.second else plan
+
+
+def _filled_second(plan: Plan, second: SecondStagePlan, stem: list[Any]) -> SecondStagePlan:
+    """With the students of the second stage, and the assets that follow from these and the structures."""
+    train = second.train.model_dump(exclude={"steps", "budget"})
+    inputs = [SLAT, train, train_source(plan.config).digest(), plan.world_sha]
+
+    def training(who: Entrant, seed: int) -> Training:
+        steps = training_steps(who, second.train, second.step_seconds)
+        sha = digest_of([TRAIN_VERSION, who.label, who.version, repr(who.method), seed, steps, *inputs])
+        return Training(who, seed, steps, f"students/slat-{who.file_name}-seed{seed}-{sha[:12]}", SLAT)
+
+    trained = [who for who in second.entrants if who.trains]
+    trainings = tuple(training(who, seed) for who in trained for seed in plan.train_seeds)
+    second = replace(second, trainings=trainings)
+    return replace(second, cells=tuple(_asset_cells(plan, second, [*stem, plan.config.evaluate.whole])))
+
+
+def _asset_cells(plan: Plan, second: SecondStagePlan, stem: list[Any]) -> Iterator[AssetCell]:
+    """Both stages with the method; and one with the method, the other the teacher's, for the seeds that ask for it."""
+    by_label = {who.label: who for who in second.entrants}
+    students = {(t.entrant.label, t.seed): t for t in second.trainings}
+    teacher = by_label[REFERENCE]
+    references = {cell.seed: cell for cell in plan.cells if cell.entrant.label == REFERENCE}
+    for cell in plan.cells:
+        if not cell.own:
+            continue
+        who = by_label[cell.entrant.label]
+        student = students[who.label, cell.training.seed] if cell.training else None
+        sampler = who.method.sampler(cell.steps)
+        yield _asset_cell(cell, who, student, sampler, BOTH, stem)
+        if student and cell.seed in plan.config.evaluate.apart:
+            yield _asset_cell(cell, teacher, None, teacher.method.sampler(1), STRUCTURE_THEN_TEACHER, stem)
+            yield _asset_cell(references[cell.seed], who, student, sampler, TEACHER_THEN_SLAT, stem)
+
+
+def _asset_cell(
+    structure: Cell, who: Entrant, source: Training | None, sampler: Sampler, stage: str, stem: list[Any]
+) -> AssetCell:
+    origin = source.folder if source else who.label
+    sha = digest_of([ASSEMBLE_VERSION, structure.folder, origin, asdict(sampler.computation()), *stem])
+    name = f"{structure.entrant.file_name}+{who.file_name}-{sampler.steps}steps-gen{structure.seed}-{sha[:12]}"
+    return AssetCell(structure, who, source, sampler, stage, f"assets/{name}")
 
 
 def _cells(

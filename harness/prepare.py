@@ -96,6 +96,11 @@ def _prepare(source: Source, assets: Sequence[Asset], spec: Preparation, cache: 
     return _joined([load_arrays(shard.path) for shard in shards])
 
 
+def first_of(prepared: Prepared, count: int | None) -> Prepared:
+    """The first `count` usable assets; None: all, and the failures."""
+    return prepared if count is None else _only(prepared, set(prepared.ids[:count]))
+
+
 def prepare_asset(asset: Asset, spec: Preparation) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
     """Occupancy [R, R, R] and conditioning pictures [views, S, S, 3] of one asset. Raises AssetError."""
     mesh = asset.load()

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..metrics import Shapes
+from ..metrics.extractors import DualEncoder
 from .generate import describe, shown_image
 from .prepare import Prepared
 from .world import World
@@ -33,16 +34,16 @@ def shapes_of(world: World, occupancy: NDArray[np.bool_], asset_ids: Sequence[st
 
 
 @torch.inference_mode()
-def embed_pictures(world: World, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def embed_pictures(dual: DualEncoder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Unit vectors [N, E] of whole conditioning pictures [N, S, S, 3], one at a time."""
     batch = torch.from_numpy(images).permute(0, 3, 1, 2)
-    return torch.cat([world.dual.embed_pictures(picture[None]) for picture in batch]).numpy()
+    return torch.cat([dual.embed_pictures(picture[None]) for picture in batch]).numpy()
 
 
 def truth_of(world: World, prepared: Prepared) -> Truth:
     """Ground truth of prepared assets."""
     shapes = shapes_of(world, prepared.occupancy, prepared.ids)
-    return Truth(shapes, embed_pictures(world, prepared.images[:, 0]))
+    return Truth(shapes, embed_pictures(world.dual, prepared.images[:, 0]))
 
 
 @torch.inference_mode()

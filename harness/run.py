@@ -8,22 +8,27 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from ..assets.source import Source
 from ..assets.toys import ToySource
 from ..base.errors import MissingError
 from ..base.files import write_json, write_text
-from ..metrics import Shapes
 from ..results.report import RunResults
-from ..results.rows import write_rows
+from ..results.rows import Row, write_rows
 from ..results.students import write_students
 from ..results.sweep import SWEEP_FILE, SweepRecord
+from .asset_grid import mesh_picture, write_asset_grid
 from .budget import step_seconds, students
+from .export import export
 from .measure import References, measure
-from .picture_grid import write_grid
-from .plan import Plan, with_rates, with_step_seconds
+from .measure_assets import AssetReferences, measure_assets
+from .picture_grid import COLUMNS, write_grid
+from .plan import SLAT, Plan, SecondStagePlan, with_rates, with_step_seconds
 from .pool import Workers
-from .prepare import Prepared
+from .prepare import Prepared, first_of
 from .provenance import provenance
 from .references import shown_images
 from .sweep import hopeless, rates, sweep_rates
@@ -55,12 +60,14 @@ class Runner:
     Attributes:
         out: folder of the run. cache: folder of prepared assets, shared by runs.
         team: worker processes; their number changes no result.
+        formats: of the files to write of whole assets; none: no files.
     """
 
     plan: Plan
     out: Path
     cache: Path
     team: Workers
+    formats: tuple[str, ...] = ()
 
     def run(self) -> Outcome:
         """All phases. Raises MissingError when no test asset is usable."""
@@ -76,25 +83,30 @@ class Runner:
                 f"Reasons: {self.out / 'failures.csv'}."
             )
         plan, sweep, failed = self._decided(shop)
-        failed |= shop.train([t for t in plan.trainings if t.folder not in failed], "distil")
+        failed |= shop.train([t for t in plan.all_trainings if t.folder not in failed], "distil")
         trained = students(plan, self.out, failed)
         write_students(self.out, trained)
         cells = [cell for cell in plan.cells if not (cell.training and cell.training.folder in failed)]
         shop.generate(cells, test)
         n = len(test.ids)
         rows = measure(plan, test, self._references(shop, test), failed, lambda cell: shop.generated(cell, n))
-        write_rows(self.out / "rows.jsonl", rows)
         shown = shown_images(test, read_world_file(plan.world).window.share)
-        write_grid(self.out / "grid.png", cells, test, shown, lambda cell: shop.shape_files(cell, n)[0])
+        if plan.second:
+            rows += self._whole_assets(plan.second, shop, test, shown, failed)
+        else:
+            write_grid(self.out / "grid.png", cells, test, shown, lambda cell: shop.shape_files(cell, n)[0])
+        write_rows(self.out / "rows.jsonl", rows)
         self._write_manifest(plan, {"started_s": started, "finished_s": time.time()})
-        n_ok = min((row.n_ok for row in rows if row.seed is not None and row.status == "ok"), default=0)
-        return Outcome(RunResults(rows, trained, sweep), test.failures, failed, n_ok, test.total)
+        measured = [row for row in rows if row.seed is not None and row.status == "ok"]
+        n_ok, n_total = min(((row.n_ok, row.n_total) for row in measured), key=_share, default=(0, test.total))
+        return Outcome(RunResults(rows, trained, sweep), test.failures, failed, n_ok, n_total)
 
     def _decided(self, shop: Workshop) -> tuple[Plan, SweepRecord | None, dict[str, str]]:
         """The plan with all that is measured before the trainings; reasons of students that need not be tried."""
         plan = self.plan
         if plan.config.train.budget == "seconds":
-            plan = with_step_seconds(plan, step_seconds(plan, shop))
+            slat = step_seconds(plan, shop, SLAT) if plan.second else None
+            plan = with_step_seconds(plan, step_seconds(plan, shop), slat)
         if not plan.grid:
             (self.out / SWEEP_FILE).unlink(missing_ok=True)  # of an earlier call with other settings
             return plan, None, {}
@@ -102,16 +114,43 @@ class Runner:
         plan = with_rates(plan, rates(plan, sweep))
         return plan, sweep, hopeless(plan, sweep)
 
-    def _references(self, shop: Workshop, test: Prepared) -> References:
-        source = self.plan.test
-        return References(shop.truth(source, test), shop.reconstruction(source, test), self._held_out(shop, test))
+    def _whole_assets(
+        self,
+        second: SecondStagePlan,
+        shop: Workshop,
+        test: Prepared,
+        shown: NDArray[np.uint8],
+        failed: dict[str, str],
+    ) -> tuple[Row, ...]:
+        """The second stage on the structures that there are: assets, their rows and their pictures."""
+        test = first_of(test, self.plan.config.evaluate.whole)
+        good = [cell for cell in second.cells if not any(t.folder in failed for t in cell.trainings)]
+        shop.assemble(good, test)
+        if self.formats:
+            export(good, shop, test.ids, self.formats)
+        n, source, held_out = len(test.ids), self.plan.test, self._other_assets(shop, len(test.ids))
+        references = AssetReferences(
+            shop.asset_truth(source, test),
+            shop.asset_reconstruction(source, test),
+            shop.asset_truth(*held_out).assets if held_out else None,
+        )
+        by_id = {asset.id: asset for asset in source.assets()}
+        truth = [mesh_picture(by_id[name].load()) for name in test.ids[:COLUMNS]]
+        first = lambda cell: shop.asset_files(cell, n)[0]  # noqa: E731
+        write_asset_grid(self.out / "grid.png", good, test, shown, truth, self.plan.world, first)
+        return measure_assets(self.plan, second.cells, test, references, failed, lambda cell: shop.assembled(cell, n))
 
-    def _held_out(self, shop: Workshop, test: Prepared) -> Shapes | None:
+    def _references(self, shop: Workshop, test: Prepared) -> References:
+        source, held_out = self.plan.test, self._other_assets(shop, len(test.ids))
+        others = shop.truth(*held_out).shapes if held_out else None
+        return References(shop.truth(source, test), shop.reconstruction(source, test), others)
+
+    def _other_assets(self, shop: Workshop, count: int) -> tuple[Source, Prepared] | None:
         """As many other assets of the same kind, for the floor row; None when the source has no more."""
         if not isinstance(self.plan.test, ToySource):
             return None
-        source = ToySource("validation", len(test.ids), self.plan.config.data.seed)
-        return shop.truth(source, shop.prepare(source)).shapes
+        source = ToySource("validation", count, self.plan.config.data.seed)
+        return source, shop.prepare(source)
 
     def _write_failures(self, test: Prepared) -> None:
         text = io.StringIO()
@@ -133,3 +172,9 @@ class Runner:
                 **times,
             },
         )
+
+
+def _share(counts: tuple[int, int]) -> float:
+    """The part of the assets that was measured."""
+    n_ok, n_total = counts
+    return n_ok / n_total

@@ -66,6 +66,7 @@ def train_ranks(
             limit=None,
             changes=tuple(changes or ()),
             plugins=(),
+            export=(),
             out=out,
             cache=cache.expanduser(),
             workers=0,

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..assets.source import Source
+from ..base.errors import UsageError
 from ..base.files import digest_of
 from ..metrics import Shapes
+from ..metrics.contract import WholeAssets
+from ..results.rows import STRUCTURE
+from .appearance import APPEARANCE_VERSION, Appearances, Looks, appearances
+from .asset_jobs import (
+    AssembledCell,
+    AssembleJob,
+    CellsJob,
+    SlatSet,
+    load_assembled,
+    load_assets,
+    load_picture_embedding,
+    run_assemble,
+    run_asset_reconstruction,
+    run_asset_truth,
+    run_encode_cells,
+)
 from .config import Config
 from .generate import Generated, joined
 from .jobs import (
@@ -17,6 +37,7 @@ from .jobs import (
     EncodeJob,
     GenerateJob,
     ObserveJob,
+    StructureSet,
     TrainingSet,
     TrainJob,
     is_trained,
@@ -31,7 +52,7 @@ from .jobs import (
     run_truth,
 )
 from .parameters import Entrant
-from .plan import Cell, Training, train_source
+from .plan import AssetCell, Cell, Training, train_source
 from .pool import Workers
 from .prepare import CODE_VERSION, Preparation, Prepared, prepare
 from .references import Truth, shown_images
@@ -39,7 +60,17 @@ from .train import student_file
 from .world import read_world_file
 
 SHARD = 16  # assets per file of shapes: what an interruption can lose, per worker
+CELLS_SHARD = 32  # the same of what is made of cells
 OBSERVE_VERSION = 1  # part of the address of observed assets: raise it when their features are computed otherwise
+ASSETS_VERSION = 1  # likewise for whole assets
+
+
+@dataclass(frozen=True)
+class AssetTruth:
+    """Whole assets as the extractors see them. embedding: [N, E] of their conditioning pictures."""
+
+    assets: WholeAssets
+    embedding: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -78,18 +109,18 @@ class Workshop:
         todo = [training for training in unique if not is_trained(self.out, training)]
         if not todo:
             return {}
-        data = self.training_set()
+        data = {stage: self.training_set(stage) for stage in dict.fromkeys(t.stage for t in todo)}
         jobs = [
-            TrainJob(data, group, self.out)
-            for seed in dict.fromkeys(training.seed for training in todo)
-            for group in balanced([t for t in todo if t.seed == seed], self.team.count)
+            TrainJob(data[stage], group, self.out)
+            for stage, seed in dict.fromkeys((t.stage, t.seed) for t in todo)
+            for group in balanced([t for t in todo if (t.stage, t.seed) == (stage, seed)], self.team.count)
         ]
         failures = self.team.map(run_train, jobs, label, sum(training.steps for training in todo))
         return {folder: reason for failed in failures for folder, reason in failed.items()}
 
-    def step_seconds(self, entrants: Sequence[Entrant]) -> dict[str, float]:
+    def step_seconds(self, entrants: Sequence[Entrant], stage: str) -> dict[str, float]:
         """Seconds of a training step of each method alone, by label; one process, so that nothing shares the clock."""
-        job, total = CalibrateJob(self.training_set(), tuple(entrants)), (1 + CALIBRATION_STEPS) * len(entrants)
+        job, total = CalibrateJob(self.training_set(stage), tuple(entrants)), (1 + CALIBRATION_STEPS) * len(entrants)
         [seconds] = self.team.map(run_calibrate, [job], "time training steps", total)
         return seconds
 
@@ -132,11 +163,77 @@ class Workshop:
         self.team.map(function, todo, f"{kind} of {source.name}", sum(len(job.asset_ids) for job in todo))
         return [job.path for job in jobs]
 
-    def training_set(self) -> TrainingSet:
-        """The toys that students are distilled on, prepared and encoded."""
+    def training_set(self, stage: str = STRUCTURE) -> TrainingSet:
+        """The toys that students of a stage are distilled on, prepared and encoded."""
         source = train_source(self.config)
         toys = self.prepare(source)
-        return TrainingSet(self.world, self.config.train, tuple(self._encode(toys, source)), toys.images)
+        if stage == STRUCTURE:
+            return StructureSet(self.world, self.config.train, tuple(self._encode(toys, source)), toys.images)
+        if self.config.slat is None:
+            raise UsageError("There is no [slat] table that says how to train the second stage. Add one.")
+        files = self._cells_files("slat latents", run_encode_cells, source, toys)
+        seen = self.appearances(source, toys)
+        return SlatSet(self.world, self.config.slat, toys.images, seen.counts, seen.coords, tuple(files))
+
+    def appearances(self, source: Source, prepared: Prepared) -> Appearances:
+        """The prepared assets of a source as they look."""
+        return appearances(source, prepared, self._looks(), self.cache, self.team)
+
+    def asset_truth(self, source: Source, prepared: Prepared) -> AssetTruth:
+        """What the extractors of whole assets see of a source's assets."""
+        files = self._cells_files("asset truth", run_asset_truth, source, prepared)
+        return AssetTruth(load_assets(files), load_picture_embedding(files))
+
+    def asset_reconstruction(self, source: Source, prepared: Prepared) -> WholeAssets:
+        """What they see of them after encoder and decoders."""
+        return load_assets(self._cells_files("asset reconstruction", run_asset_reconstruction, source, prepared))
+
+    def assemble(self, cells: Sequence[AssetCell], prepared: Prepared) -> None:
+        """Whole assets of all cells, whose structures there are; cells that compute the same share their files."""
+        shown = shown_images(prepared, read_world_file(self.world).window.share)
+        jobs = {}
+        for cell in cells:
+            weights = student_file(self.out / cell.training.folder) if cell.training else None
+            structures = self.shape_files(cell.structure, len(prepared.ids))
+            for i, path in enumerate(self.asset_files(cell, len(prepared.ids))):
+                rows = slice(i * SHARD, (i + 1) * SHARD)
+                ids = prepared.ids[rows]
+                if not path.exists():
+                    jobs[path] = AssembleJob(
+                        self.world, structures[i], weights, cell.sampler, shown[rows], ids, cell.seed, path
+                    )
+        self.team.map(run_assemble, list(jobs.values()), "assemble", sum(len(job.asset_ids) for job in jobs.values()))
+
+    def asset_files(self, cell: AssetCell, n_assets: int) -> list[Path]:
+        """The files of a cell's assets, in the order of the assets."""
+        folder = self.out / cell.folder
+        return [folder / f"{i // SHARD:05d}.npz" for i in range(0, n_assets, SHARD)]
+
+    def assembled(self, cell: AssetCell, n_assets: int) -> AssembledCell:
+        """What `assemble` made."""
+        return load_assembled(self.asset_files(cell, n_assets))
+
+    def _looks(self) -> Looks:
+        section = read_world_file(self.world).looks
+        if section is None:
+            raise UsageError(f"World {self.world} has no second stage. Choose one that has, or remove [slat].")
+        return Looks(**section.model_dump())
+
+    def _cells_files(
+        self, kind: str, function: Callable[[CellsJob], None], source: Source, prepared: Prepared
+    ) -> list[Path]:
+        """Files of what `function` makes of assets' cells; their names are digests of the assets' names."""
+        seen = self.appearances(source, prepared)
+        version = [ASSETS_VERSION, APPEARANCE_VERSION, CODE_VERSION, asdict(self._looks())]
+        address = digest_of([version, self.world_sha, source.name, source.digest()])[:16]
+        folder, jobs = self.cache / f"{kind.replace(' ', '-')}-{source.name}-{address}", []
+        for start in range(0, len(prepared.ids), CELLS_SHARD):
+            stop = min(start + CELLS_SHARD, len(prepared.ids))
+            ids, path = prepared.ids[start:stop], folder / f"{digest_of(list(prepared.ids[start:stop]))[:16]}.npz"
+            jobs.append(CellsJob(self.world, seen.part(start, stop), prepared.images[start:stop, 0], ids, path))
+        todo = [job for job in jobs if not job.path.exists()]
+        self.team.map(function, todo, f"{kind} of {source.name}", sum(len(job.asset_ids) for job in todo))
+        return [job.path for job in jobs]
 
     def _encode(self, toys: Prepared, source: Source) -> list[Path]:
         folder = self.cache / f"latents-{digest_of([self.world_sha, source.name, source.digest()])[:16]}"

@@ -15,12 +15,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..base.errors import MissingError, unknown_name
+from ..base.errors import MissingError, UsageError, unknown_name
 from ..base.files import digest_of, file_sha256, read_json, write_json
 from ..metrics.extractors import EXTRACTORS, DualEncoder, NetworkExtractor
-from ..trellis.pipeline import StructurePipeline, load_pipeline
+from ..trellis.pipeline import StructurePipeline, has_slat, load_pipeline
+from ..trellis.slat_pipeline import SlatPipeline, load_slat_pipeline
 from ..trellis.weights import load_checkpoint
-from .config import WORLDS, ObservationSection, PreparationSection, Window
+from .appearance import Looks
+from .config import WORLDS, LooksSection, ObservationSection, PreparationSection, Window
 from .prepare import Preparation
 
 WORLD_FORMAT = 1
@@ -36,8 +38,23 @@ class WorldFile(BaseModel):
     preparation: PreparationSection
     window: Window
     observation: ObservationSection
+    looks: LooksSection | None = None
     extractors: dict[str, str]
     sha256: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SecondStage:
+    """What makes whole assets of structures and looks at them.
+
+    Attributes:
+        pictures: the extractor `tiny_rgb`. dual: that of `ULIP_tiny_mesh`.
+    """
+
+    pipeline: SlatPipeline
+    looks: Looks
+    pictures: NetworkExtractor
+    dual: DualEncoder
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,7 @@ class World:
         digest: identity of everything in it that decides a result.
         pictures, points: the extractors `tiny2d` and `tiny3d`.
         dual: the extractor of `ULIP_tiny`.
+        second: None in a world of structures alone.
     """
 
     file: WorldFile
@@ -56,6 +74,14 @@ class World:
     pictures: NetworkExtractor
     points: NetworkExtractor
     dual: DualEncoder
+    second: SecondStage | None
+
+    @property
+    def whole(self) -> SecondStage:
+        """The second stage. Raises UsageError in a world that has none."""
+        if self.second is None:
+            raise UsageError(f"World '{self.file.name}' has no second stage. Choose one that has, or leave out [slat].")
+        return self.second
 
     @property
     def preparation(self) -> Preparation:
@@ -109,15 +135,24 @@ def load_world(folder: Path) -> World:
         network = load_checkpoint(folder / stem, networks=EXTRACTORS)
         return network, file.sha256[f"{stem}.safetensors"]
 
-    pictures, pictures_sha = extractor("tiny2d")
-    points, points_sha = extractor("tiny3d")
+    def features(name: str) -> NetworkExtractor:
+        network, sha = extractor(name)
+        return NetworkExtractor(name, "1", sha, len(network.scale), network)
+
+    def second() -> SecondStage | None:
+        if file.looks is None or not has_slat(folder):
+            return None
+        looks = Looks(**file.looks.model_dump())
+        return SecondStage(load_slat_pipeline(folder), looks, features("tiny_rgb"), extractor("ulip_tiny_mesh")[0])
+
     return World(
         file,
         world_digest(folder),
         load_pipeline(folder),
-        NetworkExtractor("tiny2d", "1", pictures_sha, len(pictures.scale), pictures),
-        NetworkExtractor("tiny3d", "1", points_sha, len(points.scale), points),
+        features("tiny2d"),
+        features("tiny3d"),
         extractor("ulip_tiny")[0],
+        second(),
     )
 
 

@@ -11,13 +11,13 @@ from ..flow.samplers import Renoise, Sampler
 from ..flow.times import LogitNormal
 from .contract import METHODS, Distillation, Loss, Step
 from .distances import DISTANCES, Distance, SampleHuber, SquaredError, WeightedSquaredError
-from .reduction import REDUCTIONS, PerElement, PerSample, Reduction
+from .reduction import REDUCTIONS, PerSample, PerVoxel, Reduction
 
 VARIANTS = {
     "": {},
     "sane": {},
     # The `cm` branch of the released MDT-dist. It ships no configuration for it, hence no learning rate here.
-    "official": {"distance": SquaredError(), "times": LogitNormal(1.0, 1.0), "reduction": PerElement()},
+    "official": {"distance": SquaredError(), "times": LogitNormal(1.0, 1.0), "reduction": PerVoxel()},
     "weighted": {"distance": WeightedSquaredError()},
     "ema": {"target_decay": 0.95},
 }

@@ -16,7 +16,7 @@ from ..flow.samplers import Phase, Sampler
 from ..flow.times import LogitNormal, sampling_times
 from .contract import METHODS, Distillation, Loss, Step
 from .distances import DISTANCES, Distance, ElementHuber, SquaredError, WeightedSquaredError
-from .reduction import REDUCTIONS, PerElement, PerSample, Reduction
+from .reduction import REDUCTIONS, PerSample, PerVoxel, Reduction
 
 
 class Pairing(Protocol):
@@ -81,7 +81,7 @@ VARIANTS = {
         "pairing": Straddling(),
         "distance": SquaredError(),
         "times": LogitNormal(1.0, 1.0),
-        "reduction": PerElement(),
+        "reduction": PerVoxel(),
     },
 }
 

@@ -28,14 +28,14 @@ class PerSample:
 
 
 @dataclass(frozen=True)
-class PerElement:
-    """An object weighs as many times as it has elements: the mean over a batch's voxels of the released MDT-dist."""
+class PerVoxel:
+    """An object weighs as many times as it has voxels: the mean over all of a batch, as in the released MDT-dist."""
 
     def average(self, values: Tensor, counts: Tensor) -> Tensor:
         return (values * counts).sum() / counts.sum()
 
 
-REDUCTIONS: Mapping[str, Reduction] = MappingProxyType({"per_sample": PerSample(), "per_element": PerElement()})
+REDUCTIONS: Mapping[str, Reduction] = MappingProxyType({"per_sample": PerSample(), "per_voxel": PerVoxel()})
 
 
 def reduced_mean(layout: Layout, x: Tensor, reduction: Reduction) -> Tensor:

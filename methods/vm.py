@@ -8,7 +8,7 @@ from typing import Protocol
 from ..flow.samplers import Sampler
 from ..flow.times import LogitNormal
 from .contract import METHODS, Distillation, Loss, Step
-from .reduction import REDUCTIONS, PerElement, PerSample, Reduction, reduced_mean
+from .reduction import REDUCTIONS, PerSample, PerVoxel, Reduction, reduced_mean
 from .residual import (
     DERIVATIVES,
     SCALINGS,
@@ -30,7 +30,7 @@ RELEASED = {
     "cfg_strength": 40.0,
     "times": RELEASED_TIMES,
     "scaling": DerivativeL2(0.1),
-    "reduction": PerElement(),
+    "reduction": PerVoxel(),
     # DEVIATION(release): its snapshots guide the student (3 for structure); nobody trained its unconditional branch.
     # `student_cfg` = 3 gives them.
     "sampling": ByEuler(),

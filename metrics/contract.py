@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,18 +37,44 @@ class Shapes:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What the shapes of a cell are measured against.
+class WholeAssets:
+    """N coloured assets in the order of their ids, and what the extractors saw of them.
+
+    As with `Shapes`, one that could not be made is empty and not `ok`, and is never left out.
+
+    Attributes:
+        ok: [N] bool.
+        gaussian_features: [N, 4, D] float32, of the four protocol views of the 3D Gaussians.
+        mesh_features: [N, 4, D] float32, the same of the mesh.
+        embedding: [N, E] float32 unit vectors of the dual encoder's point tower, of points on the mesh.
+        counts: [N] cells of each. coords: [M, 3] int32, latents: [M, C] float32: of all cells, asset by asset.
+    """
+
+    ok: NDArray[np.bool_]
+    gaussian_features: NDArray[np.float32]
+    mesh_features: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+    counts: NDArray[np.int64]
+    coords: NDArray[np.int32]
+    latents: NDArray[np.float32]
+
+
+Seen = TypeVar("Seen", Shapes, WholeAssets)
+
+
+@dataclass(frozen=True)
+class Comparison(Generic[Seen]):
+    """What a cell is measured against.
 
     Attributes:
         truth: the test assets themselves.
         image_embedding: [N, E] unit vectors of the dual encoder's picture tower, of the conditioning pictures.
-        teacher: the reference sampler's shapes from the same noise; None for rows that start from no noise.
+        teacher: what the reference samplers make of the same noise; None for rows that start from no noise.
     """
 
-    truth: Shapes
+    truth: Seen
     image_embedding: NDArray[np.float32]
-    teacher: Shapes | None
+    teacher: Seen | None
 
 
 @dataclass(frozen=True)
@@ -59,8 +85,8 @@ class Score:
     stderr: float | None = None
 
 
-class Metric(ABC):
-    """One column of the table."""
+class Metric(ABC, Generic[Seen]):
+    """One column of the table: of structures (`METRICS`) or of whole assets (`ASSET_METRICS`)."""
 
     name: ClassVar[str]
     version: ClassVar[int]
@@ -68,7 +94,7 @@ class Metric(ABC):
     higher_is_better: ClassVar[bool]
 
     @abstractmethod
-    def score(self, shapes: Shapes, against: Comparison) -> Score | None:
+    def score(self, shapes: Seen, against: Comparison[Seen]) -> Score | None:
         """None when the metric says nothing about such a row."""
 
 
@@ -79,4 +105,5 @@ def mean_score(per_asset: NDArray) -> Score:
     return Score(float(values.mean()), None if spread is None else float(spread))
 
 
-METRICS: Registry[Metric] = Registry("metric", group="mdtbench.metrics")
+METRICS: Registry[Metric[Shapes]] = Registry("metric", group="mdtbench.metrics")
+ASSET_METRICS: Registry[Metric[WholeAssets]] = Registry("asset metric", group="mdtbench.asset_metrics")

@@ -96,6 +96,44 @@ class PictureClassifier(FeatureNetwork):
         return self.head(self.hidden(pictures))
 
 
+class AppearanceNetwork(FeatureNetwork):
+    """Category and colours of an object from one picture; its last hidden layer is the feature `tiny_rgb`.
+
+    A classifier alone would learn to overlook colours, which toys of one category do not share.
+
+    Args:
+        image_size: side of the pictures, in pixels; a multiple of 4.
+        dim: features.
+        categories: classes.
+    """
+
+    COLOUR_CELLS = 4  # along a side of the picture: the colours to tell are means over its cells
+
+    def __init__(self, image_size: int, dim: int, categories: int):
+        super().__init__(dim)
+        self.image_size = image_size
+        self.layers = nn.Sequential(
+            *_conv2d(3, 24),
+            *_conv2d(24, 48),
+            *_conv2d(48, 64),
+            *_conv2d(64, dim),
+            nn.Flatten(),
+            nn.Linear(dim * (image_size // 16) ** 2, dim),
+        )
+        self.head = nn.Linear(dim, categories)
+        self.colours = nn.Linear(dim, 3 * self.COLOUR_CELLS**2)
+
+    def hidden(self, batch: Tensor) -> Tensor:
+        return self.layers(batch.float() / 127.5 - 1)
+
+    def cell_colours(self, pictures: Tensor) -> Tensor:
+        """What `colours` is to tell: mean colours of the cells, in [0, 1]: [N, 3 * 4 * 4]."""
+        return functional.adaptive_avg_pool2d(pictures.float() / 255, self.COLOUR_CELLS).flatten(1)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.head(self.hidden(pictures))
+
+
 class PointsClassifier(FeatureNetwork):
     """Category of an object from surface points, which it counts on a grid; its last hidden layer is `tiny3d`.
 
@@ -124,34 +162,37 @@ class DualEncoder(nn.Module):
     """Picture and points in one space, trained by contrast: the tiny stand-in for ULIP.
 
     Args:
-        image_size: side of the pictures, in pixels. Colour is dropped: structure has none.
+        image_size: side of the pictures, in pixels.
         dim: width of the common space.
+        colour: whether to look at colours; structure has none.
     """
 
-    def __init__(self, image_size: int, dim: int):
+    def __init__(self, image_size: int, dim: int, colour: bool = False):
         super().__init__()
         self.image_size = image_size
+        self.colour = colour
         self.picture_tower = nn.Sequential(
-            *_conv2d(1, 32),
+            *_conv2d(3 if colour else 1, 32),
             *_conv2d(32, 64),
             *_conv2d(64, 96),
             nn.Flatten(),
             nn.Linear(96 * (image_size // 8) ** 2, dim),
         )
         self.point_layers = nn.Sequential(
-            nn.Linear(3, 64), nn.GELU(), nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 192)
+            nn.Linear(6 if colour else 3, 64), nn.GELU(), nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 192)
         )
         self.point_head = nn.Sequential(nn.Linear(384, 192), nn.GELU(), nn.Linear(192, dim))
         self.log_temperature = nn.Parameter(torch.tensor(2.5))
 
     def embed_pictures(self, pictures: Tensor) -> Tensor:
         """[N, 3, S, S] uint8 -> unit vectors [N, dim]."""
-        grey = pictures.float().mean(1, keepdim=True) / 127.5 - 1
-        return functional.normalize(self.picture_tower(grey), dim=1)
+        seen = pictures.float() if self.colour else pictures.float().mean(1, keepdim=True)
+        return functional.normalize(self.picture_tower(seen / 127.5 - 1), dim=1)
 
     def embed_points(self, points: Tensor) -> Tensor:
-        """[N, P, 6] (colour is dropped) -> unit vectors [N, dim]."""
-        local = self.point_layers(4 * points[..., :3])
+        """[N, P, 6] -> unit vectors [N, dim]."""
+        place = 4 * points[..., :3]
+        local = self.point_layers(torch.cat([place, 2 * points[..., 3:] - 1], -1) if self.colour else place)
         pooled = torch.cat([local.amax(1), local.mean(1)], dim=1)
         return functional.normalize(self.point_head(pooled), dim=1)
 
@@ -161,7 +202,12 @@ class DualEncoder(nn.Module):
 
 
 EXTRACTORS = NetworkTable(
-    {"PictureClassifier": PictureClassifier, "PointsClassifier": PointsClassifier, "DualEncoder": DualEncoder}
+    {
+        "PictureClassifier": PictureClassifier,
+        "PointsClassifier": PointsClassifier,
+        "AppearanceNetwork": AppearanceNetwork,
+        "DualEncoder": DualEncoder,
+    }
 )
 
 

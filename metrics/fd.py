@@ -14,21 +14,21 @@ def distance(a: NDArray, b: NDArray) -> float:
     return frechet_distance(Moments.of(a.reshape(-1, dim)), Moments.of(b.reshape(-1, dim)))
 
 
-class PictureFD(Metric):
+class PictureFD(Metric[Shapes]):
     """Of `tiny2d` features on the four protocol views, stacked: 4 N samples on each side."""
 
     name, version, unit, higher_is_better = "FD_tiny2d", 1, "", False
 
-    def score(self, shapes: Shapes, against: Comparison) -> Score:
+    def score(self, shapes: Shapes, against: Comparison[Shapes]) -> Score:
         return Score(distance(shapes.picture_features, against.truth.picture_features))
 
 
-class PointFD(Metric):
+class PointFD(Metric[Shapes]):
     """Of `tiny3d` features on surface points: N samples on each side."""
 
     name, version, unit, higher_is_better = "FD_tiny3d", 1, "", False
 
-    def score(self, shapes: Shapes, against: Comparison) -> Score:
+    def score(self, shapes: Shapes, against: Comparison[Shapes]) -> Score:
         return Score(distance(shapes.point_features, against.truth.point_features))
 
 

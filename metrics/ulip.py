@@ -7,12 +7,12 @@ import numpy as np
 from .contract import METRICS, Comparison, Metric, Score, Shapes, mean_score
 
 
-class UlipTiny(Metric):
+class UlipTiny(Metric[Shapes]):
     """100 x cosine between the picture's and the points' embedding, mean over assets; a failed shape scores 0."""
 
     name, version, unit, higher_is_better = "ULIP_tiny", 1, "x100", True
 
-    def score(self, shapes: Shapes, against: Comparison) -> Score:
+    def score(self, shapes: Shapes, against: Comparison[Shapes]) -> Score:
         cosine = (shapes.embedding * against.image_embedding).sum(1)
         return mean_score(100 * np.where(shapes.ok, cosine, 0.0))
 

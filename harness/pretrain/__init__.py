@@ -3,43 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ...base.errors import UsageError, unknown_name
 from ...base.files import digest_of, read_json, write_json
-from ...trellis.pipeline import DECODER, ENCODER, FLOW, write_pipeline
+from ...trellis.pipeline import CONDITIONER, DECODER, ENCODER, FLOW, SAMPLER, SLAT_FLOW, SLAT_SAMPLER, write_pipeline
+from ...trellis.slat_pipeline import GAUSSIAN_DECODER, MESH_DECODER, NORMALISATION, SLAT_CONDITIONER, SLAT_ENCODER
 from ...trellis.weights import load_checkpoint, save_checkpoint
-from ..config import Config, Pretrain
+from ..config import Config, Pretrain, SecondStage, Window
 from ..pool import workers
 from ..prepare import Prepared
 from ..progress import Reporter
 from ..world import load_world, write_world_file
 from .card import write_card
-from .data import Collection, collections, toys
-from .features import train_dual_encoder, train_picture_classifier, train_points_classifier
-from .quality import teacher_quality
+from .data import Collection, Objects, as_seen, collections, objects, toys
+from .features import train_appearance, train_dual_encoder, train_picture_classifier, train_points_classifier
+from .quality import second_stage_quality, teacher_quality
+from .slat import encoded, train_slat_mesh, train_slat_teacher, train_slat_vae
 from .structure import Trained, encode, train_conditioner, train_teacher, train_vae
 
-# checkpoint names of each stage, in the order in which stages are made
-STAGES: dict[str, tuple[str, ...]] = {
-    "vae": ("ss_encoder", "ss_decoder"),
-    "conditioner": ("conditioner",),
-    "teacher": ("ss_flow",),
-    "picture_classifier": ("tiny2d",),
-    "points_classifier": ("tiny3d",),
-    "dual_encoder": ("ulip_tiny",),
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of making a world.
+
+    Attributes:
+        checkpoints: names of the networks that it makes.
+        inputs: what it is made from beside its own section: sections of the recipe, and other stages.
+    """
+
+    checkpoints: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+
+OBSERVED = ("assets", "preparation", "observation")
+SEEN = ("second_assets", "preparation", "looks")
+# in the order in which they are made
+FIRST: dict[str, Stage] = {
+    "vae": Stage(("ss_encoder", "ss_decoder"), ("assets", "preparation")),
+    "conditioner": Stage(("conditioner",), ("window", "vae")),
+    "teacher": Stage(("ss_flow",), ("window", "vae", "conditioner")),
+    "picture_classifier": Stage(("tiny2d",), OBSERVED),
+    "points_classifier": Stage(("tiny3d",), OBSERVED),
+    "dual_encoder": Stage(("ulip_tiny",), (*OBSERVED, "window")),
 }
-# what a stage is made from beside its own section: sections of the recipe, and other stages
-INPUTS: dict[str, tuple[str, ...]] = {
-    "vae": ("assets", "preparation"),
-    "conditioner": ("window", "vae"),
-    "teacher": ("window", "vae", "conditioner"),
-    "picture_classifier": ("assets", "preparation", "observation"),
-    "points_classifier": ("assets", "preparation", "observation"),
-    "dual_encoder": ("assets", "preparation", "observation", "window"),
+# of worlds with whole assets
+SECOND: dict[str, Stage] = {
+    "slat_vae": Stage(("slat_encoder", "slat_decoder_gs"), SEEN),
+    "slat_mesh": Stage(("slat_decoder_mesh",), ("slat_vae",)),
+    "slat_teacher": Stage(("slat_flow", "slat_conditioner"), ("slat_vae", "window")),
+    "appearance": Stage(("tiny_rgb",), SEEN),
+    "asset_dual_encoder": Stage(("ulip_tiny_mesh",), (*SEEN, "window")),
 }
+STAGES = FIRST | SECOND
 JUDGED = 64  # toys that the finished teacher is measured on
 STORED = torch.float16  # of shipped weights: half the size; quality is measured after rounding
 
@@ -60,26 +79,50 @@ def pretrain(config: Config, out: Path, stages: Sequence[str], threads: int, rep
         if stage not in STAGES:
             raise unknown_name("stage", stage, STAGES)
     recipe, work = config.pretrain, out / "work"
-    if recipe.dual_encoder.batch > recipe.assets:
-        raise UsageError(
-            f"pretrain.dual_encoder.batch is {recipe.dual_encoder.batch} - its toys are distinct, so at most "
-            f"pretrain.assets ({recipe.assets}) - lower it or raise that."
-        )
-    for stage in STAGES:
+    _check_sizes(recipe)
+    wanted = stages_of(recipe)
+    for stage in wanted:
         _check_recipe(out, stage, recipe)
     with workers(threads, reporter) as team:
         train, held_out = collections(recipe, work, team)
-        judged = toys(recipe, "test", min(JUDGED, recipe.held_out), work, team)
+        n_judged = min(JUDGED, recipe.held_out)
+        judged = toys(recipe, "test", n_judged, work, team)
+        makers, seen = _makers(recipe, train, held_out, out, reporter), None
+        if recipe.second:
+            first = objects(recipe, recipe.second, "train", recipe.second.assets, work, team)
+            rest = objects(recipe, recipe.second, "validation", recipe.held_out, work, team)
+            makers |= _second_makers(recipe.second, recipe.window, (first, train), (rest, held_out), out, reporter)
+            seen = objects(recipe, recipe.second, "test", n_judged, work, team)
     torch.set_num_threads(threads)
-    makers = _makers(recipe, train, held_out, out, reporter)
-    for stage in stages:
+    for stage in (stage for stage in stages if stage in wanted):
         if not _is_stored(out, stage):
             address = stage_address(recipe, stage)
             _store(out, stage, makers[stage](work / f"{stage}-{address[:12]}.safetensors"), address)
-    if not all(_is_stored(out, stage) for stage in STAGES):
+    if not all(_is_stored(out, stage) for stage in wanted):
         return False
-    _finish(out, recipe, judged)
+    _finish(out, recipe, judged, seen)
     return True
+
+
+def _check_sizes(recipe: Pretrain) -> None:
+    second = recipe.second
+    limits = [("dual_encoder.batch", recipe.dual_encoder.batch, "assets", recipe.assets)]
+    if second:
+        limits.append(
+            ("second.asset_dual_encoder.batch", second.asset_dual_encoder.batch, "second.assets", second.assets)
+        )
+        limits.append(("second.assets", second.assets, "assets", recipe.assets))
+    for key, value, bound, most in limits:
+        if value > most:
+            raise UsageError(
+                f"pretrain.{key} is {value} - its toys are distinct, so at most pretrain.{bound} ({most}) - "
+                "lower it or raise that."
+            )
+
+
+def stages_of(recipe: Pretrain) -> list[str]:
+    """The stages of a recipe, in order."""
+    return [*FIRST, *(SECOND if recipe.second else ())]
 
 
 def _makers(
@@ -112,10 +155,49 @@ def _makers(
     }
 
 
+def _second_makers(
+    recipe: SecondStage,
+    window: Window,
+    train: tuple[Objects, Collection],
+    held_out: tuple[Objects, Collection],
+    out: Path,
+    reporter: Reporter,
+) -> dict[str, Callable[[Path], Sequence[Trained]]]:
+    """Makers of whole assets' networks, of objects and of the collections of which these are the first."""
+    (first, toys_1), (rest, toys_2) = train, held_out
+    seen_1, seen_2 = as_seen(first, toys_1), as_seen(rest, toys_2)
+
+    def raw() -> torch.Tensor:
+        return encoded(load_checkpoint(_stem(out, "slat_encoder")), first)
+
+    def mesh(path: Path) -> Sequence[Trained]:
+        return [train_slat_mesh(first, raw(), recipe.slat_mesh, recipe.slat_vae.latent_channels, path, reporter)]
+
+    def teacher(path: Path) -> Sequence[Trained]:
+        latents = raw()
+        mean, std = latents.mean(0), latents.std(0)
+        write_json(_normalisation(out), {"mean": mean.tolist(), "std": std.tolist()})
+        return train_slat_teacher(first, (latents - mean) / std, recipe.slat_teacher, window, path, reporter)
+
+    def dual(path: Path) -> Sequence[Trained]:
+        section = recipe.asset_dual_encoder
+        return [train_dual_encoder(seen_1, seen_2, section, window, path, reporter, colour=True)]
+
+    return {
+        "slat_vae": lambda path: train_slat_vae(first, recipe.slat_vae, path, reporter),
+        "slat_mesh": mesh,
+        "slat_teacher": teacher,
+        "appearance": lambda path: [train_appearance(seen_1, seen_2, recipe.appearance, path, reporter)],
+        "asset_dual_encoder": dual,
+    }
+
+
 def stage_address(recipe: Pretrain, stage: str) -> str:
     """sha256 of all settings that a stage depends on, those of the stages before it included."""
     settings = recipe.model_dump(mode="json")
-    before = [stage_address(recipe, name) if name in STAGES else settings[name] for name in INPUTS[stage]]
+    second = settings.pop("second") or {}
+    settings |= {"second_assets" if key == "assets" else key: value for key, value in second.items()}
+    before = [stage_address(recipe, name) if name in STAGES else settings[name] for name in STAGES[stage].inputs]
     return digest_of([settings[stage], before])
 
 
@@ -128,14 +210,14 @@ def _check_recipe(out: Path, stage: str, recipe: Pretrain) -> None:
 
 
 def _store(out: Path, stage: str, trained: Sequence[Trained], address: str) -> None:
-    for name, result in zip(STAGES[stage], trained, strict=True):
+    for name, result in zip(STAGES[stage].checkpoints, trained, strict=True):
         save_checkpoint(_stem(out, name), result.network, result.config, dtype=STORED)
     write_json(_measured(out, stage), {**trained[0].measured, "address": address})
 
 
 def _is_stored(out: Path, stage: str) -> bool:
     """Whether a stage was stored to the end; its measurements are written last."""
-    weights = [out / "ckpts" / f"{name}.safetensors" for name in STAGES[stage]]
+    weights = [out / "ckpts" / f"{name}.safetensors" for name in STAGES[stage].checkpoints]
     return all(path.exists() for path in [*weights, _measured(out, stage)])
 
 
@@ -143,14 +225,32 @@ def _measured(out: Path, stage: str) -> Path:
     return out / "work" / f"{stage}.json"
 
 
-def _finish(out: Path, recipe: Pretrain, judged: Prepared) -> None:
+def _normalisation(out: Path) -> Path:
+    return out / "work" / "slat_normalization.json"
+
+
+def _finish(out: Path, recipe: Pretrain, judged: Prepared, seen: Objects | None) -> None:
     models = {FLOW: "ckpts/ss_flow", DECODER: "ckpts/ss_decoder", ENCODER: "ckpts/ss_encoder"}
-    write_pipeline(out, models, "ckpts/conditioner", recipe.sampler.model_dump(mode="json"))
+    samplers, others = {SAMPLER: recipe.sampler.model_dump(mode="json")}, {CONDITIONER: "ckpts/conditioner"}
     sections = {key: getattr(recipe, key) for key in ("preparation", "window", "observation")}
-    extractors = {name: f"ckpts/{name}" for name in ("tiny2d", "tiny3d", "ulip_tiny")}
-    write_world_file(out, out.name, sections, extractors)
-    measured = {stage: read_json(_measured(out, stage)) for stage in STAGES}
-    write_card(out, recipe, measured, len(judged.ids), teacher_quality(load_world(out), judged))
+    extractors = ["tiny2d", "tiny3d", "ulip_tiny"]
+    if recipe.second:
+        models |= {
+            SLAT_FLOW: "ckpts/slat_flow",
+            SLAT_ENCODER: "ckpts/slat_encoder",
+            GAUSSIAN_DECODER: "ckpts/slat_decoder_gs",
+            MESH_DECODER: "ckpts/slat_decoder_mesh",
+        }
+        samplers[SLAT_SAMPLER] = recipe.second.slat_sampler.model_dump(mode="json")
+        others |= {SLAT_CONDITIONER: "ckpts/slat_conditioner", NORMALISATION: read_json(_normalisation(out))}
+        sections["looks"] = recipe.second.looks
+        extractors += ["tiny_rgb", "ulip_tiny_mesh"]
+    write_pipeline(out, models, samplers, **others)
+    write_world_file(out, out.name, sections, {name: f"ckpts/{name}" for name in extractors})
+    measured = {stage: read_json(_measured(out, stage)) for stage in stages_of(recipe)}
+    world = load_world(out)
+    whole = second_stage_quality(world, seen, judged) if seen else {}
+    write_card(out, recipe, measured, len(judged.ids), teacher_quality(world, judged), whole)
 
 
 def _stem(out: Path, name: str) -> Path:

@@ -22,12 +22,14 @@ def write_card(
     measured: Mapping[str, Mapping[str, float]],
     n_judged: int,
     teacher: Mapping[str, Mapping[str, float]],
+    second: Mapping[str, Mapping[str, float]],
 ) -> None:
     """Write MODEL_CARD.md beside the weights.
 
     Args:
         measured: steps, loss, seconds and quality of each stage.
         teacher: metrics of samplers of the finished teacher on `n_judged` test toys.
+        second: the same of the second stage, on true structures; empty in a world without one.
     """
     sizes = {path.stem: path.stat().st_size for path in sorted((out / "ckpts").glob("*.safetensors"))}
     lines = [
@@ -46,6 +48,11 @@ def write_card(
         "",
         *_teacher_table(teacher),
         "",
+        *(
+            ["The second stage on the true structures of the same toys:", "", *_teacher_table(second), ""]
+            if second
+            else []
+        ),
         "| file | size (MB) |",
         "|---|---|",
         *(f"| ckpts/{name}.safetensors | {size / 1e6:.2f} |" for name, size in sizes.items()),
@@ -68,7 +75,7 @@ def _teacher_table(teacher: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def _row(stage: str, values: Mapping[str, float], recipe: Pretrain) -> str:
-    section = getattr(recipe, stage)
+    section = getattr(recipe, stage, None) or getattr(recipe.second, stage)
     quality = "; ".join(f"{text}: {values[key]:.3f}" for key, text in MEASURES.items() if key in values)
     muon = getattr(section, "matrix_lr", 0.0)
     rate = f"{section.lr:g}, Muon {muon:g}" if muon else f"{section.lr:g}"

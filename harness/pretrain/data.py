@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from ...assets.source import Asset
 from ...assets.toys import CATEGORIES, ToySource
 from ...base.files import digest_of, replacing
 from ...base.seeds import seed_of
-from ..config import ObservationSection, Pretrain
+from ...trellis.sparse import SparseTensor
+from ..appearance import Appearances, Looks, appearances
+from ..config import ObservationSection, Pretrain, SecondStage
 from ..observe import observe
 from ..pool import Workers, tick
 from ..prepare import Preparation, Prepared, prepare
+from ..slat_task import cells_of
 
 CHUNK = 128
 
@@ -37,6 +43,21 @@ class Collection:
 
 
 @dataclass(frozen=True)
+class Objects:
+    """N toys with all that the second stage learns from. images: [N, views, S, S, 3] whole conditioning pictures."""
+
+    assets: Sequence[Asset]
+    seen: Appearances
+    images: NDArray[np.uint8]
+    resolution: int
+
+    def picked(self, rows: NDArray[np.int64]) -> SparseTensor:
+        """Cell features of some objects."""
+        cells, voxels = cells_of(self.seen.counts, self.seen.coords, rows)
+        return SparseTensor(torch.from_numpy(self.seen.features[cells.numpy()]), voxels)
+
+
+@dataclass(frozen=True)
 class _Chunk:
     ids: tuple[str, ...]
     occupancy: NDArray[np.bool_]
@@ -56,6 +77,27 @@ def collections(recipe: Pretrain, cache: Path, team: Workers) -> tuple[Collectio
 def toys(recipe: Pretrain, split: str, count: int, cache: Path, team: Workers) -> Prepared:
     """Occupancy and conditioning pictures of a split."""
     return prepare(ToySource(split, count), Preparation(**recipe.preparation.model_dump()), cache, team)
+
+
+def objects(recipe: Pretrain, second: SecondStage, split: str, count: int, cache: Path, team: Workers) -> Objects:
+    """The first toys of a split, with what the second stage is made from."""
+    looks = Looks(**second.looks.model_dump())
+    source, prepared = ToySource(split, count), toys(recipe, split, count, cache, team)
+    seen = appearances(source, prepared, looks, cache, team)
+    return Objects(source.assets(), seen, prepared.images, looks.resolution)
+
+
+def as_seen(objects: Objects, collection: Collection) -> Collection:
+    """The first toys of a collection, with coloured pictures and points in place of those of their structures."""
+    n = len(objects.assets)
+    return replace(
+        collection,
+        occupancy=collection.occupancy[:n],
+        images=collection.images[:n],
+        pictures=objects.seen.pictures,
+        points=objects.seen.points,
+        labels=collection.labels[:n],
+    )
 
 
 def observed(prepared: Prepared, section: ObservationSection, cache: Path, team: Workers) -> Collection:

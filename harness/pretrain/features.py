@@ -18,6 +18,8 @@ from .data import Collection
 from .fit import fit, numpy_generator
 from .structure import Trained, windowed
 
+COLOUR_WEIGHT = 20.0  # of the mean squared error of colours in [0, 1], against the cross-entropy of categories
+
 
 def train_picture_classifier(
     train: Collection, held_out: Collection, stage: FeatureStage, path: Path, reporter: Reporter
@@ -46,7 +48,27 @@ def train_points_classifier(
     return _classifier(network, args, sample, train, held_out, stage, path, reporter)
 
 
-def _classifier(network, args, sample, train, held_out, stage: FeatureStage, path: Path, reporter) -> Trained:
+def train_appearance(
+    train: Collection, held_out: Collection, stage: FeatureStage, path: Path, reporter: Reporter
+) -> Trained:
+    """`tiny_rgb`: category and colours from one of the four coloured pictures of an object."""
+    args = {"image_size": train.pictures.shape[-1], "dim": stage.dim, "categories": len(train.categories)}
+    network = EXTRACTORS.create("AppearanceNetwork", args)
+
+    def sample(data: Collection, rows: NDArray, views: NDArray) -> Tensor:
+        return torch.from_numpy(data.pictures[rows, views])
+
+    def colours(pictures: Tensor) -> Tensor:
+        told = network.colours(network.hidden(pictures))
+        return COLOUR_WEIGHT * functional.mse_loss(told, network.cell_colours(pictures))
+
+    return _classifier(network, args, sample, train, held_out, stage, path, reporter, beside=colours)
+
+
+def _classifier(
+    network, args, sample, train, held_out, stage: FeatureStage, path: Path, reporter, *, beside=None
+) -> Trained:
+    """beside: a further loss of a batch."""
     name = type(network).__name__
     learner = Learner(network, Recipe(stage.steps, stage.lr, warmup=50, ema=0.99, weight_decay=1e-2))
     labels = torch.from_numpy(train.labels)
@@ -55,7 +77,8 @@ def _classifier(network, args, sample, train, held_out, stage: FeatureStage, pat
         generator = numpy_generator(name, index)
         rows = generator.integers(0, len(labels), stage.batch)
         batch = sample(train, rows, generator.integers(0, 4, stage.batch))
-        return functional.cross_entropy(network(batch), labels[rows], label_smoothing=0.1)
+        loss = functional.cross_entropy(network(batch), labels[rows], label_smoothing=0.1)
+        return loss if beside is None else loss + beside(batch)
 
     measured = fit(learner, loss_of, path, reporter, name)
     learner.settle()
@@ -69,10 +92,20 @@ def _classifier(network, args, sample, train, held_out, stage: FeatureStage, pat
 
 
 def train_dual_encoder(
-    train: Collection, held_out: Collection, stage: FeatureStage, window: Window, path: Path, reporter: Reporter
+    train: Collection,
+    held_out: Collection,
+    stage: FeatureStage,
+    window: Window,
+    path: Path,
+    reporter: Reporter,
+    *,
+    colour: bool = False,
 ) -> Trained:
-    """`ULIP_tiny`: a conditioning picture and the points of its object must find each other in a batch (InfoNCE)."""
-    args = {"image_size": train.images.shape[2], "dim": stage.dim}
+    """A conditioning picture and the points of its object must find each other in a batch (InfoNCE).
+
+    `ULIP_tiny` of points on structures; `ULIP_tiny_mesh`, with colour, of points on the objects themselves.
+    """
+    args = {"image_size": train.images.shape[2], "dim": stage.dim, "colour": colour}
     network = EXTRACTORS.create("DualEncoder", args)
     learner = Learner(network, Recipe(stage.steps, stage.lr, warmup=50, ema=0.995, weight_decay=1e-2))
     shown = Window(share=window.share, clear=0.5)

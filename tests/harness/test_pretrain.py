@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from mdtbench.base.errors import UsageError
 from mdtbench.harness.config import Config, load_config
-from mdtbench.harness.pretrain import STAGES, fit, pretrain, stage_address
+from mdtbench.harness.pretrain import FIRST, SECOND, STAGES, fit, pretrain, stage_address
 from mdtbench.harness.storage import load_arrays
 from mdtbench.harness.world import World, load_world, world_digest
 
@@ -21,7 +21,12 @@ CHANGES = [
     f"pretrain.held_out={N_HELD_OUT}",
     "pretrain.preparation.views=1",
     "pretrain.observation.points=128",
-    *(f"pretrain.{stage}.{key}" for stage in STAGES for key in (f"steps={STEPS}", "batch=4")),
+    "pretrain.second.assets=12",
+    "pretrain.second.looks.resolution=8",
+    "pretrain.second.looks.points=128",
+    "pretrain.second.slat_vae.picture_size=32",
+    *(f"pretrain.{stage}.{key}" for stage in FIRST for key in (f"steps={STEPS}", "batch=4")),
+    *(f"pretrain.second.{stage}.{key}" for stage in SECOND for key in (f"steps={STEPS}", "batch=4")),
 ]
 
 
@@ -79,16 +84,15 @@ def test_the_world_is_complete_and_loads(world: World, made: Path):
     assert world.file.observation == config.observation
     assert world.pipeline.sampler.steps == config.sampler.steps
     assert world.pipeline.latent_shape[0] == config.vae.latent_channels
-    names = {name for stage in STAGES.values() for name in stage}
+    names = {name for stage in STAGES.values() for name in stage.checkpoints}
     assert set(world.file.sha256) == {f"ckpts/{name}.{kind}" for name in names for kind in ("json", "safetensors")}
     assert world.digest == world_digest(made)
 
 
 def test_its_latents_have_unit_variance(world: World, made: Path):
     """The flow is trained from noise of that size. Measured on 24 toys, after rounding to half precision."""
-    shards = sorted((made / "work").glob("prepared-toys-train-*/*.npz"))
-    occupancy = torch.from_numpy(load_arrays(shards[0])["occupancy"])
-    assert len(occupancy) == N_TOYS
+    shards = [load_arrays(path) for path in (made / "work").glob("prepared-toys-train-*/*.npz")]
+    [occupancy] = [torch.from_numpy(shard["occupancy"]) for shard in shards if len(shard["ids"]) == N_TOYS]
     latents = world.pipeline.encode(occupancy)
     assert latents.std((0, 2, 3, 4)).tolist() == pytest.approx([1.0] * latents.shape[1], rel=5e-3)
 
@@ -134,7 +138,7 @@ def test_a_stage_that_was_killed_while_it_was_stored_is_stored_again(made: Path)
     assert {name: data for name, (_, data) in files(made).items()} == {name: data for name, (_, data) in before.items()}
 
 
-@pytest.mark.parametrize("stage", ["vae", "picture_classifier"])
+@pytest.mark.parametrize("stage", ["vae", "picture_classifier", "slat_vae"])
 def test_an_interrupted_stage_goes_on_bit_for_bit(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ):
@@ -149,7 +153,7 @@ def test_an_interrupted_stage_goes_on_bit_for_bit(
     reporter = Quiet()
     assert not pretrain(recipe(), out, [stage], 1, reporter)
     assert [done for _, done in reporter.started] == [STEPS - 2]  # steps that need not be taken again
-    for name in STAGES[stage]:
+    for name in STAGES[stage].checkpoints:
         again, whole = (load_file(folder / "ckpts" / f"{name}.safetensors") for folder in (out, made))
         assert set(again) == set(whole)
         assert [key for key in whole if not again[key].equal(whole[key])] == []
@@ -160,6 +164,8 @@ def test_stages_and_tables_are_checked_first(tmp_path: Path):
         (recipe(), ["vea"], "Did you mean 'vae'"),
         (load_config("smoke"), list(STAGES), "pretrain"),
         (recipe("pretrain.dual_encoder.batch=25"), ["vae"], r"dual_encoder\.batch is 25"),
+        (recipe("pretrain.second.asset_dual_encoder.batch=13"), ["vae"], r"asset_dual_encoder\.batch is 13"),
+        (recipe("pretrain.second.assets=25"), ["vae"], r"second\.assets is 25"),
     ):
         with pytest.raises(UsageError, match=text):
             pretrain(config, tmp_path / "w", stages, 1, Quiet())

@@ -160,7 +160,7 @@ def test_seconds_of_a_step_are_measured_once(
     more = bench("train.budget=seconds", methods=("scm", "vm", "fragile:never"))
     asked: list[str] = []
 
-    def measured(self: Workshop, entrants: Sequence[Entrant]) -> dict[str, float]:
+    def measured(self: Workshop, entrants: Sequence[Entrant], stage: str) -> dict[str, float]:
         asked.extend(who.label for who in entrants)
         return {who.label: 1.0 for who in entrants}
 

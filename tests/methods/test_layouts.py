@@ -27,7 +27,7 @@ from torch import Tensor
 
 from mdtbench.flow.layout import SparseLayout
 from mdtbench.methods.mdt import SharedDraws
-from mdtbench.methods.reduction import PerElement, PerSample, reduced_mean
+from mdtbench.methods.reduction import PerSample, PerVoxel, reduced_mean
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ def test_matching_term_of_mdt_is_that_of_vm():
 
 
 @pytest.mark.parametrize("name", ["cm:weighted", "gd", "kd", "mdt", "mdt:paper", "pcm", "scm:adaptive", "vm"])
-def test_per_element_reduction_weighs_objects_by_their_voxels(name: str):
+def test_per_voxel_reduction_weighs_objects_by_their_voxels(name: str):
     """The mean over all voxels: what a batch of one gives, weighted 2 : 7. VD's draws are the step's, to be shared."""
     student, teacher, lengths = Mlp(3, 1), Mlp(3, 2), (2, 7)
     target, t, both = twin(student, 3, 0.2), times(2, 4), ragged(lengths, 3)
-    made = method(name, reduction=PerElement(), **({"vd_draws": SharedDraws()} if name.startswith("mdt") else {}))
+    made = method(name, reduction=PerVoxel(), **({"vd_draws": SharedDraws()} if name.startswith("mdt") else {}))
     fresh = both.randn([seeded(5)])
 
     def run(layout, t, x_t, noise, fresh):
@@ -112,4 +112,4 @@ def test_per_element_reduction_weighs_objects_by_their_voxels(name: str):
 def test_reductions_weigh_objects_of_different_size():
     layout, x = ragged((1, 3), 1), torch.tensor([[8.0], [0.0], [0.0], [0.0]], dtype=F64)
     assert reduced_mean(layout, x, PerSample()) == 4.0  # (8 + 0) / 2
-    assert reduced_mean(layout, x, PerElement()) == 2.0  # 8 / 4
+    assert reduced_mean(layout, x, PerVoxel()) == 2.0  # 8 / 4

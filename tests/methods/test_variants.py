@@ -59,7 +59,7 @@ def test_official_is_the_release(name: str):
     assert made.times == LogitNormal(1.0, 1.0)
     assert made.scaling == DerivativeL2(constant=0.1, ref_dim=None)
     assert made.derivative == residual.BackwardDifference()
-    assert made.reduction == reduction.PerElement()
+    assert made.reduction == reduction.PerVoxel()
     assert made.sampler(2) == Euler(2, 1.0, 0.0)
     assert built(f"{name}:official", student_cfg=3.0).sampler(4) == Euler(4, 1.0, 3.0)
     if name == "mdt":

@@ -1,0 +1,135 @@
+"""From whole assets to rows: every metric on every cell, and the controls. As `measure`, for both stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..metrics import ASSET_METRICS, Comparison, Metric, WholeAssets
+from ..results.rows import BOTH, COST_METRICS, LATENCY_METRIC, STRUCTURE_THEN_TEACHER, Row
+from .asset_jobs import AssembledCell
+from .measure import common_fields, failed_row, metric_row
+from .plan import REFERENCE, AssetCell, Plan
+from .prepare import Prepared
+from .workshop import AssetTruth
+
+CONTROL_METRICS: dict[str, tuple[str, ...]] = {
+    "reconstruction": ("FD_tiny_gs", "FD_tiny_mesh", "ULIP_tiny_mesh"),
+    "truth": ("ULIP_tiny_mesh",),
+    "shuffled": ("ULIP_tiny_mesh",),
+    "floor": ("FD_tiny_mesh",),
+}
+
+
+@dataclass(frozen=True)
+class AssetReferences:
+    """What whole assets are measured with; as `measure.References`."""
+
+    truth: AssetTruth
+    reconstruction: WholeAssets
+    held_out: WholeAssets | None
+
+
+def measure_assets(
+    plan: Plan,
+    cells: Sequence[AssetCell],
+    test: Prepared,
+    references: AssetReferences,
+    failed: Mapping[str, str],
+    assembled: Callable[[AssetCell], AssembledCell],
+) -> tuple[Row, ...]:
+    """All rows of the whole assets of a run.
+
+    Args:
+        failed: reason of each student that could not be trained, by folder; cells that need it become failed rows.
+        assembled: the assets of a cell.
+    """
+    truth, common = references.truth, common_fields(plan, test)
+    teachers = {
+        cell.seed: assembled(cell).assets for cell in cells if cell.stage == BOTH and cell.who.label == REFERENCE
+    }
+    rows: list[Row] = []
+    for cell in cells:
+        cell_fields = common | _cell_fields(cell, test)
+        reasons = [failed[training.folder] for training in cell.trainings if training.folder in failed]
+        if reasons:
+            rows += [failed_row(metric, reasons[0], cell_fields) for metric in _metrics()]
+            continue
+        teacher = None if cell.who.label == REFERENCE else teachers[cell.seed]
+        made, against = assembled(cell), Comparison(truth.assets, truth.embedding, teacher)
+        rows += _scores(made.assets, against, cell_fields | _counts(made))
+        rows += _costs(made, cell_fields | _counts(made))
+    for name, assets, against in _controls(references):
+        chosen = CONTROL_METRICS[name]
+        control_fields = common | {"method": name, "method_version": 1, "stage": BOTH, "n_total": test.total}
+        rows += _scores(assets, against, control_fields | {"n_ok": int(assets.ok.sum())}, chosen)
+    return tuple(rows)
+
+
+def _controls(references: AssetReferences) -> Iterator[tuple[str, WholeAssets, Comparison[WholeAssets]]]:
+    """As `measure.controls`. reconstruction: through encoder and decoders. The floor has no Gaussians, only meshes."""
+    truth, embedding = references.truth.assets, references.truth.embedding
+    against = Comparison(truth, embedding, None)
+    yield "reconstruction", references.reconstruction, against
+    yield "truth", truth, against
+    yield "shuffled", replace(truth, embedding=np.roll(truth.embedding, 1, axis=0)), against
+    if references.held_out is not None:
+        yield "floor", references.held_out, against
+
+
+def _scores(
+    assets: WholeAssets,
+    against: Comparison[WholeAssets],
+    row_fields: dict[str, Any],
+    chosen: Sequence[str] | None = None,
+) -> Iterator[Row]:
+    for metric in _metrics():
+        score = metric.score(assets, against) if chosen is None or metric.name in chosen else None
+        if score is not None:
+            yield metric_row(metric, score, row_fields)
+
+
+def _costs(made: AssembledCell, row_fields: dict[str, Any]) -> Iterator[Row]:
+    """Median seconds per asset of each part, and their sum."""
+    parts = {name: float(np.median(seconds)) for name, seconds in made.seconds.items()}
+    for name in COST_METRICS:
+        seconds = sum(parts.values()) if name == LATENCY_METRIC else parts[name]
+        yield Row(
+            **row_fields,
+            status="ok",
+            metric=name,
+            metric_version=1,
+            unit="s",
+            value=seconds,
+            wall_s=seconds,
+            higher_is_better=False,
+        )
+
+
+def _counts(made: AssembledCell) -> dict[str, Any]:
+    return {"nfe": int(made.nfe.max()), "n_ok": made.errors.count("")}
+
+
+def _cell_fields(cell: AssetCell, test: Prepared) -> dict[str, Any]:
+    who, trained = cell.who, cell.trainings
+    sampler = cell.structure.sampler if cell.stage == STRUCTURE_THEN_TEACHER else cell.sampler  # the method's own
+    return {
+        "stage": cell.stage,
+        "method": who.name,
+        "variant": who.variant,
+        "method_version": who.version,
+        "train_seed": trained[0].seed if trained else None,
+        "sampler": sampler.name,
+        "steps": cell.steps,
+        "cfg_strength": who.method.cfg_strength,
+        "seed": cell.seed,
+        "note": sampler.note(),
+        "n_total": test.total,
+    }
+
+
+def _metrics() -> list[Metric[WholeAssets]]:
+    return [ASSET_METRICS.get(name).value for name in ASSET_METRICS.names()]

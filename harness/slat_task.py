@@ -1,0 +1,89 @@
+"""What students of the second stage are distilled on: latents on the cells of objects, under image conditions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..base.seeds import seed_of
+from ..flow.guidance import Guided, Velocity
+from ..trellis.adapter import bind_sparse
+from ..trellis.slat_pipeline import SlatPipeline, VoxelLayout
+from ..trellis.sparse import Voxels
+from .conditions import keep_window
+from .task import Batch
+
+
+@dataclass(frozen=True)
+class SlatData:
+    """Latents of N objects.
+
+    Attributes:
+        counts: [N] cells of each. coords: [M, 3] int32, latents: [M, C]: of all cells, object by object.
+        images: [N, views, S, S, 3] whole conditioning pictures; window: share of them shown.
+    """
+
+    counts: NDArray[np.int64]
+    coords: NDArray[np.int32]
+    latents: Tensor
+    images: NDArray[np.uint8]
+    window: tuple[float, float]
+
+    def picked(self, rows: NDArray[np.int64]) -> tuple[Voxels, Tensor]:
+        """The cells of some objects, in this order, and their latents."""
+        cells, voxels = cells_of(self.counts, self.coords, rows)
+        return voxels, self.latents[cells]
+
+
+def cells_of(counts: NDArray[np.int64], coords: NDArray[np.int32], rows: NDArray[np.int64]) -> tuple[Tensor, Voxels]:
+    """Where the cells of some objects lie among all, and these cells as a batch."""
+    starts = np.cumsum(counts) - counts
+    index = np.concatenate([np.arange(starts[row], starts[row] + counts[row]) for row in rows])
+    sample = np.repeat(np.arange(len(rows)), counts[rows])
+    batch = np.concatenate([sample[:, None], coords[index]], axis=1).astype(np.int32)
+    return torch.from_numpy(index), Voxels(torch.from_numpy(batch), len(rows))
+
+
+@dataclass(frozen=True)
+class SlatTask:
+    """The second stage: sparse latents under image conditions."""
+
+    pipeline: SlatPipeline
+    data: SlatData
+    batch_size: int
+
+    def draw(self, seed: int, index: int) -> Batch:
+        data = self.data
+        source = np.random.Generator(np.random.PCG64(seed_of("slat batch", seed, index)))
+        tensors = torch.Generator().manual_seed(seed_of("slat batch noise", seed, index))
+        rows = source.integers(0, len(data.counts), self.batch_size)
+        views = source.integers(0, data.images.shape[1], self.batch_size)
+        shown = [
+            keep_window(data.images[row, view], data.window, source) for row, view in zip(rows, views, strict=True)
+        ]
+        voxels, x_0 = data.picked(rows)
+        layout = self.pipeline.layout(voxels)
+        noise = layout.randn([tensors])
+        u = torch.rand(self.batch_size, generator=tensors)
+        images = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)
+        return Batch(x_0, noise, u, self.pipeline.condition(images), layout)
+
+    def student(self) -> nn.Module:
+        return copy.deepcopy(self.pipeline.flow)
+
+    def bind(self, network: Callable[..., Tensor], batch: Batch) -> Velocity:
+        return bind_sparse(network, batch.cond, _voxels(batch))
+
+    def teacher(self, batch: Batch) -> Guided:
+        return self.pipeline.velocity(self.pipeline.flow, batch.cond, _voxels(batch))
+
+
+def _voxels(batch: Batch) -> Voxels:
+    return cast(VoxelLayout, batch.layout).voxels
