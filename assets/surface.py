@@ -31,7 +31,7 @@ class SurfaceSamples:
 
     points: NDArray[np.float64]
     face: NDArray[np.int64]
-    uv: NDArray[np.float64]
+    uv: NDArray[np.floating]
     area: NDArray[np.float64]
 
 
@@ -78,7 +78,7 @@ def _cross_products(mesh: Mesh) -> NDArray[np.float64]:
     return np.cross(second - first, third - first)
 
 
-def _triangle_points(index: NDArray[np.int64]) -> NDArray[np.float64]:
+def _triangle_points(index: NDArray[np.int64]) -> NDArray[np.floating]:
     """[K, 2] weights of the second and third corner of the points number `index` [K] of their triangles."""
     square = (_START + index[:, None] * _STEPS) % 1.0
     root = np.sqrt(square[:, 0])  # the map of the unit square to a triangle that keeps areas in proportion

@@ -37,10 +37,7 @@ class Computation:
 
 
 class Sampler(Protocol):
-    @property
-    def name(self) -> str:
-        """As in `SAMPLERS` for those that are there."""
-        ...
+    name: ClassVar[str]  # as in `SAMPLERS` for those that are there
 
     @property
     def steps(self) -> int: ...

@@ -185,7 +185,7 @@ def convolution(shell: Shell, channels: int, device: str) -> Work:
 
 def spconv_convolution(shell: Shell, channels: int, device: str) -> Work:
     """The same by spconv. On CUDA alone: what its CPU kernels return is wrong, see `mdtbench doctor`."""
-    import spconv.pytorch as spconv
+    import spconv.pytorch as spconv  # pyright: ignore[reportMissingImports]
 
     voxels = shell.voxels(device)
     layer = spconv.SubMConv3d(channels, channels, 3, padding=1, indice_key="shell").to(device)

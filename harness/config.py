@@ -32,35 +32,47 @@ class Data(Section):
 class Train(Section):
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
-    warmup: int = Field(10, ge=0)
-    ema: float = Field(0.99, ge=0, lt=1)
-    clip: float = Field(1.0, gt=0)
-    t_min: float = Field(0.01001, gt=0, lt=1)
-    lr: float | None = Field(None, gt=0, description="one learning rate for all methods, in place of their own")
-    budget: Budget = Field("steps", description="what methods get equal amounts of")
-    more_ema: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((), description="further averages to keep")
-    clip_percentile: float | None = Field(None, gt=0, le=100, description="clip at this percentile of recent norms")
-    accumulate: int = Field(1, gt=0, description="parts that a batch is split into, to save memory")
+    warmup: int = Field(default=10, ge=0)
+    ema: float = Field(default=0.99, ge=0, lt=1)
+    clip: float = Field(default=1.0, gt=0)
+    t_min: float = Field(default=0.01001, gt=0, lt=1)
+    lr: float | None = Field(default=None, gt=0, description="one learning rate for all methods, in place of their own")
+    budget: Budget = Field(default="steps", description="what methods get equal amounts of")
+    more_ema: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
+        default=(), description="further averages to keep"
+    )
+    clip_percentile: float | None = Field(
+        default=None, gt=0, le=100, description="clip at this percentile of recent norms"
+    )
+    accumulate: int = Field(default=1, gt=0, description="parts that a batch is split into, to save memory")
     precision: Precision = "float32"
-    checkpoint_blocks: bool = Field(False, description="recompute activations in the backward pass, to save memory")
+    checkpoint_blocks: bool = Field(
+        default=False, description="recompute activations in the backward pass, to save memory"
+    )
 
 
 class Evaluate(Section):
-    steps: tuple[Annotated[int, Field(gt=0)], ...] = Field((1, 2), min_length=1)
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
-    batch: int = Field(8, gt=0, description="assets handed to the networks at a time; changes no result")
-    samplers: tuple[str, ...] = Field((), description="samplers that students are reported with beside their own")
-    whole: int | None = Field(None, gt=1, description="how many test assets are made whole; None: all")
-    apart: tuple[int, ...] = Field((), description="generation seeds of which one stage is also left to the teacher")
+    steps: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(1, 2), min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    batch: int = Field(default=8, gt=0, description="assets handed to the networks at a time; changes no result")
+    samplers: tuple[str, ...] = Field(
+        default=(), description="samplers that students are reported with beside their own"
+    )
+    whole: int | None = Field(default=None, gt=1, description="how many test assets are made whole; None: all")
+    apart: tuple[int, ...] = Field(
+        default=(), description="generation seeds of which one stage is also left to the teacher"
+    )
 
 
 class Sweep(Section):
     """A learning rate for every method, chosen on validation assets. Off while `lr` is empty."""
 
     lr: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    metric: str = Field("FD_tiny2d", description="the lowest (or highest, as the metric goes) at the fewest steps wins")
-    assets: int = Field(64, gt=1, description="validation toys that each student of the grid is measured on")
-    seed: int = Field(0, description="training and generation seed of the grid")
+    metric: str = Field(
+        default="FD_tiny2d", description="the lowest (or highest, as the metric goes) at the fewest steps wins"
+    )
+    assets: int = Field(default=64, gt=1, description="validation toys that each student of the grid is measured on")
+    seed: int = Field(default=0, description="training and generation seed of the grid")
 
 
 class PreparationSection(Section):
@@ -102,7 +114,9 @@ class VaeStage(Stage):
 
 
 class TransformerStage(Stage):
-    matrix_lr: float = Field(0.0, ge=0, description="peak rate of Muon for the blocks' matrices; 0: AdamW for all")
+    matrix_lr: float = Field(
+        default=0.0, ge=0, description="peak rate of Muon for the blocks' matrices; 0: AdamW for all"
+    )
 
 
 class ConditionerStage(TransformerStage):
@@ -181,7 +195,9 @@ class Pretrain(Section):
     points_classifier: FeatureStage
     dual_encoder: FeatureStage
     sampler: SamplerSection
-    second: SecondStage | None = Field(None, description="whole assets; without it, a world of structures alone")
+    second: SecondStage | None = Field(
+        default=None, description="whole assets; without it, a world of structures alone"
+    )
 
 
 class Config(Section):
@@ -190,7 +206,7 @@ class Config(Section):
     world: str
     data: Data
     train: Train
-    slat: Train | None = Field(None, description="training of the second stage; without it, structures alone")
+    slat: Train | None = Field(default=None, description="training of the second stage; without it, structures alone")
     evaluate: Evaluate
     sweep: Sweep = Sweep()
     pretrain: Pretrain | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class SlatData:
 def cells_of(counts: NDArray[np.int64], coords: NDArray[np.int32], rows: NDArray[np.int64]) -> tuple[Tensor, Voxels]:
     """Where the cells of some objects lie among all, and these cells as a batch."""
     starts = np.cumsum(counts) - counts
-    index = np.concatenate([np.arange(starts[row], starts[row] + counts[row]) for row in rows])
+    index = np.concatenate([starts[row] + np.arange(int(counts[row])) for row in rows])
     sample = np.repeat(np.arange(len(rows)), counts[rows])
     batch = np.concatenate([sample[:, None], coords[index]], axis=1).astype(np.int32)
     return torch.from_numpy(index), Voxels(torch.from_numpy(batch), len(rows))
@@ -78,7 +78,7 @@ class SlatTask:
     def student(self) -> nn.Module:
         return copy.deepcopy(self.pipeline.flow)
 
-    def bind(self, network: Callable[..., Tensor], batch: Batch) -> Velocity:
+    def bind(self, network: Callable[..., Any], batch: Batch) -> Velocity:
         return bind_sparse(network, batch.cond, _voxels(batch))
 
     def teacher(self, batch: Batch) -> Guided:

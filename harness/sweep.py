@@ -29,7 +29,7 @@ def sweep_rates(plan: Plan, shop: Workshop) -> SweepRecord:
     metric = METRICS.get(section.metric).value
     known = _known_trials(shop, metric)
     todo = [cell for cell in plan.grid if cell.folder not in known]
-    trials = known | (_tried(todo, metric, plan, shop) if todo else {})
+    trials = {**known, **(_tried(todo, metric, plan, shop) if todo else {})}
     by_method = [
         choose([trials[cell.folder] for cell in cells], higher=metric.higher_is_better)
         for cells in _by_label(plan.grid).values()

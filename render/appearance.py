@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from ..assets.mesh import Mesh
 from ..assets.surface import SurfaceSamples, face_normals, surface_samples
@@ -38,7 +38,7 @@ def coarse_coords(occupancy: NDArray, resolution: int) -> NDArray[np.int32]:
     if resolution < 1 or fine % resolution:
         raise UsageError(f"A grid of {fine} cannot be coarsened to {resolution} - choose a divisor of {fine}.")
     split = np.asarray(occupancy, bool).reshape((resolution, fine // resolution) * 3)
-    return coordinates(split.any(axis=(1, 3, 5)))
+    return coordinates(np.asarray(split.any(axis=(1, 3, 5))))
 
 
 def voxel_features(mesh: Mesh, coords: NDArray, resolution: int) -> NDArray[np.float32]:
@@ -69,7 +69,7 @@ def voxel_features(mesh: Mesh, coords: NDArray, resolution: int) -> NDArray[np.f
     chosen = np.flatnonzero(row >= 0)
     bare = np.setdiff1d(np.arange(len(cells)), row[chosen])
     row = np.concatenate([row[chosen], bare])
-    chosen = np.concatenate([chosen, cKDTree(position).query(cells[bare] + 0.5)[1]])
+    chosen = np.concatenate([chosen, KDTree(position).query(cells[bare] + 0.5)[1]])
     sub_cell = np.floor((position[chosen] - cells[row]) * SUB_CELLS).clip(0, SUB_CELLS - 1).astype(np.int64)
     slot = row * SUB_CELLS**3 + sub_cell @ [SUB_CELLS**2, SUB_CELLS, 1]
     means = _means(_values(mesh, samples, chosen), samples.area[chosen], slot, len(cells) * SUB_CELLS**3)
@@ -83,14 +83,14 @@ def _rows(position: NDArray, cells: NDArray[np.int64], resolution: int) -> NDArr
     return table[tuple(np.floor(position).astype(np.int64).clip(0, resolution - 1).T)]
 
 
-def _values(mesh: Mesh, samples: SurfaceSamples, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+def _values(mesh: Mesh, samples: SurfaceSamples, chosen: NDArray[np.int64]) -> NDArray[np.floating]:
     """[K, 7] mask, colour and normal of the chosen samples."""
     face = samples.face[chosen]
     rgb = 2.0 * surface_colours(mesh, face, samples.uv[chosen]) - 1.0
     return np.concatenate([np.ones((len(face), 1)), rgb, face_normals(mesh)[face]], axis=1)
 
 
-def _means(values: NDArray, weight: NDArray, slot: NDArray[np.int64], n_slots: int) -> NDArray[np.float64]:
+def _means(values: NDArray, weight: NDArray, slot: NDArray[np.int64], n_slots: int) -> NDArray[np.floating]:
     """[n_slots, C] weighted means of the `values` [K, C] in each slot; zeros where there is none."""
     total = np.bincount(slot, weight, n_slots)
     sums = np.stack([np.bincount(slot, weight * column, n_slots) for column in values.T], axis=1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from trimesh.triangles import closest_point, points_to_barycentric
 
 from ..assets.mesh import Mesh
@@ -83,7 +83,7 @@ def _nearest(mesh: Mesh, points: NDArray[np.float64]) -> tuple[NDArray[np.int64]
     """Nearest face [N] and the nearest point on it [N, 3]."""
     samples = surface_samples(mesh, SPACING)
     n_nearest = min(N_NEAREST, len(samples.face))
-    found = cKDTree(samples.points).query(points, np.arange(1, n_nearest + 1))[1]
+    found = KDTree(samples.points).query(points, n_nearest)[1].reshape(len(points), n_nearest)
     candidate = samples.face[found]  # [N, K], often one face several times
     face, place = candidate[:, 0].copy(), closest_point(mesh.triangles[candidate[:, 0]], points)
     squared = ((points - place) ** 2).sum(1)
@@ -124,5 +124,6 @@ def _is_outside(mesh: Mesh, points: NDArray[np.float64], resolution: int) -> NDA
 def _sides(mesh: Mesh, resolution: int) -> NDArray[np.int8]:
     """[R + 2, R + 2, R + 2]: 1 outside, -1 inside, 0 where the surface is; with a margin of one free cell."""
     blocked = np.pad(surface_voxels(mesh, resolution), 1)
-    region = ndimage.label(~blocked)[0]
+    region = np.empty(blocked.shape, np.int32)
+    ndimage.label(~blocked, output=region)
     return np.where(blocked, 0, np.where(region == region[0, 0, 0], 1, -1)).astype(np.int8)

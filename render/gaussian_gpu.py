@@ -27,7 +27,7 @@ def render_cuda(
             f"gsplat cannot bound alpha at {mode.alpha_max} - it has {ALPHA_MAX}. Draw these Gaussians on the CPU."
         )
     try:
-        from gsplat import rasterization
+        from gsplat import rasterization  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingError(
             f"gsplat cannot be imported ({error}). Install it with `pip install mdtbench[gpu]`, or draw on the CPU."

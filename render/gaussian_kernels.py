@@ -165,9 +165,10 @@ def tile_window(tile, height, width):
 @njit(cache=True, error_model="numpy", nogil=True)
 def composite(splats, starts, members, alpha_max, image):
     """Adds the splats of every tile to its pixels, nearest first, until all its pixels are done."""
-    through = np.ones(image.shape[:2])  # transmittance; 0 marks the pixels that are done
+    height, width = image.shape[:2]
+    through = np.ones((height, width))  # transmittance; 0 marks the pixels that are done
     for tile in range(len(starts) - 1):
-        top, bottom, left, right = tile_window(tile, *through.shape)
+        top, bottom, left, right = tile_window(tile, height, width)
         live = (bottom - top) * (right - left)
         for i in range(starts[tile], starts[tile + 1]):
             if live == 0:

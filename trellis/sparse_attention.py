@@ -61,7 +61,7 @@ def _xformers_usable() -> bool:
 
 
 def _block_diagonal(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
-    from xformers.ops import fmha, memory_efficient_attention
+    from xformers.ops import fmha, memory_efficient_attention  # pyright: ignore[reportMissingImports]
 
     if sequences.order is not None:
         q, k, v = (x.index_select(0, sequences.order) for x in (q, k, v))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -18,7 +18,7 @@ Names = Annotated[tuple[str, ...], Field(min_length=1)]
 class OracleSection(Section):
     problems: Names
     methods: Names = Field(description="distilled when none are named; the teacher's own rows are always there")
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="training seeds when none are named")
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1, description="training seeds when none are named")
     cfg_strength: float = Field(gt=0, description="of the guided problems")
     width: int = Field(gt=0, description="hidden units of a student's network, of each of two layers and problems")
 
@@ -29,18 +29,18 @@ class OracleTrain(Section):
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
     lr: float | None = Field(gt=0, description="of all methods: their own are for large networks")
-    warmup: int = Field(10, ge=0)
-    ema: float = Field(0.99, ge=0, lt=1)
-    clip: float = Field(10.0, gt=0)
-    t_min: float = Field(0.01001, gt=0, lt=1)
+    warmup: int = Field(default=10, ge=0)
+    ema: float = Field(default=0.99, ge=0, lt=1)
+    clip: float = Field(default=10.0, gt=0)
+    t_min: float = Field(default=0.01001, gt=0, lt=1)
 
     def common(self) -> Train:
         return Train(**self.model_dump())
 
 
 class OracleEvaluate(Section):
-    steps: tuple[Annotated[int, Field(gt=0)], ...] = Field((1, 2, 4), min_length=1)
-    samplers: tuple[str, ...] = Field(("renoise", "euler"), description="of students, beside their own")
+    steps: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(1, 2, 4), min_length=1)
+    samplers: tuple[str, ...] = Field(default=("renoise", "euler"), description="of students, beside their own")
     samples: int = Field(gt=1, description="points of noise per problem")
 
 
@@ -83,8 +83,8 @@ def _explained(error: ValidationError, preset: str) -> UsageError:
     first = error.errors()[0]
     *parents, last = (str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        model: type[BaseModel] = OracleConfig if not parents else OracleConfig.model_fields[parents[0]].annotation
-        known = [".".join([*parents, name]) for name in model.model_fields]
+        section = OracleConfig.model_fields[parents[0]].annotation if parents else OracleConfig
+        known = [".".join([*parents, name]) for name in cast(type[BaseModel], section).model_fields]
         return unknown_name("key", ".".join([*parents, last]), known, f"Preset '{preset}' or --set.")
     got = f" (got {first['input']!r})" if not isinstance(first["input"], dict) else ""
     return UsageError(

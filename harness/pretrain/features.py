@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...metrics.extractors import EXTRACTORS
+from ...metrics.extractors import EXTRACTORS, AppearanceNetwork
 from ..config import FeatureStage, Window
 from ..learner import Learner, Recipe
 from ..progress import Reporter
@@ -53,7 +54,7 @@ def train_appearance(
 ) -> Trained:
     """`tiny_rgb`: category and colours from one of the four coloured pictures of an object."""
     args = {"image_size": train.pictures.shape[-1], "dim": stage.dim, "categories": len(train.categories)}
-    network = EXTRACTORS.create("AppearanceNetwork", args)
+    network = cast(AppearanceNetwork, EXTRACTORS.create("AppearanceNetwork", args))
 
     def sample(data: Collection, rows: NDArray, views: NDArray) -> Tensor:
         return torch.from_numpy(data.pictures[rows, views])

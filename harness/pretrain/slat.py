@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from ...render.meshes import MeshRenderer
 from ...trellis import create
 from ...trellis.adapter import T_SCALE
 from ...trellis.mesh_extraction import VoxelValues, split_features
+from ...trellis.slat_decoders import SLatGaussianDecoder, SLatMeshDecoder
+from ...trellis.slat_encoder import SLatEncoder
 from ...trellis.slat_pipeline import voxel_layout
 from ...trellis.sparse import SparseTensor, Voxels
 from ..config import SlatMeshStage, SlatTeacherStage, SlatVaeStage, Window
@@ -52,7 +54,8 @@ def train_slat_vae(objects: Objects, stage: SlatVaeStage, path: Path, reporter: 
     }
     encoder_args = {"in_channels": objects.seen.features.shape[1], **common}
     decoder_args = {**common, "representation_config": gaussian_settings(stage.gaussians_per_cell)}
-    encoder, decoder = create("SLatEncoder", encoder_args), create("SLatGaussianDecoder", decoder_args, seed=1)
+    encoder = cast(SLatEncoder, create("SLatEncoder", encoder_args))
+    decoder = cast(SLatGaussianDecoder, create("SLatGaussianDecoder", decoder_args, seed=1))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(2)
         head = nn.Linear(stage.latent_channels, objects.seen.features.shape[1])  # of the training alone
@@ -127,7 +130,7 @@ def train_slat_mesh(
         "window_size": 8,
         "representation_config": {"use_color": True},
     }
-    decoder = create("SLatMeshDecoder", args)
+    decoder = cast(SLatMeshDecoder, create("SLatMeshDecoder", args))
     learner = Learner(decoder, Recipe(stage.steps, stage.lr, warmup=20, ema=0.98, matrix_lr=stage.matrix_lr))
 
     def loss_of(index: int) -> Tensor:
