@@ -15,6 +15,7 @@ def total_derivative(velocity: Velocity, x: Tensor, t: Tensor, v: Tensor) -> tup
     """phi and dphi/dt along a trajectory of velocity v: JVP[phi; (x, t); (v, 1)].
 
     The fused attention kernels have no forward-mode derivative, hence the math kernel.
+    Call it without gradients, as `Step` does: torch's gradient of a JVP through layer_norm is wrong (seen with 2.13).
     Cost: about three forward passes.
     """
     with sdpa_kernel(SDPBackend.MATH):

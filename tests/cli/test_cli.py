@@ -51,7 +51,7 @@ def without_torch(*args: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_the_verbs_without_importing_torch():
     done = without_torch("--help")
     assert done.returncode == 0, done.stderr
-    for verb in ("run", "report", "list", "pretrain"):
+    for verb in ("run", "report", "list", "pretrain", "bench", "doctor"):
         assert f" {verb} " in done.stdout
 
 
