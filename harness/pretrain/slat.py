@@ -38,6 +38,7 @@ PITCH_DEG = (-20.0, 60.0)
 FEATURE_WEIGHT = 0.2  # of the cell features, against the mean absolute error of pictures
 SDF_STEPS = 4.0  # distances are learnt in units of so many cells of the decoded grid, up to 1
 CORNERS_PER_OBJECT = 1500  # voxels of an object whose corners are compared with the surface, per step
+LOOK_WEIGHT = 4.0  # of colours and normals at corners, against the mean absolute error of distances
 NEAR = 1.5  # cells: farther from the surface a corner's colour is nobody's
 
 
@@ -166,7 +167,7 @@ def corner_loss(values: VoxelValues, coords: NDArray[np.int32], mesh: Mesh, reso
     look = np.concatenate([field.rgb, (field.normal + 1) / 2], axis=1)
     wanted = torch.from_numpy(look.astype(np.float32))[inverse.reshape(-1)].reshape(len(coords), 8, 6)
     error = (torch.sigmoid(values.colours) - wanted).abs().mean(-1)
-    return loss + (error * near).sum() / near.sum().clamp(min=1)
+    return loss + LOOK_WEIGHT * (error * near).sum() / near.sum().clamp(min=1)
 
 
 def train_slat_teacher(
