@@ -17,8 +17,7 @@ from ..flow.guidance import Guided, Velocity
 from ..trellis.adapter import bind_sparse
 from ..trellis.slat_pipeline import SlatPipeline, VoxelLayout
 from ..trellis.sparse import Voxels
-from .conditions import keep_window
-from .task import Batch
+from .task import Batch, shown_views
 
 
 @dataclass(frozen=True)
@@ -63,16 +62,11 @@ class SlatTask:
         data = self.data
         source = np.random.Generator(np.random.PCG64(seed_of("slat batch", seed, index)))
         tensors = torch.Generator().manual_seed(seed_of("slat batch noise", seed, index))
-        rows = source.integers(0, len(data.counts), self.batch_size)
-        views = source.integers(0, data.images.shape[1], self.batch_size)
-        shown = [
-            keep_window(data.images[row, view], data.window, source) for row, view in zip(rows, views, strict=True)
-        ]
+        rows, images = shown_views(data.images, data.window, self.batch_size, source)
         voxels, x_0 = data.picked(rows)
         layout = self.pipeline.layout(voxels)
         noise = layout.randn([tensors])
         u = torch.rand(self.batch_size, generator=tensors)
-        images = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)
         return Batch(x_0, noise, u, self.pipeline.condition(images), layout)
 
     def student(self) -> nn.Module:

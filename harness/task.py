@@ -127,6 +127,23 @@ class TrainingData:
     window: tuple[float, float]
 
 
+def shown_views(
+    images: NDArray[np.uint8], window: tuple[float, float], count: int, source: np.random.Generator
+) -> tuple[NDArray[np.int64], Tensor]:
+    """Objects drawn for a batch, and one view of each through a random keep-window.
+
+    Args:
+        images: [N, views, S, S, 3] whole conditioning pictures.
+        window: range of the window's sides, as a share of the picture's.
+    Returns:
+        [count] rows of `images`; [count, 3, S, S] uint8.
+    """
+    rows = source.integers(0, len(images), count)
+    views = source.integers(0, images.shape[1], count)
+    shown = [keep_window(images[row, view], window, source) for row, view in zip(rows, views, strict=True)]
+    return rows, torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)
+
+
 @dataclass(frozen=True)
 class StructureTask:
     """The structure stage: dense latents under image conditions."""
@@ -139,16 +156,11 @@ class StructureTask:
         data = self.data
         source = np.random.Generator(np.random.PCG64(seed_of("batch", seed, index)))
         tensors = torch.Generator().manual_seed(seed_of("batch noise", seed, index))
-        rows = source.integers(0, len(data.latents), self.batch_size)
-        views = source.integers(0, data.images.shape[1], self.batch_size)
-        shown = [
-            keep_window(data.images[row, view], data.window, source) for row, view in zip(rows, views, strict=True)
-        ]
+        rows, images = shown_views(data.images, data.window, self.batch_size, source)
         x_0 = data.latents[torch.from_numpy(rows)]
         layout = DenseLayout(tuple(x_0.shape))
         noise = layout.randn([tensors])
         u = torch.rand(self.batch_size, generator=tensors)
-        images = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)
         return Batch(x_0, noise, u, self.pipeline.condition(images), layout)
 
     def student(self) -> nn.Module:
