@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -93,9 +93,8 @@ def joined(parts: Sequence[Assembled]) -> Assembled:
     def stack(name: str) -> NDArray:
         return np.concatenate([getattr(part.assets, name) for part in parts])
 
-    names = ("ok", "gaussian_features", "mesh_features", "embedding", "counts", "coords", "latents")
     return Assembled(
-        WholeAssets(**{name: stack(name) for name in names}),
+        WholeAssets(**{field.name: stack(field.name) for field in fields(WholeAssets)}),
         np.concatenate([part.nfe for part in parts]),
         np.concatenate([part.slat_s for part in parts]),
         np.concatenate([part.decode_s for part in parts]),

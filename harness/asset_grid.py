@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..render.gaussian_rasteriser import render
 from ..render.meshes import MeshRenderer, on_background, to_uint8
 from ..results.grid import Picture, grid
 from ..results.rows import BOTH
-from .assemble import decoded
+from .assemble import decoded, ragged
 from .asset_jobs import load_assembled
 from .jobs import load_cached
 from .picture_grid import CAMERA, SIDE, enlarged
@@ -68,10 +69,8 @@ def first_of_each(cells: Sequence[AssetCell]) -> Iterator[AssetCell]:
 
 def _pictures(stage: SecondStage, path: Path, count: int) -> Iterator[Picture | None]:
     assets = load_assembled([path]).assets
-    starts = np.cumsum(assets.counts) - assets.counts
-    for start, cells in list(zip(starts, assets.counts, strict=True))[:count]:
-        rows = slice(int(start), int(start + cells))
-        yield _picture(stage, assets.coords[rows], assets.latents[rows]) if cells else None
+    for rows in islice(ragged(assets.counts), count):
+        yield _picture(stage, assets.coords[rows], assets.latents[rows]) if rows.stop > rows.start else None
 
 
 def _picture(stage: SecondStage, coords: NDArray[np.int32], latents: NDArray[np.float32]) -> Picture | None:

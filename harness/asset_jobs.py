@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from .slat_task import SlatData, SlatTask
 from .storage import load_arrays, save_arrays
 from .world import SecondStage
 
-ASSET_FIELDS = ("ok", "gaussian_features", "mesh_features", "embedding", "counts", "coords", "latents")
+ASSET_FIELDS = tuple(field.name for field in fields(WholeAssets))
 
 
 @dataclass(frozen=True)
