@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .errors import UsageError, unknown_name
+from .errors import MissingError, UsageError, unknown_name
+
+LISTED = 5  # faults named in a message
 
 
 @dataclass(frozen=True)
@@ -53,3 +56,30 @@ def _check_args(name: str, network: type[nn.Module], args: Mapping[str, object])
     faults = [f"{kind} {', '.join(keys)}" for kind, keys in (("unknown", unknown), ("missing", missing)) if keys]
     if faults:
         raise UsageError(f"Arguments of {name}: {'; '.join(faults)}. Allowed: {', '.join(parameters)}.")
+
+
+def check_fit(path: Path, module: nn.Module, tensors: Mapping[str, Tensor], advice: str = "Check its .json.") -> None:
+    """Raises MissingError unless `tensors`, of the file `path`, has exactly the keys and shapes of the module's state.
+
+    advice: what the message tells the user to do.
+    """
+    state = module.state_dict()
+    missing = [key for key in state if key not in tensors]
+    unexpected = [key for key in tensors if key not in state]
+    other_shape = [
+        f"{key} {list(tensors[key].shape)} instead of {list(value.shape)}"
+        for key, value in state.items()
+        if key in tensors and tensors[key].shape != value.shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "other shape": other_shape}
+    faults = [f"{kind}: {_first(found)}" for kind, found in kinds.items() if found]
+    if faults:
+        raise MissingError(
+            f"{path} does not fit {type(module).__name__}: found {len(tensors)} tensors, expected {len(state)} "
+            f"({'; '.join(faults)}). {advice}"
+        )
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more

@@ -168,8 +168,7 @@ def neighbour_search(shell: Shell, device: str) -> Work:
     voxels = shell.voxels(device)
 
     def forward() -> Tensor:
-        fresh = Voxels(voxels.coords, 1)
-        return next(pairs.to for pairs in fresh.neighbours if pairs)
+        return Voxels(voxels.coords, 1).neighbours
 
     return Work("neighbour table", OURS, shell.count, 0, forward, ())
 
@@ -216,7 +215,7 @@ def flow_step(part: str, args: dict[str, Any], shell: Shell, n_tokens: int, devi
 
 
 def _conv_gflop(voxels: Voxels, channels: int) -> float:
-    pairs = len(voxels) + sum(len(pairs.to) for pairs in voxels.neighbours if pairs)
+    pairs = int((voxels.neighbours < len(voxels)).sum())
     return 2 * pairs * channels**2 / 1e9
 
 

@@ -15,18 +15,8 @@ from torch import Tensor
 from ..base.errors import UsageError
 from .sequences import Sequences, grouped, one_group
 
-
-@dataclass(frozen=True)
-class Pairs:
-    """Voxels that see each other through one place of a convolution kernel.
-
-    Attributes:
-        to: [P] int64, rows that receive; no row twice.
-        source: [P] int64, rows that `to` reads.
-    """
-
-    to: Tensor
-    source: Tensor
+KERNEL_PLACES = 27  # of a 3x3x3 kernel
+MIDDLE = 13  # the place of the voxel itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,21 +86,22 @@ class Voxels:
         return self._windows[size, shift]
 
     @cached_property
-    def neighbours(self) -> tuple[Pairs | None, ...]:
-        """Pairs of a 3x3x3 kernel's 27 places, x slowest; None for the middle, where every voxel meets itself."""
+    def neighbours(self) -> Tensor:
+        """The row that each place of a 3x3x3 kernel reads, x slowest, and N where it meets no voxel: [N, 27] int64."""
         codes, side = _codes(self.coords.long(), margin=1), _side(self.coords, margin=1)
         found, row = codes.sort()
         step = torch.arange(-1, 2, device=codes.device)
         offsets = torch.cartesian_prod(step, step, step) @ torch.tensor([side * side, side, 1], device=codes.device)
-        wanted = codes + offsets[:13, None]  # [13, N]; the other half are the same pairs, seen from the other side
+        wanted = codes + offsets[:MIDDLE, None]  # [13, N]; the other half are the same pairs, seen from the other side
         place = torch.searchsorted(found, wanted).clamp(max=max(len(found) - 1, 0))
         hit = found[place] == wanted
         kernel, to = hit.nonzero().unbind(1)
-        sizes = torch.bincount(kernel, minlength=13).tolist()
-        halves = list(zip(to.split(sizes), row[place[hit]].split(sizes), strict=True))
-        below = [Pairs(to, source) for to, source in halves]
-        above = [Pairs(source, to) for to, source in reversed(halves)]
-        return (*below, None, *above)
+        source = row[place[hit]]
+        table = torch.full((len(self), KERNEL_PLACES), len(self), device=codes.device)
+        table[to, kernel] = source
+        table[source, KERNEL_PLACES - 1 - kernel] = to
+        table[:, MIDDLE] = torch.arange(len(self), device=codes.device)
+        return table
 
     def halved(self) -> tuple[Voxels, Tensor]:
         """Voxels of half the resolution, ordered by (sample, x, y, z), and each voxel's row in them: [N] int64."""

@@ -1,7 +1,7 @@
 """Submanifold convolution: features change only where there are voxels, and only voxels are read.
 
-Every place of the kernel is one matrix product over the pairs of voxels that meet there. A row receives at most
-once per place, and the places follow one another: forward and backward give the same bits every time.
+What the 27 places of a kernel read is gathered side by side, so that a convolution is one matrix product. Rows are
+taken in chunks that stay in the cache; nothing is scattered, so forward and backward give the same bits every time.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..base.errors import UsageError
-from .sparse import Pairs, SparseTensor
+from .sparse import KERNEL_PLACES, SparseTensor
 
 KERNEL_SIZES = (1, 3)
-MIDDLE = 13  # of the 27 places of a 3x3x3 kernel
+# Values gathered at a time. Measured on a processor: 2^20 is 1.5 times faster than 2^24 and than the whole at once; a
+# graphics card wants few large products.
+GATHERED = {"cpu": 2**20, "cuda": 2**26}
 
 
 class SparseKernel(nn.Module):
@@ -50,24 +52,24 @@ class SparseConv3d(nn.Module):
         return x.replace(convolve(x.feats, weight, bias, x.voxels.neighbours))
 
 
-def convolve(feats: Tensor, weight: Tensor, bias: Tensor, neighbours: tuple[Pairs | None, ...]) -> Tensor:
+def convolve(feats: Tensor, weight: Tensor, bias: Tensor, neighbours: Tensor) -> Tensor:
     """3x3x3 cross-correlation, as torch's conv3d with padding 1 on a grid that is zero at free cells.
 
     Args:
         feats: [N, in].
         weight: [out, 3, 3, 3, in].
         bias: [out].
-        neighbours: `Voxels.neighbours` of the rows.
+        neighbours: [N, 27], `Voxels.neighbours` of the rows.
     Returns:
         [N, out].
     """
-    places = weight.flatten(1, 3).permute(1, 2, 0)  # [27, in, out]
-    out = torch.addmm(bias, feats, places[MIDDLE])
-    for pairs, place in zip(neighbours, places.unbind(), strict=True):
-        if pairs is not None and len(pairs.to):
-            # In place is safe for forward derivatives as well: `out` depends on all that is added to it.
-            out.index_add_(0, pairs.to, feats.index_select(0, pairs.source) @ place)
-    return out
+    places, channels = weight.flatten(1).T, feats.shape[1]  # [27 in, out]
+    padded = torch.cat([feats, feats.new_zeros(1, channels)])  # row N: free cells
+    rows = max(1, GATHERED.get(feats.device.type, GATHERED["cpu"]) // (KERNEL_PLACES * channels))
+    gathered = (
+        padded.index_select(0, chunk.flatten()).view(len(chunk), len(places)) for chunk in neighbours.split(rows)
+    )
+    return torch.cat([torch.addmm(bias, chunk, places) for chunk in gathered])
 
 
 def pointwise(feats: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -14,10 +14,8 @@ from torch import Tensor, nn
 
 from ..base.errors import MissingError
 from ..base.files import file_sha256, read_json, replacing, write_json
-from ..base.networks import NetworkTable
+from ..base.networks import NetworkTable, check_fit
 from .create import NETWORKS
-
-LISTED = 5  # faults named in a message
 
 
 class NetworkConfig(TypedDict):
@@ -106,27 +104,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise MissingError(f"Missing file {path}.") from error
     except SafetensorError as error:
         raise MissingError(f"{path} is not a complete safetensors file ({error}). Restore the file.") from error
-
-
-def check_fit(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Raises MissingError unless `tensors` has exactly the keys and shapes of the module's state dict."""
-    state = module.state_dict()
-    missing = [key for key in state if key not in tensors]
-    unexpected = [key for key in tensors if key not in state]
-    other_shape = [
-        f"{key} {list(tensors[key].shape)} instead of {list(value.shape)}"
-        for key, value in state.items()
-        if key in tensors and tensors[key].shape != value.shape
-    ]
-    kinds = {"missing": missing, "unexpected": unexpected, "other shape": other_shape}
-    faults = [f"{kind}: {_first(found)}" for kind, found in kinds.items() if found]
-    if faults:
-        raise MissingError(f"{path} does not fit {type(module).__name__} ({'; '.join(faults)}). Check its .json.")
-
-
-def _first(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
 
 
 def _config_path(stem: Path) -> Path:
