@@ -7,7 +7,7 @@ per batch and not once per forward pass. N voxels, B samples, C channels.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -130,9 +130,17 @@ class Voxels:
         corner = torch.arange(2, dtype=torch.int32, device=self.coords.device)
         offsets = torch.cartesian_prod(corner[:1], corner, corner, corner)  # [8, 4]
         scale = torch.tensor([1, 2, 2, 2], dtype=torch.int32, device=self.coords.device)
-        children = (self.coords * scale)[:, None] + offsets
+        children = Voxels(((self.coords * scale)[:, None] + offsets).flatten(0, 1), self.batch_size)
+        # Kept on the object as if asked for: children's neighbours follow from their parents', with no search.
+        children.__dict__["neighbours"] = self._neighbours_of_children()
         parent = torch.arange(len(self), device=self.coords.device).repeat_interleave(8)
-        return Voxels(children.flatten(0, 1), self.batch_size), parent
+        return children, parent
+
+    def _neighbours_of_children(self) -> Tensor:
+        """`neighbours` of the eight children of every voxel: [8 N, 27]. All children of a voxel are there."""
+        places, corner = (part.to(self.coords.device) for part in read_by_children())
+        parents = self.neighbours[:, places]  # [N, 8, 27]
+        return torch.where(parents < len(self), 8 * parents + corner, 8 * len(self)).flatten(0, 1)
 
     @cached_property
     def _doubled(self) -> Voxels:
@@ -192,6 +200,19 @@ def subdivide(x: SparseTensor) -> SparseTensor:
     """Features on the eight children of every voxel, each its parent's."""
     children, _ = x.voxels.subdivided()
     return SparseTensor(x.feats.repeat_interleave(8, 0), children)
+
+
+@cache
+def read_by_children() -> tuple[Tensor, Tensor]:
+    """What each of a voxel's eight children reads through the 27 places of a kernel, both [8, 27] int64.
+
+    Returns:
+        The parent's place where the parent of what is read lies, and which of that parent's children it is.
+    """
+    two, three = torch.arange(2), torch.arange(-1, 2)
+    corners, steps = torch.cartesian_prod(two, two, two), torch.cartesian_prod(three, three, three)
+    cell = corners[:, None] + steps  # from the parent's first child, in children
+    return (cell // 2 + 1) @ torch.tensor([9, 3, 1]), (cell % 2) @ torch.tensor([4, 2, 1])
 
 
 def _side(coords: Tensor, margin: int = 0) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base.errors import UsageError
-from .sparse import KERNEL_PLACES, SparseTensor
+from .sparse import SparseTensor, read_by_children
 
 KERNEL_SIZES = (1, 3)
 # Values gathered at a time. Measured on a processor: 2^20 is 1.5 times faster than 2^24 and than the whole at once; a
@@ -51,6 +51,14 @@ class SparseConv3d(nn.Module):
             return x.replace(pointwise(x.feats, weight, bias))
         return x.replace(convolve(x.feats, weight, bias, x.voxels.neighbours))
 
+    def on_children(self, x: SparseTensor) -> SparseTensor:
+        """What `forward` makes of `subdivide(x)`, for a kernel of 3, in a third of the work.
+
+        Children are equal to their parent, so each reads but eight different rows: the kernel is folded onto them.
+        """
+        children, _ = x.voxels.subdivided()
+        return SparseTensor(convolve_children(x.feats, self.conv.weight, self.conv.bias, x.voxels.neighbours), children)
+
 
 def convolve(feats: Tensor, weight: Tensor, bias: Tensor, neighbours: Tensor) -> Tensor:
     """3x3x3 cross-correlation, as torch's conv3d with padding 1 on a grid that is zero at free cells.
@@ -63,13 +71,28 @@ def convolve(feats: Tensor, weight: Tensor, bias: Tensor, neighbours: Tensor) ->
     Returns:
         [N, out].
     """
-    places, channels = weight.flatten(1).T, feats.shape[1]  # [27 in, out]
-    padded = torch.cat([feats, feats.new_zeros(1, channels)])  # row N: free cells
-    rows = max(1, GATHERED.get(feats.device.type, GATHERED["cpu"]) // (KERNEL_PLACES * channels))
-    gathered = (
-        padded.index_select(0, chunk.flatten()).view(len(chunk), len(places)) for chunk in neighbours.split(rows)
-    )
-    return torch.cat([torch.addmm(bias, chunk, places) for chunk in gathered])
+    return _gathered_product(feats, weight.flatten(1).T, bias, neighbours)
+
+
+def convolve_children(feats: Tensor, weight: Tensor, bias: Tensor, neighbours: Tensor) -> Tensor:
+    """`convolve` on the eight children of every voxel, which have its features: [8 N, out]. Arguments as there."""
+    kernel = weight.flatten(1, 3)  # [out, 27, in]
+    parts = []
+    for places in read_by_children()[0].to(feats.device):  # of each child
+        read = places.unique()  # 8 of the parent's 27 places
+        fold = (places[:, None] == read).to(kernel.dtype)  # [27, 8]
+        folded = torch.einsum("oki,kr->rio", kernel, fold).flatten(0, 1)  # [8 in, out]
+        parts.append(_gathered_product(feats, folded, bias, neighbours[:, read]))
+    return torch.stack(parts, 1).flatten(0, 1)
+
+
+def _gathered_product(feats: Tensor, weight: Tensor, bias: Tensor, table: Tensor) -> Tensor:
+    """Rows of `feats` side by side, times a matrix. weight: [P in, out]; table: [N, P] rows, N for zeros."""
+    channels = feats.shape[1]
+    padded = torch.cat([feats, feats.new_zeros(1, channels)])
+    rows = max(1, GATHERED.get(feats.device.type, GATHERED["cpu"]) // len(weight))
+    gathered = (padded.index_select(0, chunk.flatten()).view(len(chunk), len(weight)) for chunk in table.split(rows))
+    return torch.cat([torch.addmm(bias, chunk, weight) for chunk in gathered])
 
 
 def pointwise(feats: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

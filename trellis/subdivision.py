@@ -5,6 +5,8 @@ Source: TRELLIS trellis/models/structured_latent_vae/decoder_mesh.py; state-dict
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,6 +54,9 @@ class SubdivideBlock(nn.Module):
         self.skip_connection = nn.Identity() if out_channels == channels else SparseConv3d(channels, out_channels, 1)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        h = self.out_layers(subdivide(self.act_layers(x)))
+        convolution, *rest = self.out_layers
+        h = cast(SparseConv3d, convolution).on_children(self.act_layers(x))
+        for layer in rest:
+            h = layer(h)
         # Before the subdivision: children are equal to their parent, and a pointwise layer keeps them so.
         return h.replace(h.feats + subdivide(self.skip_connection(x)).feats)

@@ -222,3 +222,23 @@ def test_features_and_voxels_must_match():
 def test_kernel_sizes():
     with pytest.raises(UsageError, match="kernel size 2"):
         SparseConv3d(1, 1, 2)
+
+
+def test_a_convolution_of_children_is_that_of_the_subdivided_voxels():
+    """The folded kernel against the plain one: gradients too, with missing neighbours and several samples."""
+    voxels, conv = random_voxels(4, 25, 0, 12), SparseConv3d(3, 5, 3).double()
+    x = SparseTensor(randn(37, 3).requires_grad_(), voxels)
+    folded, plain = conv.on_children(x), conv(subdivide(x))
+    assert torch.equal(folded.coords, plain.coords)
+    torch.testing.assert_close(folded.feats, plain.feats, rtol=1e-12, atol=1e-12)  # the same sums in another order
+    pull = randn(*plain.feats.shape, seed=5)
+    for a, b in zip(
+        *(torch.autograd.grad((y.feats * pull).sum(), [x.feats, *conv.parameters()]) for y in (folded, plain)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_neighbours_of_children_are_those_that_a_search_finds():
+    children, _ = random_voxels(4, 25, 0, 12).subdivided()
+    assert torch.equal(children.neighbours, Voxels(children.coords, 3).neighbours)
