@@ -1,0 +1,1 @@
+"""The extractors of published protocols: their networks, weights files and picture preparation."""
