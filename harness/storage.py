@@ -6,17 +6,21 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.torch import save
-from torch import Tensor
 
 from ..base.errors import MissingError
 from ..base.files import replacing
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    from safetensors.torch import save  # with torch, which the verbs that only look at files do without
+
     data = save({key: value.detach().contiguous() for key, value in tensors.items()})
     with replacing(path) as part:
         part.write_bytes(data)
