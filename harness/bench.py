@@ -272,7 +272,15 @@ def bench_sparse(options: BenchOptions, as_json: bool, report: Reporter) -> str:
     return sparse_json(found) if as_json else sparse_text(found)
 
 
+def bench_fd(options: BenchOptions, as_json: bool, report: Reporter) -> str:
+    from .bench_fd import fd_json, fd_text, measure_fd
+
+    found = measure_fd(options.repetitions, report)
+    return fd_json(found) if as_json else fd_text(found)
+
+
 BENCHMARKS: dict[str, Callable[[BenchOptions, bool, Reporter], str]] = {
+    "fd": bench_fd,
     "lockstep": bench_lockstep,
     "render": bench_render,
     "sparse": bench_sparse,

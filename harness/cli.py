@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from ..base.errors import MdtbenchError, UsageError
+from .cache_command import CACHE, cache_app
 
 ALL_METHODS = "cm,pcm,scm,vm,mdt"
-CACHE = Path("~/.cache/mdtbench")
 
 app = typer.Typer(
     name="mdtbench",
@@ -20,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(cache_app)
 
 PresetOption = Annotated[str, typer.Option("--preset", help="Shipped preset (smoke, tiny, oracle) or a .toml file.")]
 Changes = Annotated[
@@ -40,6 +42,9 @@ def run(
         str, typer.Option(help=f"Comma-separated methods, with variants as name:variant; {ALL_METHODS} by default.")
     ] = "",
     steps: Annotated[str, typer.Option(help="Sampler steps to evaluate, e.g. 1,2; the preset's by default.")] = "",
+    stages: Annotated[
+        str, typer.Option(help="both, or structure: no second stage; both by default where the preset has a [slat].")
+    ] = "",
     samplers: Annotated[
         str, typer.Option(help="Samplers to report students with beside their own, e.g. euler,renoise.")
     ] = "",
@@ -78,6 +83,8 @@ def run(
 
       mdtbench run --assets my_meshes --methods cm,pcm,scm,vm,mdt --out r1
 
+      mdtbench run --stages structure
+
       mdtbench run --export glb,ply
 
       mdtbench run --preset oracle
@@ -89,6 +96,7 @@ def run(
             preset=preset,
             methods=_words(methods),
             steps=_numbers("--steps", steps),
+            stages=stages,
             samplers=_words(samplers),
             budget=budget,
             train_seeds=_numbers("--seeds", seeds),
@@ -116,9 +124,50 @@ def report(
     report_command(folder, format)
 
 
+@app.command()
+def show(
+    kind: Annotated[str, typer.Argument(help="What to show: protocol.")],
+    name: Annotated[str, typer.Argument(help="Its name, with variants as name+variant.")] = "trellis-v1",
+    format: Annotated[str, typer.Option("--format", "-f", help="text or json.")] = "text",
+) -> None:
+    """Print every choice of a protocol with its status and source, what is unknown, and the hash.
+
+    Examples:
+
+      mdtbench show protocol trellis-v1
+
+      mdtbench show protocol trellis-v1+as-is --format json
+    """
+    from .listing import shown
+
+    typer.echo(shown(kind, name, format), nl=False)
+
+
+@app.command()
+def fetch(
+    preset: Annotated[str, typer.Option("--preset", help="paper, variants, or a .toml list of files.")] = "paper",
+    out: Annotated[Path | None, typer.Option(help="Folder for the files; ~/.cache/mdtbench/weights by default.")] = None,
+    mirror: Annotated[str, typer.Option(metavar="URL", help="Another hub that serves the same files.")] = "",
+    verify: Annotated[bool, typer.Option("--verify", help="Compute all digests again.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Only say what is missing; exit code 4 if anything.")] = False,
+) -> None:
+    """Download official weights, checked and resumable; says first how much it is. Run again to resume.
+
+    Examples:
+
+      mdtbench fetch --preset paper --offline
+
+      mdtbench fetch --preset paper --mirror https://hub.example.org
+    """
+    from .downloads import FOLDER
+    from .fetch import fetch_command
+
+    typer.echo(fetch_command(preset, out or FOLDER, mirror or None, verify, offline), nl=False)
+
+
 @app.command("list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="methods, samplers, metrics, presets or worlds.")] = "methods",
+    kind: Annotated[str, typer.Argument(help="methods, samplers, metrics, presets, protocols or worlds.")] = "methods",
 ) -> None:
     """List what this installation offers."""
     from .listing import listing
@@ -162,7 +211,7 @@ def doctor(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="What to measure: lockstep, render, sparse.")],
+    name: Annotated[str, typer.Argument(help="What to measure: fd, lockstep, render, sparse.")],
     methods: Annotated[str, typer.Option(help="Comma-separated methods that train.")] = ALL_METHODS,
     world: Annotated[str, typer.Option(help="Shipped world, or a folder made by `mdtbench pretrain`.")] = "tiny",
     batch: Annotated[int, typer.Option(help="Samples in a batch.", min=1)] = 32,
@@ -175,6 +224,7 @@ def bench(
     `lockstep`: forward passes, time and memory of training methods together, against one after the other.
     `render`: pictures of Gaussians and of meshes; of the options, only --repetitions and --json count.
     `sparse`: layers of the second stage; likewise.
+    `fd`: the Fréchet distance at 2,048 dimensions against the usual sqrtm; likewise.
 
     Examples:
 

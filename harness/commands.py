@@ -12,7 +12,7 @@ from pathlib import Path
 from ..assets.folder import FolderSource
 from ..assets.source import Source
 from ..assets.toys import ToySource
-from ..base.errors import MissingError, RunError, UsageError
+from ..base.errors import MissingError, RunError, UsageError, unknown_name
 from ..results.report import RunResults
 from ..trellis.pipeline import SLAT_SAMPLER, has_slat, read_sampler
 from .config import Config, load_config
@@ -34,6 +34,7 @@ class RunOptions:
     preset: str
     methods: tuple[str, ...]
     steps: tuple[int, ...]
+    stages: str
     samplers: tuple[str, ...]
     budget: str
     train_seeds: tuple[int, ...]
@@ -48,6 +49,7 @@ class RunOptions:
     dry_run: bool
 
 
+STAGES = ("structure", "both")
 METHODS_OF_THE_PAPER = ("cm", "pcm", "scm", "vm", "mdt")
 
 
@@ -60,8 +62,8 @@ def run_command(options: RunOptions) -> None:
     plan, formats = make_plan(options), formats_of(options.export)
     if formats and not plan.second:
         raise UsageError(
-            f"--export writes whole assets, and preset '{options.preset}' makes structures alone. Give it a table "
-            "[slat] and a world that has the second stage, or leave out --export."
+            "--export writes whole assets, and this run makes structures alone. Leave out `--stages structure`, choose "
+            "a preset with a table [slat] and a world that has the second stage, or leave out --export."
         )
     if options.dry_run:
         print_out(plan_summary(plan, options.workers or cores()))
@@ -78,8 +80,14 @@ def run_command(options: RunOptions) -> None:
 
 
 def _run_oracle(options: RunOptions) -> None:
-    without = {"--assets": options.assets, "--limit": options.limit, "--budget": options.budget}
-    for name, given in {**without, "--export": options.export}.items():
+    without = {
+        "--stages": options.stages,
+        "--assets": options.assets,
+        "--limit": options.limit,
+        "--budget": options.budget,
+        "--export": options.export,
+    }
+    for name, given in without.items():
         if given:
             raise UsageError(
                 f"{name} has no meaning for the exact problems of preset '{options.preset}'. Leave it out."
@@ -116,7 +124,7 @@ def _raise_for(failed_students: Mapping[str, str]) -> None:
 
 def make_plan(options: RunOptions) -> Plan:
     """Check everything that can be checked without computing."""
-    config = load_config(options.preset, [*options.changes, *_flags(options)])
+    config = _staged(load_config(options.preset, [*options.changes, *_flags(options)]), options.stages)
     folder = world_folder(config.world)
     return resolve(
         config,
@@ -129,6 +137,15 @@ def make_plan(options: RunOptions) -> Plan:
         read_sampler(folder),
         read_sampler(folder, SLAT_SAMPLER) if config.slat and has_slat(folder) else None,
     )
+
+
+def _staged(config: Config, stages: str) -> Config:
+    """The configuration for the stages asked for; "" stands for what the preset has."""
+    if stages and stages not in STAGES:
+        raise unknown_name("value of --stages", stages, STAGES)
+    if stages == "both" and config.slat is None:
+        raise UsageError("--stages both needs a preset with a table [slat], which this one has not. Add one.")
+    return config.first_stage if stages == "structure" else config
 
 
 def test_source(config: Config, assets: Path | None) -> Source:

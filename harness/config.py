@@ -62,6 +62,9 @@ class Evaluate(Section):
     apart: tuple[int, ...] = Field(
         default=(), description="generation seeds of which one stage is also left to the teacher"
     )
+    apart_steps: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        default=(), description="at which of `steps` that is done; none: at all"
+    )
 
 
 class Sweep(Section):
@@ -211,6 +214,11 @@ class Config(Section):
     sweep: Sweep = Sweep()
     pretrain: Pretrain | None = None
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @property
+    def first_stage(self) -> Config:
+        """The same for structures alone."""
+        return self.model_copy(update={"slat": None})
 
 
 def preset_names() -> list[str]:

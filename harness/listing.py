@@ -1,4 +1,4 @@
-"""The verb `list`."""
+"""The verbs `list` and `show`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from ..methods import METHODS, Distillation, Method
 from ..metrics import ASSET_METRICS, METRICS, Metric
 from .config import WORLDS, preset_names
 from .parameters import choices_of, default_of
+from .protocol.model import protocol_names
+from .protocol.show import show_protocol
 
 
 def listing(kind: str) -> str:
@@ -22,6 +24,7 @@ def listing(kind: str) -> str:
         "samplers": _samplers,
         "metrics": _metrics,
         "presets": preset_names,
+        "protocols": lambda: sorted(protocol_names()),
         "worlds": lambda: sorted(path.parent.name for path in WORLDS.glob("*/world.json")),
     }
     if kind not in kinds:
@@ -86,3 +89,10 @@ def _metrics() -> list[str]:
 
 def _metric(kind: str, name: str, version: int, metric: Metric, source: str) -> tuple[str, ...]:
     return name, f"v{version}", kind, f"{'higher' if metric.higher_is_better else 'lower'} is better", source
+
+
+def shown(kind: str, name: str, form: str) -> str:
+    """What `mdtbench show` prints. Raises UsageError for an unknown kind, name or form."""
+    if kind != "protocol":
+        raise unknown_name("kind", kind, ("protocol",))
+    return show_protocol(name, form)

@@ -299,7 +299,8 @@ def _asset_cells(plan: Plan, second: SecondStagePlan, stem: list[Any]) -> Iterat
         student = students[who.label, cell.training.seed] if cell.training else None
         sampler = who.method.sampler(cell.steps)
         yield _asset_cell(cell, who, student, sampler, BOTH, stem)
-        if student and cell.seed in plan.config.evaluate.apart:
+        section = plan.config.evaluate
+        if student and cell.seed in section.apart and cell.steps in (section.apart_steps or section.steps):
             yield _asset_cell(cell, teacher, None, teacher.method.sampler(1), STRUCTURE_THEN_TEACHER, stem)
             yield _asset_cell(references[cell.seed], who, student, sampler, TEACHER_THEN_SLAT, stem)
 

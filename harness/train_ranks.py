@@ -59,6 +59,7 @@ def train_ranks(
             preset=preset,
             methods=_words(methods),
             steps=(),
+            stages="structure",
             samplers=(),
             budget="",
             train_seeds=_numbers("--seeds", seeds),

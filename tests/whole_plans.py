@@ -22,8 +22,9 @@ def asset_plan(
     limit: int | None = None,
     world_sha: str = "w",
     slat_sampler: SamplerParams | None = SLAT_SAMPLER,
-    slat: Sequence[str] = SLAT,
+    slat: Sequence[str] | None = SLAT,
 ) -> Plan:
-    config = load_config("smoke", [*slat, *changes])
+    config = load_config("smoke", [*(slat or ()), *changes])
     test = ToySource("test", config.data.test, config.data.seed)
+    config = config.first_stage if slat is None else config
     return resolve(config, methods, train_seeds, test, limit, Path("world"), world_sha, SAMPLER, slat_sampler)

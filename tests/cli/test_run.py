@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import trimesh
 from command import COMMAND, Result, run_process
@@ -23,7 +24,15 @@ from mdtbench.harness import train
 from mdtbench.methods import METHODS
 from mdtbench.metrics import METRICS
 from mdtbench.results.grid import GAP, PAD
-from mdtbench.results.rows import LATENCY_METRIC, Row, read_rows
+from mdtbench.results.rows import (
+    BOTH,
+    LATENCY_METRIC,
+    STRUCTURE,
+    STRUCTURE_THEN_TEACHER,
+    TEACHER_THEN_SLAT,
+    Row,
+    read_rows,
+)
 from mdtbench.results.students import read_students
 
 README = Path(__file__).parents[2] / "README.md"
@@ -62,7 +71,8 @@ class Base:
         """The command line of this run, to another folder."""
         changes = [word for setting in SETTINGS for word in ("--set", setting)]
         places = ["--out", str(out), "--cache", str(self.folder / "cache"), "--plugin", str(self.plugin)]
-        return ["run", "--preset", "smoke", "--methods", "cm,mine", "--limit", str(N_ASSETS), *changes, *places, *more]
+        what = ["--stages", "structure", "--methods", "cm,mine", "--limit", str(N_ASSETS)]
+        return ["run", "--preset", "smoke", *what, *changes, *places, *more]
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +332,27 @@ def test_meshes_of_ones_own_are_measured_and_a_broken_one_is_counted(meshes: Pat
     assert [failure["id"] for failure in failures] == ['broken, "not" a mesh']
     assert failures[0]["reason"]
     assert failures[0]["reason"] in lines[0]
+
+
+def test_whole_assets_are_made_measured_and_written(tmp_path: Path, mdtbench: Callable):
+    """Both stages of the shipped world, from the command line to files that other programs open."""
+    out = tmp_path / "run"
+    small = ("data.train=8", "train.steps=2", "train.batch=2", "evaluate.seeds=[0]", "evaluate.steps=[1]")
+    changes = [word for setting in (*small, "evaluate.apart=[0]") for word in ("--set", setting)]
+    places = ["--out", out, "--cache", tmp_path / "cache", "--workers", "1"]
+    done = mdtbench("run", "--preset", "smoke", "--methods", "vm", "--limit", "2", *changes, "--export", "glb", *places)
+    assert done.code == 0, done.err
+    assert "Table 1" in done.out
+    rows = [row for row in read_rows(out / "rows.jsonl") if row.stage != STRUCTURE]
+    places_of_vm = {row.stage for row in rows if row.method == "vm"}
+    assert places_of_vm == {BOTH, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT}
+    fds = {row.method: row.value for row in rows if row.metric == "FD_tiny_mesh" and row.stage == BOTH}
+    assert fds["reconstruction"] < min(fds["none"], fds["vm"])
+    written = sorted((out / "export" / "teacher-25x2").glob("*.glb"))
+    assert len(written) == 2
+    assert all(len(trimesh.load_mesh(path).faces) > 100 for path in written)
+    with Image.open(out / "grid.png") as grid:
+        assert np.asarray(grid.convert("RGB")).std(axis=-1).max() > 50  # some of it is in colour
 
 
 def test_a_folder_of_broken_meshes_is_a_missing_asset(tmp_path: Path, mdtbench: Callable):

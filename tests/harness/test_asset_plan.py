@@ -92,6 +92,11 @@ def test_one_stage_is_left_to_the_teacher_for_the_seeds_that_ask():
     assert not both & {cell.folder for cell in apart}
     plain = asset_plan("evaluate.seeds=[0,1]", "evaluate.steps=[1,2]", train_seeds=(0, 1))
     assert cells(plain).items() <= cells(made).items()  # asking for more leaves the others where they are
+    fewer = asset_plan(
+        *("evaluate.apart=[1]", "evaluate.apart_steps=[1]", "evaluate.seeds=[0,1]", "evaluate.steps=[1,2]"),
+        train_seeds=(0, 1),
+    )
+    assert {key(cell) for cell in second(fewer).cells if cell.stage != BOTH} == {k for k in expected if k[3] == 1}
 
 
 def test_the_same_inputs_have_the_same_addresses():
@@ -145,14 +150,14 @@ def test_another_world_seed_or_test_set():
 
 
 def test_without_the_table_there_is_no_second_stage():
-    made = asset_plan(slat=())
+    made = asset_plan(slat=None)
     assert made.second is None
     assert made.all_trainings == made.trainings
     assert asset_plan().all_trainings == (*asset_plan().trainings, *second(asset_plan()).trainings)
 
 
 def test_a_world_without_a_second_stage_cannot_train_one():
-    assert asset_plan(slat=(), slat_sampler=None).second is None
+    assert asset_plan(slat=None, slat_sampler=None).second is None
     with pytest.raises(UsageError, match=r"no second stage.*\[slat\]"):
         asset_plan(slat_sampler=None)
 

@@ -238,12 +238,16 @@ def test_an_unknown_format_is_a_usage_error():
         formats_of(("glb", "obj"))
 
 
-@pytest.mark.parametrize(("preset", "part"), [("smoke", "structures alone"), ("oracle", "--export has no meaning")])
-def test_a_run_without_whole_assets_has_nothing_to_export(tmp_path: Path, preset: str, part: str):
+@pytest.mark.parametrize(
+    ("preset", "stages", "part"),
+    [("smoke", "structure", "structures alone"), ("oracle", "", "--export has no meaning")],
+)
+def test_a_run_without_whole_assets_has_nothing_to_export(tmp_path: Path, preset: str, stages: str, part: str):
     options = RunOptions(
         preset=preset,
         methods=(),
         steps=(),
+        stages=stages,
         samplers=(),
         budget="",
         train_seeds=(),

@@ -29,7 +29,7 @@ def plan(
     world_sha: str = "w",
     sampler: SamplerParams = SAMPLER,
 ) -> Plan:
-    config = load_config("smoke", list(changes))
+    config = load_config("smoke", list(changes)).first_stage
     test = ToySource("test", config.data.test, config.data.seed)
     return resolve(config, methods, train_seeds, test, limit, Path("world"), world_sha, sampler)
 

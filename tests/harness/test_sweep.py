@@ -58,7 +58,7 @@ class Bench:
 @pytest.fixture
 def bench(tiny_folder: Path, tiny_world: World, cache: Path, tmp_path: Path) -> Callable[..., Bench]:
     def make(*changes: str, methods: Sequence[str] = ("vm",), out: Path = tmp_path / "run") -> Bench:
-        config = load_config("smoke", [*SETTINGS, *changes])
+        config = load_config("smoke", [*SETTINGS, *changes]).first_stage
         params = SamplerParams(2, 2.0, (0.0, 1.0), 1.0)
         test = ToySource("test", 3)
         plan = resolve(config, methods, (0,), test, None, tiny_folder, tiny_world.digest, params)
