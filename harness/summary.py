@@ -12,7 +12,7 @@ FORWARD_S = 0.0026  # network forward pass of one sample in a training batch
 SAMPLE_S = 0.007  # network forward pass of one asset alone
 ASSET_S = 0.083  # decoding, pictures, points and features of one structure
 SLAT_FORWARD_S = 0.014  # forward pass of the second stage for one sample in a training batch
-WHOLE_ASSET_S = 0.6  # decoders, pictures, points and features of one whole asset
+WHOLE_ASSET_S = 0.5  # decoders, pictures, points and features of one whole asset
 
 
 def plan_summary(plan: Plan, workers: int) -> str:
