@@ -11,12 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from ..assets.mesh import Mesh
-from ..base.errors import AssetError
 from ..render.gaussian_rasteriser import render
 from ..render.meshes import MeshRenderer, on_background, to_uint8
 from ..results.grid import Picture, grid
 from ..results.rows import BOTH
-from .assemble import decoded, ragged
+from .assemble import one_voxels, ragged
 from .asset_jobs import load_assembled
 from .jobs import load_cached
 from .picture_grid import CAMERA, SIDE, enlarged
@@ -69,13 +68,10 @@ def first_of_each(cells: Sequence[AssetCell]) -> Iterator[AssetCell]:
 
 def _pictures(stage: SecondStage, path: Path, count: int) -> Iterator[Picture | None]:
     assets = load_assembled([path]).assets
-    for rows in islice(ragged(assets.counts), count):
-        yield _picture(stage, assets.coords[rows], assets.latents[rows]) if rows.stop > rows.start else None
+    for ok, rows in islice(zip(assets.ok, ragged(assets.counts), strict=True), count):
+        yield _picture(stage, assets.coords[rows], assets.latents[rows]) if ok else None  # the rows count failures
 
 
-def _picture(stage: SecondStage, coords: NDArray[np.int32], latents: NDArray[np.float32]) -> Picture | None:
-    try:
-        asset = decoded(stage, coords, torch.from_numpy(latents))
-    except AssetError:
-        return None  # a failed asset; its reason is in the rows' counts
-    return to_uint8(on_background(render(asset.gaussians, CAMERA, SIDE)))
+def _picture(stage: SecondStage, coords: NDArray[np.int32], latents: NDArray[np.float32]) -> Picture:
+    [gaussians] = stage.pipeline.gaussians(torch.from_numpy(latents), one_voxels(coords))
+    return to_uint8(on_background(render(gaussians, CAMERA, SIDE)))
