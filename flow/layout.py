@@ -39,6 +39,10 @@ class Layout(Protocol):
         """The layout of samples start to stop, and their rows in a tensor of the whole batch."""
         ...
 
+    def to(self, device: torch.device) -> Layout:
+        """The same layout for tensors on `device`."""
+        ...
+
 
 @dataclass(frozen=True)
 class DenseLayout:
@@ -68,6 +72,9 @@ class DenseLayout:
 
     def part(self, start: int, stop: int) -> tuple[DenseLayout, Rows]:
         return replace(self, shape=(stop - start, *self.shape[1:])), slice(start, stop)
+
+    def to(self, device: torch.device) -> DenseLayout:
+        return replace(self, device=device)
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,9 @@ class SparseLayout:
     def part(self, start: int, stop: int) -> tuple[SparseLayout, Rows]:
         rows = (self.sample >= start) & (self.sample < stop)
         return replace(self, sample=self.sample[rows] - start, batch_size=stop - start), rows
+
+    def to(self, device: torch.device) -> SparseLayout:
+        return replace(self, sample=self.sample.to(device))
 
 
 def norm(layout: Layout, x: Tensor) -> Tensor:

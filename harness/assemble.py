@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
@@ -21,6 +20,7 @@ from ..render.gaussian_rasteriser import protocol_pictures
 from ..render.gaussians import Gaussians
 from ..trellis.sparse import Voxels
 from .appearance import Looks, pictures_and_points
+from .device import clock
 from .world import SecondStage
 
 N_VIEWS = 4
@@ -119,7 +119,7 @@ def sampled(
 ) -> tuple[Tensor, int]:
     """Latents [n, C] on the cells [n, 3] of one structure, and the forward passes that they took."""
     pipeline = stage.pipeline
-    voxels = one_voxels(coords)
+    voxels = one_voxels(coords).to(pipeline.device)
     cond = pipeline.condition(torch.from_numpy(image).permute(2, 0, 1)[None])
     generators = [torch.Generator().manual_seed(seed_of("slat sample", asset_id, seed))]
     layout = pipeline.layout(voxels)
@@ -129,12 +129,13 @@ def sampled(
 
 
 def decoded(stage: SecondStage, coords: NDArray[np.int32], latents: Tensor) -> Decoded:
-    """Raises AssetError when the latents are not finite or hold no surface."""
+    """latents: on any device. Raises AssetError when they are not finite or hold no surface."""
     if not torch.isfinite(latents).all():
         raise AssetError("the latent of the second stage is not finite")
-    voxels = one_voxels(coords)
-    [gaussians], [mesh] = stage.pipeline.gaussians(latents, voxels), stage.pipeline.meshes(latents, voxels)
-    return Decoded(coords, latents.numpy(), gaussians, mesh)
+    pipeline = stage.pipeline
+    there, voxels = latents.to(pipeline.device), one_voxels(coords).to(pipeline.device)
+    [gaussians], [mesh] = pipeline.gaussians(there, voxels), pipeline.meshes(there, voxels)
+    return Decoded(coords, latents.cpu().numpy(), gaussians, mesh)
 
 
 def _assembled(
@@ -149,21 +150,23 @@ def _assembled(
     coords = coarse_coords(occupancy, stage.pipeline.resolution)
     if not len(coords):
         return _failed(stage, "the structure is empty", coords, torch.zeros(0, stage.pipeline.flow.in_channels))
-    start = time.perf_counter()
+    device = stage.pipeline.device
+    start = clock(device)
     latents, nfe = sampled(stage, network, sampler, coords, image, asset_id, seed)
-    return _looked_at(stage, coords, latents, asset_id, nfe, time.perf_counter() - start)
+    return _looked_at(stage, coords, latents, asset_id, nfe, clock(device) - start)
 
 
 def _looked_at(
     stage: SecondStage, coords: NDArray[np.int32], latents: Tensor, asset_id: str, nfe: int, slat_s: float
 ) -> Assembled:
-    start = time.perf_counter()
+    device = stage.pipeline.device
+    start = clock(device)
     try:
         asset = decoded(stage, coords, latents)
-        decode_s = time.perf_counter() - start
+        decode_s = clock(device) - start
         gaussian_features, mesh_features, embedding = observed(stage, asset, asset_id)
     except AssetError as error:
-        return _failed(stage, str(error), coords, latents, nfe, slat_s, time.perf_counter() - start)
+        return _failed(stage, str(error), coords, latents, nfe, slat_s, clock(device) - start)
     assets = WholeAssets(
         ok=np.array([True]),
         gaussian_features=gaussian_features[None],
@@ -185,7 +188,7 @@ def observed(stage: SecondStage, asset: Decoded, asset_id: str) -> tuple[NDArray
 def seen(stage: SecondStage, pictures: NDArray[np.uint8], points: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
     """Features [4, D] of a mesh's pictures [4, 3, P, P] and the embedding [E] of its points [n, 6]."""
     with torch.inference_mode():
-        embedding = stage.dual.embed_points(torch.from_numpy(points)[None]).numpy()[0]
+        embedding = stage.dual.embed_points(torch.from_numpy(points)[None]).cpu().numpy()[0]
     return stage.pictures(pictures), embedding
 
 
@@ -208,7 +211,7 @@ def _failed(
         embedding=np.zeros_like(embedding)[None],
         counts=np.array([len(coords)]),
         coords=coords,
-        latents=torch.nan_to_num(latents).numpy(),
+        latents=torch.nan_to_num(latents).cpu().numpy(),
     )
     return Assembled(assets, np.array([nfe]), np.array([slat_s]), np.array([decode_s]), (reason,))
 

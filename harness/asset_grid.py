@@ -17,6 +17,7 @@ from ..results.grid import Picture, grid
 from ..results.rows import BOTH
 from .assemble import one_voxels, ragged
 from .asset_jobs import load_assembled
+from .device import CPU
 from .jobs import load_cached
 from .picture_grid import CAMERA, SIDE, enlarged
 from .plan import AssetCell
@@ -32,6 +33,7 @@ def write_asset_grid(
     truth: Sequence[Picture],
     world: Path,
     first_file: Callable[[AssetCell], Path],
+    device: str = CPU,
 ) -> None:
     """Rows: what the networks saw, ground truth, then every method at its first training and generation seed.
 
@@ -40,8 +42,9 @@ def write_asset_grid(
     Args:
         truth: pictures of the first assets themselves.
         first_file: file of a cell's first assets.
+        device: where the decoders of `world` compute.
     """
-    n, stage = len(truth), load_cached(world).whole
+    n, stage = len(truth), load_cached(world, device).whole
     rows: list[list[Picture | None]] = [[enlarged(image) for image in shown[:n]], list(truth)]
     labels = ["condition", "ground truth"]
     for cell in sorted(first_of_each(cells), key=lambda cell: (cell.who.trains, cell.steps)):

@@ -40,9 +40,10 @@ class SlatSet:
     counts: NDArray[np.int64]
     coords: NDArray[np.int32]
     latents: tuple[Path, ...]
+    device: str = "cpu"
 
     def task(self) -> SlatTask:
-        world = load_cached(self.world)
+        world = load_cached(self.world, self.device)
         latents = torch.from_numpy(np.concatenate([load_arrays(path)["latents"] for path in self.latents]))
         data = SlatData(self.counts, self.coords, latents, self.images, world.file.window.share)
         return SlatTask(world.whole.pipeline, data, self.train.batch)
@@ -57,6 +58,7 @@ class CellsJob:
     pictures: NDArray[np.uint8]
     asset_ids: tuple[str, ...]
     path: Path
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class AssembleJob:
     asset_ids: tuple[str, ...]
     seed: int
     path: Path
+    device: str = "cpu"
 
 
 def run_encode_cells(job: CellsJob) -> None:
@@ -81,7 +84,7 @@ def run_encode_cells(job: CellsJob) -> None:
 
 def run_asset_truth(job: CellsJob) -> None:
     """What the extractors see of assets themselves, and the embeddings of their conditioning pictures."""
-    stage = load_cached(job.world).whole
+    stage = load_cached(job.world, job.device).whole
     truth, pictures = truth_of_seen(stage, job.seen), embed_pictures(stage.dual, job.pictures)
     save_arrays(job.path, {**_arrays(truth), "picture_embedding": pictures})
     tick(len(job.asset_ids))
@@ -109,14 +112,14 @@ def run_asset_reconstruction(job: CellsJob) -> None:
     """What the extractors see of assets that went through encoder and decoders."""
     coords = [job.seen.coords[job.seen.cells(i)] for i in range(len(job.asset_ids))]
     latents = [torch.from_numpy(latent) for latent in _encoded(job)]
-    made = reassemble(load_cached(job.world).whole, list(zip(coords, latents, strict=True)), job.asset_ids)
+    made = reassemble(load_cached(job.world, job.device).whole, list(zip(coords, latents, strict=True)), job.asset_ids)
     save_arrays(job.path, _arrays(made.assets))
     tick(len(job.asset_ids))
 
 
 def run_assemble(job: AssembleJob) -> None:
-    stage, structures = load_cached(job.world).whole, load_generated(job.structures)
-    network = stage.pipeline.flow if job.weights is None else _distilled(job.world, job.weights)
+    stage, structures = load_cached(job.world, job.device).whole, load_generated(job.structures)
+    network = stage.pipeline.flow if job.weights is None else _distilled(job.world, job.device, job.weights)
     n = len(job.asset_ids)
     made = assemble(stage, network, job.sampler, structures.shapes.occupancy[:n], job.images, job.asset_ids, job.seed)
     save_assembled(job.path, made, structures.nfe[:n], structures.seconds[:n])
@@ -155,17 +158,18 @@ def load_picture_embedding(paths: Sequence[Path]) -> NDArray[np.float32]:
 
 
 def _encoded(job: CellsJob) -> list[NDArray[np.float32]]:
-    pipeline, latents = load_cached(job.world).whole.pipeline, []
+    pipeline, latents = load_cached(job.world, job.device).whole.pipeline, []
     for i in range(len(job.asset_ids)):
         cells = job.seen.cells(i)
-        features = torch.from_numpy(job.seen.features[cells])
-        latents.append(pipeline.encode(features, one_voxels(job.seen.coords[cells])).numpy())
+        features = torch.from_numpy(job.seen.features[cells]).to(pipeline.device)
+        voxels = one_voxels(job.seen.coords[cells]).to(pipeline.device)
+        latents.append(pipeline.encode(features, voxels).cpu().numpy())
     return latents
 
 
 @lru_cache(maxsize=2)
-def _distilled(world: Path, weights: Path) -> torch.nn.Module:
-    return with_weights(load_cached(world).whole.pipeline.flow, weights)
+def _distilled(world: Path, device: str, weights: Path) -> torch.nn.Module:
+    return with_weights(load_cached(world, device).whole.pipeline.flow, weights)
 
 
 def _joined(parts: Sequence[dict[str, NDArray]]) -> dict[str, NDArray]:

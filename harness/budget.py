@@ -30,7 +30,7 @@ def step_seconds(plan: Plan, shop: Workshop, stage: str = STRUCTURE) -> dict[str
     second = plan.second if stage == SLAT else None
     train, all_entrants = (second.train, second.entrants) if second else (plan.config.train, plan.entrants)
     entrants = {who.label: who for who in (_yardstick(), *all_entrants) if who.trains}
-    addresses = {label: _address(who, train, stage, plan.world_sha) for label, who in entrants.items()}
+    addresses = {label: _address(who, train, stage, plan.networks_sha) for label, who in entrants.items()}
     todo = [who for label, who in entrants.items() if addresses[label] not in known]
     if todo:
         measured = shop.step_seconds(todo, stage)
@@ -77,6 +77,6 @@ def _yardstick() -> Entrant:
     return Entrant(BUDGET_METHOD, BUDGET_METHOD, "", entry.version, entry.value(cfg_strength=1.0))
 
 
-def _address(who: Entrant, train: Train, stage: str, world_sha: str) -> str:
+def _address(who: Entrant, train: Train, stage: str, networks_sha: str) -> str:
     settings = train.model_dump(exclude={"steps", "budget"})
-    return digest_of([stage, who.label, who.version, repr(who.method), settings, world_sha])[:16]
+    return digest_of([stage, who.label, who.version, repr(who.method), settings, networks_sha])[:16]

@@ -23,11 +23,21 @@ app = typer.Typer(
 
 app.add_typer(cache_app)
 
-PresetOption = Annotated[str, typer.Option("--preset", help="Shipped preset (smoke, tiny, oracle) or a .toml file.")]
+PresetOption = Annotated[
+    str, typer.Option("--preset", help="Shipped preset (smoke, tiny, oracle, paper) or a .toml file.")
+]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the preset: train.steps=100.")
 ]
 Workers = Annotated[int, typer.Option(help="Processes; 0 = one per core. Changes no result.", min=0)]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="Where networks compute: cpu, cuda, cuda:1, or auto: a GPU where there is one. One process works on a GPU "
+        "unless --workers says how many are to share it.",
+    ),
+]
 
 
 @app.callback()
@@ -69,6 +79,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<preset>-<key> by default.")] = None,
     cache: Annotated[Path, typer.Option(help="Folder for prepared assets, shared by runs.")] = CACHE,
     workers: Workers = 0,
+    device: DeviceOption = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print plan and cost, compute nothing.")] = False,
 ) -> None:
     """Distil with every method, measure all students, print Tables 2 and 3. Run again to resume.
@@ -109,6 +120,7 @@ def run(
             cache=cache.expanduser(),
             workers=workers,
             dry_run=dry_run,
+            device=device,
         )
     )
 
@@ -122,6 +134,108 @@ def report(
     from .report_command import report_command
 
     report_command(folder, format)
+
+
+@app.command()
+def compare(
+    run: Annotated[str, typer.Argument(help="Folder of a run, or its rows.jsonl.")],
+    baseline: Annotated[str, typer.Argument(help="The same of another run, or the name of a shipped baseline.")] = "",
+    metrics: Annotated[str, typer.Option(help="Comma-separated metrics; all by default.")] = "",
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated methods; all by default. mine=mdt: the run's against the baseline's.")
+    ] = "",
+    tolerance: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML with tolerances; from the seeds' spread by default.")
+    ] = None,
+    format: Annotated[str, typer.Option("--format", "-f", help="text, markdown or json.")] = "text",
+    everything: Annotated[bool, typer.Option("--all", help="Also show what is the same or not comparable.")] = False,
+    save: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the run as a baseline there instead of comparing.")
+    ] = None,
+) -> None:
+    """Say where a run is better or worse than a baseline; exit code 3 when it is worse anywhere.
+
+    Examples:
+
+      mdtbench compare runs/today runs/yesterday
+
+      mdtbench compare runs/today runs/yesterday --metrics FD_tiny2d --tolerance tolerances.toml
+
+      mdtbench compare runs/mine runs/mine --methods mine=mdt
+
+      mdtbench compare runs/today --save baselines/ours
+    """
+    from .compare_command import CompareOptions, compare_command, save_baseline
+
+    if bool(baseline) == (save is not None):
+        raise UsageError(
+            "`mdtbench compare RUN` needs a BASELINE to hold the run against, or --save DIR, and not both."
+        )
+    if save is not None:
+        typer.echo(save_baseline(run, save), nl=False)
+        return
+    options = CompareOptions(run, baseline, _words(metrics), _words(methods), tolerance, format, everything)
+    raise typer.Exit(compare_command(options))
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Folder of generated assets, named by asset id.")],
+    name: Annotated[str, typer.Option(help="Name of the system, for the table.")],
+    reference: Annotated[
+        Path | None, typer.Option(help="Folder of the true meshes; by default the assets themselves, to try it out.")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="Protocol, with variants as name+variant.")] = "trellis-v1",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="extractors=random, seed, run_seed, columns."),
+    ] = None,
+    latency: Annotated[float | None, typer.Option(help="Seconds per asset, for the table.", min=0)] = None,
+    geometry_only: Annotated[
+        bool, typer.Option("--geometry-only", help="The assets have no colours: ULIP_I alone.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Sampler steps, for the table.", min=1)] = None,
+    nfe: Annotated[int | None, typer.Option(help="Network passes per asset, for the table.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N assets of the reference.", min=2)] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder of official weights; ~/.cache/mdtbench/weights by default.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/evaluate-<name>-<key> by default.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder for pictures and features, shared by runs.")] = CACHE,
+    workers: Workers = 0,
+) -> None:
+    """Measure assets that any system generated: FD, KD, ULIP_I and more under a protocol. Run again to resume.
+
+    Meshes (GLB, glTF, OBJ, PLY, STL, OFF) and PLY files of 3D Gaussians are recognised by their content.
+
+    Examples:
+
+      mdtbench evaluate flashvdm_out --name FlashVDM --reference toys4k_glb --latency 1.30 --geometry-only
+
+      mdtbench evaluate my_assets --name test --set extractors=random --limit 8
+    """
+    from .downloads import FOLDER
+    from .evaluate.command import evaluate_command
+    from .evaluate.options import EvaluateOptions
+
+    evaluate_command(
+        EvaluateOptions(
+            folder=folder,
+            name=name,
+            reference=reference,
+            protocol=protocol,
+            changes=tuple(changes or ()),
+            latency=latency,
+            geometry_only=geometry_only,
+            steps=steps,
+            nfe=nfe,
+            limit=limit,
+            weights=weights or FOLDER,
+            out=out,
+            cache=cache,
+            workers=workers,
+        )
+    )
 
 
 @app.command()
@@ -146,10 +260,14 @@ def show(
 @app.command()
 def fetch(
     preset: Annotated[str, typer.Option("--preset", help="paper, variants, or a .toml list of files.")] = "paper",
-    out: Annotated[Path | None, typer.Option(help="Folder for the files; ~/.cache/mdtbench/weights by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the files; ~/.cache/mdtbench/weights by default.")
+    ] = None,
     mirror: Annotated[str, typer.Option(metavar="URL", help="Another hub that serves the same files.")] = "",
     verify: Annotated[bool, typer.Option("--verify", help="Compute all digests again.")] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Only say what is missing; exit code 4 if anything.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Only say what is missing; exit code 4 if anything.")
+    ] = False,
 ) -> None:
     """Download official weights, checked and resumable; says first how much it is. Run again to resume.
 
@@ -199,12 +317,13 @@ def pretrain(
 
 @app.command()
 def doctor(
+    preset: Annotated[str, typer.Option(help="Also look for what a preset needs, e.g. paper.")] = "",
     cache: Annotated[Path, typer.Option(help="Folder for prepared assets that runs are to use.")] = CACHE,
 ) -> None:
     """Print what this machine has and what of it is used; exit code 4 when something needed is missing."""
     from .doctor import check, examined, findings_text
 
-    findings = examined(cache.expanduser())
+    findings = examined(cache.expanduser(), preset)
     typer.echo(findings_text(findings), nl=False)
     check(findings)
 

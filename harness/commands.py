@@ -16,10 +16,13 @@ from ..base.errors import MissingError, RunError, UsageError, unknown_name
 from ..results.report import RunResults
 from ..trellis.pipeline import SLAT_SAMPLER, has_slat, read_sampler
 from .config import Config, load_config
+from .device import AUTO, CPU, device_of
+from .doctor import findings_text
 from .export import FOLDER, formats_of
 from .oracle import is_oracle, load_oracle_config, oracle_summary, plan_oracle, run_oracle
+from .paper import check_runnable, has_protocol, load_tables, needs, plan_tables, tables_summary
 from .plan import Plan, resolve
-from .pool import cores, workers
+from .pool import cores, teams, workers
 from .progress import reporter
 from .report_command import print_tables
 from .run import Outcome, Runner
@@ -47,6 +50,7 @@ class RunOptions:
     cache: Path
     workers: int
     dry_run: bool
+    device: str = AUTO
 
 
 STAGES = ("structure", "both")
@@ -59,6 +63,8 @@ def run_command(options: RunOptions) -> None:
         load_plugin(plugin)
     if is_oracle(options.preset):
         return _run_oracle(options)
+    if has_protocol(options.preset):
+        return _run_tables(options)
     plan, formats = make_plan(options), formats_of(options.export)
     if formats and not plan.second:
         raise UsageError(
@@ -70,8 +76,8 @@ def run_command(options: RunOptions) -> None:
         return
     verify_world(plan.world)
     out = options.out or Path("runs") / f"{Path(options.preset).stem}-{plan.run_id}"
-    with _resumable(out), reporter() as report, workers(options.workers or cores(), report) as team:
-        outcome = Runner(plan, out, options.cache, team, formats).run()
+    with _resumable(out), reporter() as report, teams(options.workers, plan.device, report) as (team, networks):
+        outcome = Runner(plan, out, options.cache, team, formats, networks).run()
     print_tables(outcome.results)
     print_out(closing(outcome, out))
     if formats:
@@ -86,12 +92,9 @@ def _run_oracle(options: RunOptions) -> None:
         "--limit": options.limit,
         "--budget": options.budget,
         "--export": options.export,
+        f"--device {options.device}": options.device not in (AUTO, CPU),
     }
-    for name, given in without.items():
-        if given:
-            raise UsageError(
-                f"{name} has no meaning for the exact problems of preset '{options.preset}'. Leave it out."
-            )
+    _refuse(without, f"the exact problems of preset '{options.preset}'")
     plan = plan_oracle(
         load_oracle_config(options.preset, [*options.changes, *_flags(options)]), options.methods, options.train_seeds
     )
@@ -105,6 +108,33 @@ def _run_oracle(options: RunOptions) -> None:
     print_out("".join(f"{folder} failed: {reason}\n" for folder, reason in outcome.failed_students.items()))
     print_out(f"Rows, figures and manifest: {out}\n")
     _raise_for(outcome.failed_students)
+
+
+def _run_tables(options: RunOptions) -> None:
+    """Print the plan; or, without --dry-run, say what is missing."""
+    without = {
+        "--stages": options.stages,
+        "--assets": options.assets,
+        "--steps": options.steps,
+        "--samplers": options.samplers,
+        "--budget": options.budget,
+        "--export": options.export,
+    }
+    _refuse(without, f"the tables of preset '{options.preset}', whose rows say it")
+    config = load_tables(options.preset, options.changes)
+    plan = plan_tables(config, options.methods, options.train_seeds, options.limit)
+    findings = needs(config)
+    if options.dry_run:
+        return print_out(tables_summary(plan, findings))
+    print_out(findings_text({f"What preset '{options.preset}' needs": findings}))
+    check_runnable(findings)
+
+
+def _refuse(given: Mapping[str, object], where: str) -> None:
+    """Raises UsageError when an option has a value that has no meaning in `where`."""
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"{name} has no meaning for {where}. Leave it out.")
 
 
 @contextmanager
@@ -136,6 +166,7 @@ def make_plan(options: RunOptions) -> Plan:
         world_digest(folder),
         read_sampler(folder),
         read_sampler(folder, SLAT_SAMPLER) if config.slat and has_slat(folder) else None,
+        device_of(options.device),
     )
 
 

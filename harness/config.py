@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +16,7 @@ PRESETS = files("mdtbench.harness") / "presets"
 WORLDS = Path(str(files("mdtbench.harness"))) / "worlds"
 
 
+Model = TypeVar("Model", bound=BaseModel)
 Budget = Literal["steps", "forwards", "seconds"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -54,7 +56,7 @@ class Train(Section):
 class Evaluate(Section):
     steps: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(1, 2), min_length=1)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
-    batch: int = Field(default=8, gt=0, description="assets handed to the networks at a time; changes no result")
+    batch: int = Field(default=8, gt=0, description="assets handed to a GPU at a time; a CPU takes one")
     samplers: tuple[str, ...] = Field(
         default=(), description="samplers that students are reported with beside their own"
     )
@@ -231,13 +233,18 @@ def load_config(preset: str, changes: list[str] | None = None) -> Config:
     Raises:
         UsageError: unknown or unreadable preset, unknown key, value of the wrong type.
     """
+    return load_as(Config, preset, changes or [])
+
+
+def load_as(model: type[Model], preset: str, changes: Sequence[str]) -> Model:
+    """As `load_config`, of presets with other tables."""
     values = read_preset(preset)
-    for change in changes or []:
+    for change in changes:
         apply_change(values, change)
     try:
-        return Config.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise _explained(error, preset) from error
+        raise _explained(error, preset, model) from error
 
 
 def read_preset(preset: str) -> dict[str, Any]:
@@ -270,19 +277,20 @@ def _value(text: str) -> Any:
         return text  # a bare word is a string: --set world=tiny
 
 
-def _explained(error: ValidationError, preset: str) -> UsageError:
+def _explained(error: ValidationError, preset: str, model: type[BaseModel]) -> UsageError:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
-        return unknown_name("key", ".".join(path), _keys_beside(path), f"Preset '{preset}' or --set.")
+        return unknown_name("key", ".".join(path), _keys_beside(path, model), f"Preset '{preset}' or --set.")
     got = f" (got {first['input']!r})" if not isinstance(first["input"], dict) else ""
     return UsageError(f"{'.'.join(path)}: {first['msg']}{got}. Correct it in preset '{preset}' or with --set.")
 
 
-def _keys_beside(path: list[str]) -> list[str]:
+def _keys_beside(path: list[str], model: type[BaseModel]) -> list[str]:
     """The allowed keys in the table that the last part of `path` was put in, as dotted keys."""
-    model: type[BaseModel] = Config
     for part in path[:-1]:
+        if part.isdecimal():  # the place in a list of tables
+            continue
         annotation = model.model_fields[part].annotation
         options = getattr(annotation, "__args__", (annotation,))
         model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .device import is_cpu
+
 BUCKET = 2**24  # elements that are exchanged at once: a message per tensor is slow, one for all doubles the memory
 PATIENCE = timedelta(days=1)  # to wait for the first process, which prepares assets while the others wait
 
@@ -73,12 +75,16 @@ def joined() -> Ranks:
 
 
 @contextmanager
-def together() -> Iterator[Ranks]:
-    """Join the processes that `torchrun` started, if it did: it sets RANK and WORLD_SIZE."""
+def together(device: str = "cpu") -> Iterator[Ranks]:
+    """Join the processes that `torchrun` started, if it did: it sets RANK and WORLD_SIZE.
+
+    Args:
+        device: of this process, settled already: NCCL meets the others on the current GPU.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
         return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    backend = "gloo" if is_cpu(device) else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=PATIENCE)
     try:
         yield joined()

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from ..base.errors import MissingError
-from .config import WORLDS
+from .config import WORLDS, load_config
 from .pool import cores
 from .provenance import processor
 
@@ -43,6 +43,8 @@ NEEDED = {
     "networkx": "scenes of mesh files",
     "embreex": "rays of mesh pictures",
     "numba": "CPU rasteriser of 3D Gaussians",
+    "filelock": "a cache that several processes use",
+    "huggingface_hub": "downloads of official weights",
 }
 
 
@@ -71,14 +73,34 @@ EXTRAS = (
 )
 
 
-def examined(cache_folder: Path) -> dict[str, list[Finding]]:
-    """The findings by section."""
+def examined(cache_folder: Path, preset: str = "") -> dict[str, list[Finding]]:
+    """The findings by section; with a preset, also what that needs.
+
+    Raises:
+        UsageError: unknown or malformed preset, or unknown world.
+    """
+    wanted = {f"Preset {preset}": needed_by(preset)} if preset else {}
     return {
         "Machine": list(machine(cache_folder)),
         "Needed libraries": [library(module, purpose) for module, purpose in NEEDED.items()],
         "Optional libraries": [optional(extra, installed_version(extra.module), has_cuda()) for extra in EXTRAS],
         "Shipped worlds": worlds(WORLDS),
+        **wanted,
     }
+
+
+def needed_by(preset: str) -> list[Finding]:
+    """What a preset needs beside the package."""
+    from .oracle import is_oracle
+    from .paper import has_protocol, load_tables, needs
+    from .world import world_folder
+
+    if has_protocol(preset):
+        return needs(load_tables(preset))
+    if is_oracle(preset):
+        return [Finding("networks", "none: its problems are exact")]
+    world = load_config(preset).world
+    return [Finding("world", str(world_folder(world)))]
 
 
 def check(sections: Mapping[str, Sequence[Finding]]) -> None:
@@ -86,13 +108,13 @@ def check(sections: Mapping[str, Sequence[Finding]]) -> None:
     lacking = [finding.needed for findings in sections.values() for finding in findings if finding.needed]
     if lacking:
         raise MissingError(
-            f"{len(lacking)} thing(s) that runs need: {'; '.join(lacking)}. Details are above; repair the installation."
+            f"{len(lacking)} thing(s) that runs need: {'; '.join(lacking)}. Details and what to do are above."
         )
 
 
 def findings_text(sections: Mapping[str, Sequence[Finding]]) -> str:
     """A section after the other, names aligned."""
-    width = max(len(finding.name) for findings in sections.values() for finding in findings)
+    width = max((len(finding.name) for findings in sections.values() for finding in findings), default=0)
     lines: list[str] = []
     for title, findings in sections.items():
         lines += [title, *(f"  {finding.name:{width}}  {finding.text}" for finding in findings), ""]

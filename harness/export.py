@@ -55,6 +55,7 @@ class ExportJob:
     asset_ids: tuple[str, ...]
     paths: tuple[Path, ...]
     formats: tuple[str, ...]
+    device: str
 
 
 def formats_of(words: Sequence[str]) -> tuple[str, ...]:
@@ -84,7 +85,7 @@ def export(cells: Sequence[AssetCell], shop: Workshop, asset_ids: Sequence[str],
         _claim(folder, cell.folder)
         jobs += [(folder.name, job) for job in _jobs(cell, shop, asset_ids, folder, tuple(formats))]
     total = sum(len(job.asset_ids) for _, job in jobs)
-    failed = shop.team.map(run_export, [job for _, job in jobs], "export", total)
+    failed = shop.networks.map(run_export, [job for _, job in jobs], "export", total)
     failures = [(name, *pair) for (name, _), pairs in zip(jobs, failed, strict=True) for pair in pairs]
     _write_failures(shop.out / FOLDER / FAILURES, failures)
     return len(failures)
@@ -120,7 +121,9 @@ def run_export(job: ExportJob) -> list[tuple[str, str]]:
     made, failures = load_assembled([job.assembled]), []
     for i, (asset_id, path) in enumerate(zip(job.asset_ids, job.paths, strict=True)):
         todo = [name for name in job.formats if not _file(path, name).exists()]
-        reason = made.errors[i] or (_written(load_cached(job.world).whole, made, i, path, todo) if todo else "")
+        reason = made.errors[i] or (
+            _written(load_cached(job.world, job.device).whole, made, i, path, todo) if todo else ""
+        )
         if reason:
             failures.append((asset_id, reason))
         tick()
@@ -145,7 +148,8 @@ def _jobs(
     """One per file of the cell."""
     for i, assembled in enumerate(shop.asset_files(cell, len(asset_ids))):
         ids = tuple(asset_ids[i * SHARD : (i + 1) * SHARD])
-        yield ExportJob(shop.world, assembled, ids, tuple(folder / safe_path(name) for name in ids), formats)
+        paths = tuple(folder / safe_path(name) for name in ids)
+        yield ExportJob(shop.world, assembled, ids, paths, formats, shop.device)
 
 
 def _claim(folder: Path, source: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,9 @@ from ..base.errors import AssetError
 from ..base.seeds import seed_of
 from ..flow.samplers import Sampler
 from ..metrics.contract import Shapes
+from ..trellis.pipeline import StructurePipeline
 from .conditions import keep_window
+from .device import clock
 from .observe import Observation, observe
 from .world import World
 
@@ -94,19 +95,30 @@ def joined(parts: Sequence[Generated]) -> Generated:
 def _generate_batch(
     world: World, network: nn.Module, sampler: Sampler, images: NDArray, asset_ids: list[str], seed: int
 ) -> Generated:
-    pipeline = world.pipeline
+    n = len(asset_ids)
+    latents, occupancy, nfe, seconds = sampled(world.pipeline, network, sampler, images, asset_ids, seed)
+    shapes, errors = describe(world, latents, occupancy.cpu().numpy(), asset_ids)
+    return Generated(shapes, np.full(n, nfe), np.full(n, seconds / n), errors)
+
+
+@torch.inference_mode()
+def sampled(
+    pipeline: StructurePipeline,
+    network: nn.Module,
+    sampler: Sampler,
+    images: NDArray,
+    asset_ids: Sequence[str],
+    seed: int,
+) -> tuple[Tensor, Tensor, int, float]:
+    """Latents [B, C, r, r, r] and occupancy [B, R, R, R], forward passes per sample, seconds of all together."""
     cond = pipeline.condition(torch.from_numpy(images).permute(0, 3, 1, 2))
     generators = [torch.Generator().manual_seed(seed_of("sample", asset_id, seed)) for asset_id in asset_ids]
     layout = pipeline.layout(len(asset_ids))
-    noise = layout.randn(generators) if len(generators) > 1 else layout.randn(generators[:1])
-    velocity = pipeline.velocity(network, cond)
-    start = time.perf_counter()
+    noise, velocity = layout.randn(generators), pipeline.velocity(network, cond)
+    start = clock(pipeline.device)
     latents = sampler.sample(velocity, noise, layout, generators)
     occupancy = pipeline.decode(latents)
-    seconds = (time.perf_counter() - start) / len(asset_ids)
-    shapes, errors = describe(world, latents, occupancy.cpu().numpy(), asset_ids)
-    n = len(asset_ids)
-    return Generated(shapes, np.full(n, velocity.nfe), np.full(n, seconds), errors)
+    return latents, occupancy, velocity.nfe, clock(pipeline.device) - start
 
 
 @torch.inference_mode()
@@ -148,5 +160,5 @@ def _observed(world: World, grid: NDArray[np.bool_], asset_id: str, finite: bool
 
 def _features(world: World, observation: Observation) -> tuple[NDArray, NDArray, NDArray]:
     points = observation.points[None]
-    embedding = world.dual.embed_points(torch.from_numpy(points)).numpy()
+    embedding = world.dual.embed_points(torch.from_numpy(points)).cpu().numpy()
     return world.pictures(observation.pictures), world.points(points)[0], embedding[0]

@@ -1,10 +1,12 @@
-"""What a worker process does: encode, observe, train, generate. Jobs are plain data; results are files."""
+"""What a worker process does: encode, observe, train, generate. Jobs are plain data; results are files.
+
+A job's device is where the networks of its world compute.
+"""
 
 from __future__ import annotations
 
 import copy
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +22,7 @@ from ..flow.samplers import Sampler
 from ..metrics.contract import Shapes
 from ..trellis.weights import check_fit, read_tensors
 from .config import Train
+from .device import clock
 from .generate import Generated, generate
 from .parameters import Entrant
 from .plan import Training
@@ -39,6 +42,7 @@ class EncodeJob:
     world: Path
     occupancy: NDArray[np.bool_]
     path: Path
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class ObserveJob:
     pictures: NDArray[np.uint8]
     asset_ids: tuple[str, ...]
     path: Path
+    device: str = "cpu"
 
 
 class TrainingSet(Protocol):
@@ -69,9 +74,10 @@ class StructureSet:
     train: Train
     latents: tuple[Path, ...]
     images: NDArray[np.uint8]
+    device: str = "cpu"
 
     def task(self) -> StructureTask:
-        world = load_cached(self.world)
+        world = load_cached(self.world, self.device)
         latents = torch.from_numpy(np.concatenate([load_arrays(path)["latents"] for path in self.latents]))
         data = TrainingData(latents, self.images, world.file.window.share)
         return StructureTask(world.pipeline, data, self.train.batch)
@@ -106,25 +112,26 @@ class GenerateJob:
     seed: int
     batch: int
     path: Path
+    device: str = "cpu"
 
 
 @lru_cache(maxsize=1)
-def load_cached(folder: Path) -> World:
-    """The world of a folder, loaded once per process."""
-    return load_world(folder)
+def load_cached(folder: Path, device: str) -> World:
+    """The world of a folder, loaded once per process, on a device."""
+    return load_world(folder, device)
 
 
 def run_encode(job: EncodeJob) -> None:
     """Latents of occupancy grids, one at a time so that their bits do not depend on how they are split."""
-    pipeline = load_cached(job.world).pipeline
+    pipeline = load_cached(job.world, job.device).pipeline
     rows = [pipeline.encode(torch.from_numpy(grid)[None]) for grid in job.occupancy]
-    save_arrays(job.path, {"latents": torch.cat(rows).numpy()})
+    save_arrays(job.path, {"latents": torch.cat(rows).cpu().numpy()})
     tick(len(job.occupancy))
 
 
 def run_truth(job: ObserveJob) -> None:
     """What the extractors see of assets, and the embeddings of their pictures."""
-    world = load_cached(job.world)
+    world = load_cached(job.world, job.device)
     shapes = shapes_of(world, job.occupancy, job.asset_ids)
     save_arrays(job.path, {**_arrays(shapes), "picture_embedding": embed_pictures(world.dual, job.pictures)})
     tick(len(job.asset_ids))
@@ -132,7 +139,7 @@ def run_truth(job: ObserveJob) -> None:
 
 def run_reconstruction(job: ObserveJob) -> None:
     """What the extractors see of assets that went through the VAE."""
-    save_arrays(job.path, _arrays(reconstructed(load_cached(job.world), job.occupancy, job.asset_ids)))
+    save_arrays(job.path, _arrays(reconstructed(load_cached(job.world, job.device), job.occupancy, job.asset_ids)))
     tick(len(job.asset_ids))
 
 
@@ -157,10 +164,10 @@ def _step_seconds(who: Entrant, task: Task, train: Train) -> float | None:
     with TemporaryDirectory() as folder:
         for index in range(1 + CALIBRATION_STEPS):
             student = _student(who, 1, Path(folder) / str(index), task, train)
-            started = time.perf_counter()
+            started = clock(student.device)
             if train_together([student], task, train, index):
                 return None
-            seconds.append(time.perf_counter() - started)
+            seconds.append(clock(student.device) - started)
     return statistics.median(seconds[1:])
 
 
@@ -169,16 +176,16 @@ def _student(who: Entrant, steps: int, folder: Path, task: Task, train: Train) -
 
 
 def run_generate(job: GenerateJob) -> None:
-    world = load_cached(job.world)
-    network = world.pipeline.flow if job.weights is None else _distilled(job.world, job.weights)
+    world = load_cached(job.world, job.device)
+    network = world.pipeline.flow if job.weights is None else _distilled(job.world, job.device, job.weights)
     generated = generate(world, network, job.sampler, job.images, job.asset_ids, job.seed, job.batch)
     save_generated(job.path, generated, job.asset_ids)
     tick(len(job.asset_ids))
 
 
 @lru_cache(maxsize=2)
-def _distilled(world: Path, weights: Path) -> torch.nn.Module:
-    return with_weights(load_cached(world).pipeline.flow, weights)
+def _distilled(world: Path, device: str, weights: Path) -> torch.nn.Module:
+    return with_weights(load_cached(world, device).pipeline.flow, weights)
 
 
 def with_weights(teacher: torch.nn.Module, weights: Path) -> torch.nn.Module:

@@ -221,7 +221,9 @@ class Learner:
             kind, _, name = key.partition("/")
             if kind.startswith("optimiser."):
                 parameter = self.parameters[name]
-                owner[parameter].state[parameter][kind.removeprefix("optimiser.")] = value.clone()
+                # Moments lie beside the parameter; torch's optimisers count their steps on the CPU.
+                kept = value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)
+                owner[parameter].state[parameter][kind.removeprefix("optimiser.")] = kept
 
     @torch.no_grad()
     def settle(self) -> nn.Module:

@@ -37,7 +37,7 @@ def _methods() -> list[str]:
     entries = [METHODS.get(name) for name in METHODS.names()]
     cells = [("method", "cost", "variants", "source")]
     cells += [(e.name, _cost(e, ""), _variants(e), e.source) for e in entries]
-    table = _aligned(cells)
+    table = aligned(cells)
     lines = [table[0]]
     for entry, line in zip(entries, table[1:], strict=True):
         lines += [line, *_parameters(entry)]
@@ -72,10 +72,10 @@ def _default(parameter: Field) -> str:
 
 
 def _samplers() -> list[str]:
-    return _aligned([(name, entry.summary) for name, entry in SAMPLERS.items()])
+    return aligned([(name, entry.summary) for name, entry in SAMPLERS.items()])
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns two blanks apart."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(text.ljust(n) for text, n in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -84,7 +84,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def _metrics() -> list[str]:
     kinds = (("structures", METRICS), ("whole assets", ASSET_METRICS))
     entries = [(kind, registry.get(name)) for kind, registry in kinds for name in registry.names()]
-    return _aligned([_metric(kind, entry.name, entry.version, entry.value, entry.source) for kind, entry in entries])
+    return aligned([_metric(kind, entry.name, entry.version, entry.value, entry.source) for kind, entry in entries])
 
 
 def _metric(kind: str, name: str, version: int, metric: Metric, source: str) -> tuple[str, ...]:

@@ -193,6 +193,6 @@ def common_fields(plan: Plan, test: Prepared) -> dict[str, Any]:
         "git_commit": commit,
         "git_dirty": dirty,
         "torch": torch.__version__,
-        "device": device_name(),
+        "device": device_name(plan.device),
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }

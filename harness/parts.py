@@ -18,7 +18,8 @@ from ..base.errors import UsageError
 from ..flow.layout import Rows
 from .task import Batch
 
-# For every leading size that a tensor of a part can have: the whole batch's size, and the part's rows of it.
+# For every leading size that a tensor of a part can have: the whole batch's size, and the part's rows of it, which are
+# on the CPU as the draws are.
 Cut = Mapping[int, tuple[int, Rows]]
 
 

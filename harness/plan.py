@@ -23,6 +23,7 @@ from ..metrics import METRICS
 from ..results.rows import BOTH, STRUCTURE, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT
 from ..trellis.pipeline import SamplerParams
 from .config import Config, Train
+from .device import CPU, is_cpu
 from .parameters import Entrant, entrant
 
 ALWAYS = ("none", "none:cfg", "teacher")  # the rows that every table has
@@ -132,6 +133,7 @@ class Plan:
         second: the second stage; None in a run of structures alone.
         limit: number of test assets, None for all.
         world: folder of the world; its digest is `world_sha`.
+        device: where its networks compute.
         key: sha256 over everything that decides a result.
         step_seconds: measured seconds of a training step by label, for budget `seconds`.
     """
@@ -149,6 +151,12 @@ class Plan:
     cells: tuple[Cell, ...] = ()
     grid: tuple[Cell, ...] = ()
     second: SecondStagePlan | None = None
+    device: str = CPU
+
+    @property
+    def networks_sha(self) -> str:
+        """What stands for the networks in addresses."""
+        return networks_sha(self.world_sha, self.device)
 
     @property
     def all_trainings(self) -> tuple[Training, ...]:
@@ -170,11 +178,13 @@ def resolve(
     world_sha: str,
     sampler: SamplerParams,
     slat_sampler: SamplerParams | None = None,
+    device: str = CPU,
 ) -> Plan:
     """The plan of a run.
 
     Args:
         sampler, slat_sampler: how the teacher is sampled in each stage; None: it has no second stage.
+        device: where networks compute.
 
     Raises:
         UsageError: unknown method, variant, parameter, sampler or metric, or settings that contradict each other.
@@ -184,11 +194,25 @@ def resolve(
     entrants = tuple(entrant(label, config.methods, sampler) for label in labels)
     seeds = tuple(dict.fromkeys(train_seeds))
     decides = config.model_dump(exclude={"pretrain": True, "methods": True, "evaluate": {"batch"}})
+    made_with = [networks_sha(world_sha, device), *_batch(config, device)]
     who = [[e.label, e.version, repr(e.method)] for e in entrants]
     versions = [TRAIN_VERSION, SAMPLE_VERSION, ASSEMBLE_VERSION]
-    key = digest_of([versions, who, seeds, decides, test.name, test.digest(), limit, world_sha])
+    key = digest_of([versions, who, seeds, decides, test.name, test.digest(), limit, *made_with])
     second = _second_stage(config, labels, slat_sampler)
-    return _filled(Plan(config, entrants, seeds, test, limit, world, world_sha, key, second=second))
+    return _filled(Plan(config, entrants, seeds, test, limit, world, world_sha, key, second=second, device=device))
+
+
+def networks_sha(world_sha: str, device: str) -> str:
+    """Identity of a world's networks and of how they round: a GPU rounds otherwise than the CPU.
+
+    The kind of device counts, not its model: what one GPU has made another goes on with.
+    """
+    return world_sha if is_cpu(device) else digest_of([world_sha, device.partition(":")[0]])
+
+
+def _batch(config: Config, device: str) -> list[int]:
+    """Assets handed to the networks at a time, where that decides how they round; see `generate.microbatches`."""
+    return [] if is_cpu(device) else [config.evaluate.batch]
 
 
 def _second_stage(config: Config, labels: Sequence[str], sampler: SamplerParams | None) -> SecondStagePlan | None:
@@ -252,7 +276,8 @@ def _filled(plan: Plan) -> Plan:
     """With the students and cells that follow from the rest."""
     config = plan.config
     train = config.train.model_dump(exclude={"steps", "budget"})  # a student's own count is in its address
-    stem = [train, train_source(config).digest(), plan.world_sha]
+    stem = [train, train_source(config).digest(), plan.networks_sha]
+    shapes = [plan.networks_sha, *_batch(config, plan.device)]
 
     def training(who: Entrant, seed: int) -> Training:
         steps = training_steps(who, config.train, plan.step_seconds)
@@ -264,16 +289,16 @@ def _filled(plan: Plan) -> Plan:
     on_grid = [training(who.at_rate(lr), config.sweep.seed) for who in trained for lr in dict.fromkeys(config.sweep.lr)]
     test = digest_of([plan.test.name, plan.test.digest(), plan.limit])
     validation = digest_of([validation_source(config).name, validation_source(config).digest(), None])
-    cells = tuple(_cells(plan.entrants, trainings, config, [plan.world_sha, test]))
-    grid = tuple(_grid_cell(student, config, [plan.world_sha, validation]) for student in on_grid)
+    cells = tuple(_cells(plan.entrants, trainings, config, [*shapes, test]))
+    grid = tuple(_grid_cell(student, config, [*shapes, validation]) for student in on_grid)
     plan = replace(plan, trainings=trainings, cells=cells, grid=grid)
-    return replace(plan, second=_filled_second(plan, plan.second, [plan.world_sha, test])) if plan.second else plan
+    return replace(plan, second=_filled_second(plan, plan.second, [plan.networks_sha, test])) if plan.second else plan
 
 
 def _filled_second(plan: Plan, second: SecondStagePlan, stem: list[Any]) -> SecondStagePlan:
     """With the students of the second stage, and the assets that follow from these and the structures."""
     train = second.train.model_dump(exclude={"steps", "budget"})
-    inputs = [SLAT, train, train_source(plan.config).digest(), plan.world_sha]
+    inputs = [SLAT, train, train_source(plan.config).digest(), plan.networks_sha]
 
     def training(who: Entrant, seed: int) -> Training:
         steps = training_steps(who, second.train, second.step_seconds)

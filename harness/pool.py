@@ -15,6 +15,7 @@ from multiprocessing.queues import Queue
 from typing import TypeVar
 
 from ..base.errors import RunError
+from .device import is_cpu
 from .progress import Reporter
 
 Item = TypeVar("Item")
@@ -97,6 +98,21 @@ def workers(count: int, reporter: Reporter) -> Iterator[Workers]:
         team.kill()
         raise
     team.close()
+
+
+@contextmanager
+def teams(count: int, device: str, reporter: Reporter) -> Iterator[tuple[Workers, Workers]]:
+    """Processes for work without networks, and those for work with networks: on a CPU the same.
+
+    Args:
+        count: of processes; 0: one per core, but one for the networks on a GPU, which all of them would share.
+    """
+    with workers(count or cores(), reporter) as team:
+        if is_cpu(device):
+            yield team, team
+            return
+        with workers(count or 1, reporter) as networks:
+            yield team, networks
 
 
 def _raise_first(futures: Sequence[Future]) -> None:

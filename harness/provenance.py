@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from .device import is_cpu
+
 
 def git_state() -> tuple[str | None, bool | None]:
     """Commit and dirtiness of the checkout that this code runs from; (None, None) when it is not one."""
@@ -44,8 +46,9 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def device_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({processor()})"
+def device_name(device: str = "cpu") -> str:
+    """Model of the device that networks computed on."""
+    return f"cpu ({processor()})" if is_cpu(device) else torch.cuda.get_device_name(device)
 
 
 def peak_memory_gb() -> float:

@@ -37,7 +37,7 @@ def shapes_of(world: World, occupancy: NDArray[np.bool_], asset_ids: Sequence[st
 def embed_pictures(dual: DualEncoder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Unit vectors [N, E] of whole conditioning pictures [N, S, S, 3], one at a time."""
     batch = torch.from_numpy(images).permute(0, 3, 1, 2)
-    return torch.cat([dual.embed_pictures(picture[None]) for picture in batch]).numpy()
+    return torch.cat([dual.embed_pictures(picture[None]) for picture in batch]).cpu().numpy()
 
 
 def truth_of(world: World, prepared: Prepared) -> Truth:

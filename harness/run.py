@@ -59,7 +59,7 @@ class Runner:
 
     Attributes:
         out: folder of the run. cache: folder of prepared assets, shared by runs.
-        team: worker processes; their number changes no result.
+        team: worker processes; their number changes no result. network_team: those for networks; None: the same.
         formats: of the files to write of whole assets; none: no files.
     """
 
@@ -68,13 +68,14 @@ class Runner:
     cache: Path
     team: Workers
     formats: tuple[str, ...] = ()
+    network_team: Workers | None = None
 
     def run(self) -> Outcome:
         """All phases. Raises MissingError when no test asset is usable."""
         started = time.time()
         self._write_manifest(self.plan, {"started_s": started})
         torch.set_num_threads(1)  # as the workers: what is measured here must round the same way everywhere
-        shop = Workshop(self.plan.config, self.plan.world, self.plan.world_sha, self.out, self.cache, self.team)
+        shop = self._workshop()
         test = shop.prepare(self.plan.test, self.plan.limit)
         self._write_failures(test)
         if len(test.ids) < 2:
@@ -100,6 +101,12 @@ class Runner:
         measured = [row for row in rows if row.seed is not None and row.status == "ok"]
         n_ok, n_total = min(((row.n_ok, row.n_total) for row in measured), key=_share, default=(0, test.total))
         return Outcome(RunResults(rows, trained, sweep), test.failures, failed, n_ok, n_total)
+
+    def _workshop(self) -> Workshop:
+        plan = self.plan
+        return Workshop(
+            plan.config, plan.world, plan.networks_sha, self.out, self.cache, self.team, plan.device, self.network_team
+        )
 
     def _decided(self, shop: Workshop) -> tuple[Plan, SweepRecord | None, dict[str, str]]:
         """The plan with all that is measured before the trainings; reasons of students that need not be tried."""
@@ -137,7 +144,7 @@ class Runner:
         by_id = {asset.id: asset for asset in source.assets()}
         truth = [mesh_picture(by_id[name].load()) for name in test.ids[:COLUMNS]]
         first = lambda cell: shop.asset_files(cell, n)[0]  # noqa: E731
-        write_asset_grid(self.out / "grid.png", good, test, shown, truth, self.plan.world, first)
+        write_asset_grid(self.out / "grid.png", good, test, shown, truth, self.plan.world, first, self.plan.device)
         return measure_assets(self.plan, second.cells, test, references, failed, lambda cell: shop.assembled(cell, n))
 
     def _references(self, shop: Workshop, test: Prepared) -> References:
@@ -168,6 +175,7 @@ class Runner:
                 "train_seeds": list(plan.train_seeds),
                 "test": {"source": plan.test.name, "sha256": plan.test.digest(), "limit": plan.limit},
                 "world_sha256": plan.world_sha,
+                "device": plan.device,
                 **provenance(),
                 **times,
             },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from .device import is_cpu
 from .plan import AssetCell, Cell, Plan, Training
 
 # Seconds of one core, from the phases of one run of preset `tiny` on two 2.5 GHz server cores (660 s of training for
@@ -26,8 +27,9 @@ def plan_summary(plan: Plan, workers: int) -> str:
         n_whole = min(n_test, config.evaluate.whole or n_test)
         generate_s += sum(n_whole * (_passes(cell) * SAMPLE_S + WHOLE_ASSET_S) for cell in plan.second.cells)
     passes = sum(_passes(cell) for cell in plan.cells)
+    gpu = "" if is_cpu(plan.device) else f" of a CPU: no time of {plan.device} is known"
     lines = [
-        f"run {plan.run_id}: world {plan.world.name}, test source {plan.test.name}, {n_test} assets",
+        f"run {plan.run_id}: world {plan.world.name} on {plan.device}, test source {plan.test.name}, {n_test} assets",
         "",
         "students to train (training seeds x methods):",
         *(f"  {t.entrant.label:13} seed {t.seed}  {t.steps} steps  {t.folder}" for t in plan.all_trainings),
@@ -38,7 +40,7 @@ def plan_summary(plan: Plan, workers: int) -> str:
         *_whole_assets(plan),
         "",
         f"estimate: {train_s / workers / 60:.1f} min training + {generate_s / workers / 60:.1f} min generation and "
-        f"features, with {workers} process(es)",
+        f"features, with {workers} process(es){gpu}",
     ]
     return "\n".join(lines) + "\n"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from ..trellis.adapter import bind
 from ..trellis.pipeline import StructurePipeline
 from .conditions import keep_window
 from .config import Precision
+from .device import clock
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -34,7 +34,7 @@ class Batch:
     Attributes:
         x_0, noise: data and standard normal noise, in `layout`.
         u: [B] uniform in [0, 1); a method's time density makes times of it.
-        cond: condition of the networks, computed once.
+        cond: condition of the networks, computed once, and so where they are; all else is drawn on the CPU.
     """
 
     x_0: Tensor
@@ -43,12 +43,17 @@ class Batch:
     cond: Tensor
     layout: Layout
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on `device`."""
+        x_0, noise, u, cond = (part.to(device) for part in (self.x_0, self.noise, self.u, self.cond))
+        return Batch(x_0, noise, u, cond, self.layout.to(device))
+
 
 class Task(Protocol):
     """A teacher and the data that its students learn on."""
 
     def draw(self, seed: int, index: int) -> Batch:
-        """The batch of a training step: a function of (seed, index) alone."""
+        """The batch of a training step: a function of (seed, index) alone, the same whatever the device."""
         ...
 
     def student(self) -> nn.Module:
@@ -89,14 +94,15 @@ class ChargedTeacher:
         self.owed_s = 0.0
 
     def __call__(self, x: Tensor, t: Tensor, cfg_strength: float) -> Tensor:
-        point, started = self._point, time.perf_counter()
+        point = self._point
+        if self._asked or x is not point.x_t or t is not point.t:
+            return point.teacher(x, t, cfg_strength)
+        self._asked, started = True, clock(x.device)
         v = point.teacher(x, t, cfg_strength)
-        if x is point.x_t and t is point.t and not self._asked:
-            self._asked = True
-            if point.pair_s:
-                self.owed_s = point.pair_s
-            else:
-                point.pair_s = time.perf_counter() - started
+        if point.pair_s:
+            self.owed_s = point.pair_s
+        else:
+            point.pair_s = clock(x.device) - started
         return v
 
 

@@ -24,6 +24,7 @@ from ..base.files import write_json, write_text
 from ..base.seeds import seed_of
 from ..methods import Distillation, Step
 from .config import Train
+from .device import clock
 from .distributed import Ranks, joined
 from .learner import Learner, Recipe, blend
 from .parts import Cut, CutDraws, Part, parts_of
@@ -56,6 +57,7 @@ class Student:
         folder: where checkpoint, log and result are kept.
 
     Attributes:
+        device: where its network is, and all else that it learns with.
         seconds: time in this student's steps, all calls together, as if it had trained alone.
 
     Raises:
@@ -68,9 +70,11 @@ class Student:
         self.folder = folder
         self.train = train
         self.network = network.train().requires_grad_(True)
+        self.device = next(network.parameters()).device
         if train.checkpoint_blocks:
             recompute_blocks(self.network)
-        self.auxiliary = method.auxiliary()
+        auxiliary = method.auxiliary()
+        self.auxiliary = None if auxiliary is None else auxiliary.to(self.device)
         parts = {"network": self.network} | ({"auxiliary": self.auxiliary} if self.auxiliary is not None else {})
         recipe = Recipe(
             steps,
@@ -121,11 +125,11 @@ class Student:
 
     def apply(self, totals: Mapping[str, float], index: int, elapsed: float) -> None:
         """Update the weights with the gradients of the whole batch, of which `totals` are loss and diagnostics."""
-        started = time.perf_counter()
+        started = clock(self.device)
         norm = self.learner.advance(math.isfinite(totals["loss"]))
         if self.method.target_decay:
             blend(self.target, dict(self.network.named_parameters()), self.method.target_decay)
-        elapsed += time.perf_counter() - started
+        elapsed += clock(self.device) - started
         self.seconds += elapsed
         if index % LOG_EVERY == 0 or index == self.learner.recipe.steps - 1:
             entry = {"step": index, **totals, "grad_norm": norm, "skipped": self.learner.skipped, "step_s": elapsed}
@@ -171,9 +175,10 @@ class Student:
 
     def _restore(self) -> None:
         state = load_file(self._checkpoint)
-        self.target = {key.removeprefix("target/"): v for key, v in state.items() if key.startswith("target/")}
+        targets = {key: value for key, value in state.items() if key.startswith("target/")}
+        self.target = {key.removeprefix("target/"): value.to(self.device) for key, value in targets.items()}
         self.seconds = float(state.pop("seconds"))
-        self.learner.restore({key: v for key, v in state.items() if not key.startswith("target/")})
+        self.learner.restore({key: v for key, v in state.items() if key not in targets})
         lines = (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
         self.log = [entry for entry in map(json.loads, lines) if entry["step"] < self.learner.done]
 
@@ -246,9 +251,10 @@ def train_together(
     going, failures = [student for student in students if student.remaining], {}
     index = min((student.learner.done for student in going), default=0)
     while going:
-        started = time.perf_counter()
-        parts = [(part, _points(part, task, train)) for part in _own_parts(task, train, seed, index, ranks)]
-        draw_s = time.perf_counter() - started
+        device = going[0].device  # the teacher's and that of all students
+        started = clock(device)
+        parts = [(part, _points(part, task, train, device)) for part in _own_parts(task, train, seed, index, ranks)]
+        draw_s = clock(device) - started
         for student in going:
             if student.learner.done == index:
                 shares = [_share(student, task, part, points, seed, index) for part, points in parts]
@@ -273,13 +279,15 @@ def _own_parts(task: Task, train: Train, seed: int, index: int, ranks: Ranks) ->
     return parts_of(task.draw(seed, index), ranks.size * train.accumulate, range(first, first + train.accumulate))
 
 
-def _points(part: Part, task: Task, train: Train) -> Points:
-    return Points(part.batch, lowered_teacher(task.teacher(part.batch), train.precision), train.t_min)
+def _points(part: Part, task: Task, train: Train, device: torch.device) -> Points:
+    """The part's samples on `device`: moved when they are cut, as all draws and their cuts are made on the CPU."""
+    batch = part.batch.to(device)
+    return Points(batch, lowered_teacher(task.teacher(batch), train.precision), train.t_min)
 
 
 def _updated(student: Student, shares: Sequence[Share], index: int, draw_s: float, ranks: Ranks) -> str:
     """One update; the reason when it failed, else ""."""
-    started, totals, reason = time.perf_counter(), {}, ""
+    started, totals, reason = clock(student.device), {}, ""
     try:
         totals = student.differentiate(shares)
     except Exception as error:  # a method may be anybody's code: its failure is a row of the table, not the run's end
@@ -288,7 +296,7 @@ def _updated(student: Student, shares: Sequence[Share], index: int, draw_s: floa
     if ranks.any(bool(reason)):  # before gradients are exchanged: no process may wait for one that failed
         return reason or f"failed in another process (step {index}, {student.folder / 'failure.txt'})"
     totals = _summed(totals, student.learner.gradients(), ranks)
-    elapsed = time.perf_counter() - started + draw_s + sum(share.teacher.owed_s for share in shares)
+    elapsed = clock(student.device) - started + draw_s + sum(share.teacher.owed_s for share in shares)
     student.apply(totals, index, elapsed)
     if student.learner.skipped_in_a_row >= GIVE_UP_AFTER:
         return f"loss or gradient not finite for {GIVE_UP_AFTER} steps up to step {index}"

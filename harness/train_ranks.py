@@ -3,14 +3,16 @@
     torchrun --nproc-per-node 2 -m mdtbench.harness.train_ranks --methods vm,mdt --out runs/two
     mdtbench run --methods vm,mdt --out runs/two
 
-Every process computes its part of each batch; all students of a training seed train in lockstep. Their folders are
-those of `mdtbench run` with the same preset, methods, seeds and --set, which therefore measures and does not train.
+Every process computes its part of each batch, on a GPU of its own where there are GPUs; all students of a training
+seed train in lockstep. Their folders are those of `mdtbench run` with the same preset, methods, seeds, device and
+--set, which therefore measures and does not train.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeVar, cast
 
@@ -18,11 +20,12 @@ import torch
 import typer
 
 from ..base.errors import MdtbenchError, RunError, UsageError
-from .cli import ALL_METHODS, CACHE, Changes, PresetOption, _numbers, _words
+from .cli import ALL_METHODS, CACHE, Changes, DeviceOption, PresetOption, _numbers, _words
 from .commands import RunOptions, load_plugin, make_plan
+from .device import rank_device, settle
 from .distributed import Ranks, together
 from .plan import Plan
-from .pool import Workers, cores, workers
+from .pool import Workers, teams
 from .progress import reporter
 from .workshop import Workshop
 from .world import verify_world
@@ -48,6 +51,7 @@ def train_ranks(
     methods: Annotated[str, typer.Option(help="Comma-separated methods, with variants as name:variant.")] = ALL_METHODS,
     seeds: Annotated[str, typer.Option(help="Training seeds, e.g. 0,1,2.")] = "0",
     changes: Changes = None,
+    device: DeviceOption = "auto",
     plugin: Annotated[list[Path] | None, typer.Option(help="Python file that registers a method.")] = None,
     cache: Annotated[Path, typer.Option(help="Folder for prepared assets, shared by runs.")] = CACHE,
 ) -> None:
@@ -72,12 +76,15 @@ def train_ranks(
             cache=cache.expanduser(),
             workers=0,
             dry_run=False,
+            device=device,
         )
     )
     _check(plan)
     verify_world(plan.world)
     torch.set_num_threads(1)  # as the workers of `mdtbench run`
-    with together() as ranks:
+    plan = replace(plan, device=rank_device(plan.device))
+    settle(plan.device)
+    with together(plan.device) as ranks:
         failures = train(plan, out, cache.expanduser(), ranks)
     for folder, reason in failures.items() if ranks.first else ():
         typer.echo(f"{folder} failed: {reason}", err=True)
@@ -88,14 +95,15 @@ def train_ranks(
 def train(plan: Plan, out: Path, cache: Path, ranks: Ranks) -> dict[str, str]:
     """Train what is not trained yet. Returns reasons of failures by student folder."""
 
-    def shop(team: Workers) -> Workshop:
-        return Workshop(plan.config, plan.world, plan.world_sha, out, cache, team)
+    def shop(team: Workers, networks: Workers) -> Workshop:
+        return Workshop(plan.config, plan.world, plan.networks_sha, out, cache, team, plan.device, networks)
 
     if ranks.first:
-        with reporter() as report, workers(cores(), report) as team:
-            shop(team).training_set()
+        with reporter() as report, teams(0, plan.device, report) as processes:
+            shop(*processes).training_set()
     ranks.wait()  # from here on everybody finds what the first one prepared
-    return shop(cast(Workers, InProcess())).train(plan.trainings, "distil")
+    alone = cast(Workers, InProcess())
+    return shop(alone, alone).train(plan.trainings, "distil")
 
 
 def _check(plan: Plan) -> None:

@@ -30,6 +30,7 @@ from .asset_jobs import (
     run_encode_cells,
 )
 from .config import Config
+from .device import CPU
 from .generate import Generated, joined
 from .jobs import (
     CALIBRATION_STEPS,
@@ -78,9 +79,10 @@ class Workshop:
     """Workers and folders.
 
     Attributes:
-        world: folder of the world; its digest is `world_sha`.
+        world: folder of the world; `world_sha` is what stands for its networks in addresses (`Plan.networks_sha`).
         out: folder of the run. cache: folder of what is made of assets, shared by runs.
         team: worker processes; their number changes no result.
+        device: where networks compute. network_team: worker processes for that; None: `team`.
     """
 
     config: Config
@@ -89,6 +91,13 @@ class Workshop:
     out: Path
     cache: Path
     team: Workers
+    device: str = CPU
+    network_team: Workers | None = None
+
+    @property
+    def networks(self) -> Workers:
+        """The processes for work with networks."""
+        return self.network_team or self.team
 
     def prepare(self, source: Source, limit: int | None = None) -> Prepared:
         """The assets of a source (the first `limit`) as arrays."""
@@ -113,15 +122,15 @@ class Workshop:
         jobs = [
             TrainJob(data[stage], group, self.out)
             for stage, seed in dict.fromkeys((t.stage, t.seed) for t in todo)
-            for group in balanced([t for t in todo if (t.stage, t.seed) == (stage, seed)], self.team.count)
+            for group in balanced([t for t in todo if (t.stage, t.seed) == (stage, seed)], self.networks.count)
         ]
-        failures = self.team.map(run_train, jobs, label, sum(training.steps for training in todo))
+        failures = self.networks.map(run_train, jobs, label, sum(training.steps for training in todo))
         return {folder: reason for failed in failures for folder, reason in failed.items()}
 
     def step_seconds(self, entrants: Sequence[Entrant], stage: str) -> dict[str, float]:
         """Seconds of a training step of each method alone, by label; one process, so that nothing shares the clock."""
         job, total = CalibrateJob(self.training_set(stage), tuple(entrants)), (1 + CALIBRATION_STEPS) * len(entrants)
-        [seconds] = self.team.map(run_calibrate, [job], "time training steps", total)
+        [seconds] = self.networks.map(run_calibrate, [job], "time training steps", total)
         return seconds
 
     def generate(self, cells: Sequence[Cell], prepared: Prepared) -> None:
@@ -135,9 +144,10 @@ class Workshop:
                 ids = prepared.ids[rows]
                 if not path.exists():
                     jobs[path] = GenerateJob(
-                        self.world, weights, cell.sampler, shown[rows], ids, cell.seed, batch, path
+                        self.world, weights, cell.sampler, shown[rows], ids, cell.seed, batch, path, self.device
                     )
-        self.team.map(run_generate, list(jobs.values()), "generate", sum(len(job.asset_ids) for job in jobs.values()))
+        total = sum(len(job.asset_ids) for job in jobs.values())
+        self.networks.map(run_generate, list(jobs.values()), "generate", total)
 
     def shape_files(self, cell: Cell, n_assets: int) -> list[Path]:
         """The files of a cell's shapes, in the order of the assets."""
@@ -158,9 +168,11 @@ class Workshop:
             rows = slice(start, start + SHARD)
             ids = prepared.ids[rows]
             path = self.cache / f"observed-{source.name}-{address}" / f"{kind}-{digest_of(list(ids))[:16]}.npz"
-            jobs.append(ObserveJob(self.world, prepared.occupancy[rows], prepared.images[rows, 0], ids, path))
+            jobs.append(
+                ObserveJob(self.world, prepared.occupancy[rows], prepared.images[rows, 0], ids, path, self.device)
+            )
         todo = [job for job in jobs if not job.path.exists()]
-        self.team.map(function, todo, f"{kind} of {source.name}", sum(len(job.asset_ids) for job in todo))
+        self.networks.map(function, todo, f"{kind} of {source.name}", sum(len(job.asset_ids) for job in todo))
         return [job.path for job in jobs]
 
     def training_set(self, stage: str = STRUCTURE) -> TrainingSet:
@@ -168,12 +180,13 @@ class Workshop:
         source = train_source(self.config)
         toys = self.prepare(source)
         if stage == STRUCTURE:
-            return StructureSet(self.world, self.config.train, tuple(self._encode(toys, source)), toys.images)
+            latents = tuple(self._encode(toys, source))
+            return StructureSet(self.world, self.config.train, latents, toys.images, self.device)
         if self.config.slat is None:
             raise UsageError("There is no [slat] table that says how to train the second stage. Add one.")
         files = self._cells_files("slat latents", run_encode_cells, source, toys)
         seen = self.appearances(source, toys)
-        return SlatSet(self.world, self.config.slat, toys.images, seen.counts, seen.coords, tuple(files))
+        return SlatSet(self.world, self.config.slat, toys.images, seen.counts, seen.coords, tuple(files), self.device)
 
     def appearances(self, source: Source, prepared: Prepared) -> Appearances:
         """The prepared assets of a source as they look."""
@@ -200,9 +213,10 @@ class Workshop:
                 ids = prepared.ids[rows]
                 if not path.exists():
                     jobs[path] = AssembleJob(
-                        self.world, structures[i], weights, cell.sampler, shown[rows], ids, cell.seed, path
+                        self.world, structures[i], weights, cell.sampler, shown[rows], ids, cell.seed, path, self.device
                     )
-        self.team.map(run_assemble, list(jobs.values()), "assemble", sum(len(job.asset_ids) for job in jobs.values()))
+        total = sum(len(job.asset_ids) for job in jobs.values())
+        self.networks.map(run_assemble, list(jobs.values()), "assemble", total)
 
     def asset_files(self, cell: AssetCell, n_assets: int) -> list[Path]:
         """The files of a cell's assets, in the order of the assets."""
@@ -230,17 +244,21 @@ class Workshop:
         for start in range(0, len(prepared.ids), CELLS_SHARD):
             stop = min(start + CELLS_SHARD, len(prepared.ids))
             ids, path = prepared.ids[start:stop], folder / f"{digest_of(list(prepared.ids[start:stop]))[:16]}.npz"
-            jobs.append(CellsJob(self.world, seen.part(start, stop), prepared.images[start:stop, 0], ids, path))
+            pictures = prepared.images[start:stop, 0]
+            jobs.append(CellsJob(self.world, seen.part(start, stop), pictures, ids, path, self.device))
         todo = [job for job in jobs if not job.path.exists()]
-        self.team.map(function, todo, f"{kind} of {source.name}", sum(len(job.asset_ids) for job in todo))
+        self.networks.map(function, todo, f"{kind} of {source.name}", sum(len(job.asset_ids) for job in todo))
         return [job.path for job in jobs]
 
     def _encode(self, toys: Prepared, source: Source) -> list[Path]:
         folder = self.cache / f"latents-{digest_of([self.world_sha, source.name, source.digest()])[:16]}"
         starts = range(0, len(toys.ids), 64)
-        jobs = [EncodeJob(self.world, toys.occupancy[i : i + 64], folder / f"{i // 64:05d}.npz") for i in starts]
+        jobs = [
+            EncodeJob(self.world, toys.occupancy[i : i + 64], folder / f"{i // 64:05d}.npz", self.device)
+            for i in starts
+        ]
         todo = [job for job in jobs if not job.path.exists()]
-        self.team.map(run_encode, todo, "encode toys", sum(len(j.occupancy) for j in todo))
+        self.networks.map(run_encode, todo, "encode toys", sum(len(j.occupancy) for j in todo))
         return [job.path for job in jobs]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..base.errors import MissingError, UsageError, unknown_name
@@ -23,6 +24,7 @@ from ..trellis.slat_pipeline import SlatPipeline, load_slat_pipeline
 from ..trellis.weights import load_checkpoint
 from .appearance import Looks
 from .config import WORLDS, LooksSection, ObservationSection, PreparationSection, Window
+from .device import settle
 from .prepare import Preparation
 
 WORLD_FORMAT = 1
@@ -59,7 +61,7 @@ class SecondStage:
 
 @dataclass(frozen=True)
 class World:
-    """A loaded world.
+    """A loaded world. All its networks are on one device.
 
     Attributes:
         digest: identity of everything in it that decides a result.
@@ -125,14 +127,15 @@ def verify_world(folder: Path) -> None:
             )
 
 
-def load_world(folder: Path) -> World:
-    """All networks, verified. Raises MissingError for an absent, changed or unfitting file."""
+def load_world(folder: Path, device: str | torch.device = "cpu") -> World:
+    """All networks, verified, on `device`. Raises MissingError for an absent, changed or unfitting file."""
+    settle(device)
     verify_world(folder)
     file = read_world_file(folder)
 
     def extractor(name: str) -> tuple[Any, str]:
         stem = file.extractors[name]
-        network = load_checkpoint(folder / stem, networks=EXTRACTORS)
+        network = load_checkpoint(folder / stem, device=device, networks=EXTRACTORS)
         return network, file.sha256[f"{stem}.safetensors"]
 
     def features(name: str) -> NetworkExtractor:
@@ -143,12 +146,14 @@ def load_world(folder: Path) -> World:
         if file.looks is None or not has_slat(folder):
             return None
         looks = Looks(**file.looks.model_dump())
-        return SecondStage(load_slat_pipeline(folder), looks, features("tiny_rgb"), extractor("ulip_tiny_mesh")[0])
+        return SecondStage(
+            load_slat_pipeline(folder, device), looks, features("tiny_rgb"), extractor("ulip_tiny_mesh")[0]
+        )
 
     return World(
         file,
         world_digest(folder),
-        load_pipeline(folder),
+        load_pipeline(folder, device),
         features("tiny2d"),
         features("tiny3d"),
         extractor("ulip_tiny")[0],

@@ -53,7 +53,7 @@ class FeatureNetwork(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class NetworkExtractor:
-    """An extractor that is a torch network."""
+    """An extractor that is a torch network, on whatever device that is."""
 
     name: str
     version: str
@@ -63,7 +63,8 @@ class NetworkExtractor:
 
     @torch.inference_mode()
     def __call__(self, batch: NDArray) -> NDArray[np.float32]:
-        return self.network.features(torch.from_numpy(np.ascontiguousarray(batch))).numpy()
+        inputs = torch.from_numpy(np.ascontiguousarray(batch)).to(self.network.scale.device)
+        return self.network.features(inputs).cpu().numpy()
 
 
 class PictureClassifier(FeatureNetwork):
@@ -161,6 +162,8 @@ class PointsClassifier(FeatureNetwork):
 class DualEncoder(nn.Module):
     """Picture and points in one space, trained by contrast: the tiny stand-in for ULIP.
 
+    Pictures and points may come from any device; the vectors are where the network is.
+
     Args:
         image_size: side of the pictures, in pixels.
         dim: width of the common space.
@@ -186,11 +189,13 @@ class DualEncoder(nn.Module):
 
     def embed_pictures(self, pictures: Tensor) -> Tensor:
         """[N, 3, S, S] uint8 -> unit vectors [N, dim]."""
+        pictures = pictures.to(self.log_temperature.device)
         seen = pictures.float() if self.colour else pictures.float().mean(1, keepdim=True)
         return functional.normalize(self.picture_tower(seen / 127.5 - 1), dim=1)
 
     def embed_points(self, points: Tensor) -> Tensor:
         """[N, P, 6] -> unit vectors [N, dim]."""
+        points = points.to(self.log_temperature.device)
         place = 4 * points[..., :3]
         local = self.point_layers(torch.cat([place, 2 * points[..., 3:] - 1], -1) if self.colour else place)
         pooled = torch.cat([local.amax(1), local.mean(1)], dim=1)
@@ -216,7 +221,8 @@ def occupied_cells(points: Tensor, resolution: int) -> Tensor:
     count = points.shape[1]
     cell = ((points[..., :3] + 0.5) * resolution).long().clamp(0, resolution - 1)
     index = (cell[..., 0] * resolution + cell[..., 1]) * resolution + cell[..., 2]
-    grid = torch.zeros(len(points), resolution**3).scatter_add_(1, index, torch.ones_like(index, dtype=torch.float32))
+    share = torch.ones_like(index, dtype=torch.float32)
+    grid = share.new_zeros(len(points), resolution**3).scatter_add_(1, index, share)
     return (grid * (resolution**2 / count)).clamp(max=1).reshape(-1, 1, *[resolution] * 3)
 
 

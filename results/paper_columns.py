@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from . import paper
 from .cells import Cell, Column
 from .places import Place
 
+Find = Callable[[str, int | None, tuple[paper.PaperTable, ...]], paper.PaperRow | None]  # method, steps, tables
+
 
 @dataclass(frozen=True)
 class Beside:
-    """Which published numbers a table shows: of which tables, the first that has the line, and which quantities."""
+    """Which published numbers a table shows: of which tables, which quantities, and how a line is looked up there."""
 
     tables: tuple[paper.PaperTable, ...] = ()
     quantities: tuple[str, ...] = ()
+    find: Find = paper.published
 
     def columns(self, places: Iterable[Place]) -> list[Column]:
         """None where no line has a published number."""
@@ -38,7 +41,7 @@ class Beside:
     def _row(self, place: Place) -> paper.PaperRow | None:
         if place.variant or place.other_sampler:
             return None
-        return paper.published(place.method, place.steps, self.tables)
+        return self.find(place.method, place.steps, self.tables)
 
 
 SCORES = Beside(paper.LOOKED_UP, ("FD_incep", "FD_dinov2", "ULIP_I"))

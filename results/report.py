@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.errors import unknown_name
+from .evaluation_tables import evaluation_table, is_evaluation
 from .oracle_tables import is_oracle, oracle_tables
 from .render_csv import to_csv
 from .render_json import to_json
@@ -52,6 +53,8 @@ def tables(run: RunResults) -> tuple[Table, ...]:
     """
     if is_oracle(run.rows):
         return oracle_tables(run.rows)
+    if is_evaluation(run.rows):
+        return (evaluation_table(run.rows),)
     budget = [budget_table(run.students)] if run.students else []
     swept = [sweep_table(run.sweep)] if run.sweep else []
     measured = whole_tables(run.rows) if is_whole(run.rows) else (table_2(run.rows), table_3(run.rows))

@@ -148,22 +148,23 @@ def checked(rows: Sequence[Row]) -> list[Row]:
     rows = latest(rows)
     if not rows:
         raise UsageError("No rows to show - a table needs at least one - make them with `mdtbench run`.")
-    _check_single("stage", {row.stage for row in rows})
+    check_single("stage", {row.stage for row in rows})
     check_definitions(rows)
     return rows
 
 
 def check_definitions(rows: Sequence[Row]) -> None:
     """Raises UsageError when rows are of different splits or definitions of a metric."""
-    _check_single("split", {row.split for row in rows})
+    check_single("split", {row.split for row in rows})
     for metric in _metric_names(rows):
         mine = [row for row in rows if row.metric == metric]
-        _check_single(f"version of {metric}", {str(row.metric_version) for row in mine})
-        _check_single(f"unit of {metric}", {repr(row.unit) for row in mine})
-        _check_single(f"better direction of {metric}", {str(row.higher_is_better) for row in mine})
+        check_single(f"version of {metric}", {str(row.metric_version) for row in mine})
+        check_single(f"unit of {metric}", {repr(row.unit) for row in mine})
+        check_single(f"better direction of {metric}", {str(row.higher_is_better) for row in mine})
 
 
-def _check_single(what: str, found: set[str]) -> None:
+def check_single(what: str, found: set[str]) -> None:
+    """Raises UsageError when more than one `what` was found."""
     if len(found) > 1:
         raise UsageError(
             f"Rows with more than one {what} (got {', '.join(sorted(found))}) - a table shows one - select the rows."

@@ -45,7 +45,10 @@ class SamplerParams:
 
 @dataclass(frozen=True)
 class StructurePipeline:
-    """The networks of the structure stage, in evaluation mode."""
+    """The networks of the structure stage, in evaluation mode.
+
+    Pictures and occupancy may come from any device; latents must be where the networks are.
+    """
 
     flow: SparseStructureFlowModel
     decoder: SparseStructureDecoder
@@ -54,17 +57,22 @@ class StructurePipeline:
     sampler: SamplerParams
 
     @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.flow.parameters()).device
+
+    @property
     def latent_shape(self) -> tuple[int, ...]:
         """[C, R, R, R] of one latent."""
         return (self.flow.in_channels, *[self.flow.resolution] * 3)
 
     def layout(self, batch: int) -> DenseLayout:
-        return DenseLayout((batch, *self.latent_shape), device=next(self.flow.parameters()).device)
+        return DenseLayout((batch, *self.latent_shape), device=self.device)
 
     @torch.no_grad()
     def condition(self, images: Tensor) -> Tensor:
         """Tokens [B, T, C] of preprocessed pictures [B, 3, S, S] uint8."""
-        return self.conditioner(images)
+        return self.conditioner(images.to(self.device))
 
     def velocity(self, network: nn.Module, cond: Tensor) -> Guided:
         """Guided velocity of a flow network (the teacher or a student of it) under `cond`."""
@@ -78,7 +86,7 @@ class StructurePipeline:
     @torch.no_grad()
     def encode(self, occupancy: Tensor) -> Tensor:
         """Latents (posterior means) of occupancy [B, R, R, R]."""
-        blocks = to_blocks(occupancy.float()[:, None], self.encoder.input_layer.in_channels)
+        blocks = to_blocks(occupancy.to(self.device).float()[:, None], self.encoder.input_layer.in_channels)
         return self.encoder(blocks, sample_posterior=False)
 
 
@@ -104,8 +112,11 @@ def read_sampler(folder: Path, key: str = SAMPLER) -> SamplerParams:
         raise MissingError(f"{path} does not say how to sample ({key}: {error}). Restore it.") from error
 
 
-def load_pipeline(folder: Path) -> StructurePipeline:
+def load_pipeline(folder: Path, device: str | torch.device = "cpu") -> StructurePipeline:
     """Read the structure stage of a folder in the official layout (pipeline.json, ckpts/).
+
+    Args:
+        device: where the networks go.
 
     Raises:
         MissingError: a file is absent or malformed.
@@ -117,7 +128,7 @@ def load_pipeline(folder: Path) -> StructurePipeline:
         stems = [models[FLOW], models[DECODER], models[ENCODER], args[CONDITIONER]]
     except (KeyError, TypeError) as error:
         raise MissingError(f"{path} has no {error}. Restore the file.") from error
-    networks = [load_checkpoint(folder / stem) for stem in stems]
+    networks = [load_checkpoint(folder / stem, device=device) for stem in stems]
     match networks:
         case [
             SparseStructureFlowModel() as flow,

@@ -6,7 +6,7 @@ N rows, S sequences of one group, L slots of each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -27,6 +27,9 @@ class Group:
     length: int
     mask: Tensor | None
 
+    def to(self, device: torch.device | str) -> Group:
+        return self if self.mask is None else replace(self, mask=self.mask.to(device))
+
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
@@ -46,6 +49,11 @@ class Sequences:
     def order(self) -> Tensor | None:
         """[N]: the rows, sequence after sequence, without padding."""
         return None if self.slots is None else self.slots.argsort()
+
+    def to(self, device: torch.device | str) -> Sequences:
+        """The same for rows on `device`."""
+        slots = None if self.slots is None else self.slots.to(device)
+        return Sequences(slots, tuple(group.to(device) for group in self.groups), self.lengths)
 
     def pack(self, x: Tensor) -> list[Tensor]:
         """Rows [N, ...] as one tensor [S, L, ...] per group, zero in empty slots."""

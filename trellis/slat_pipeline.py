@@ -40,6 +40,9 @@ class VoxelLayout(SparseLayout):
         first = torch.tensor([start, 0, 0, 0], dtype=torch.int32, device=self.device)
         return voxel_layout(Voxels(self.voxels.coords[rows] - first, stop - start), self.channels), rows
 
+    def to(self, device: torch.device) -> VoxelLayout:
+        return voxel_layout(self.voxels.to(device), self.channels)
+
 
 def voxel_layout(voxels: Voxels, channels: int) -> VoxelLayout:
     return VoxelLayout(voxels.sample, voxels.batch_size, channels, voxels=voxels)
@@ -48,6 +51,8 @@ def voxel_layout(voxels: Voxels, channels: int) -> VoxelLayout:
 @dataclass(frozen=True)
 class SlatPipeline:
     """The networks of the second stage, in evaluation mode. Latents [N, C] here are normalised: (raw - mean) / std.
+
+    Pictures may come from any device; latents, features and voxels must be where the networks are.
 
     Attributes:
         mean, std: [C] of raw latents.
@@ -63,6 +68,11 @@ class SlatPipeline:
     std: Tensor
 
     @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.mean.device
+
+    @property
     def resolution(self) -> int:
         """Cells along a side of the grid of latents."""
         return self.flow.resolution
@@ -73,7 +83,7 @@ class SlatPipeline:
     @torch.no_grad()
     def condition(self, images: Tensor) -> Tensor:
         """Tokens [B, T, C] of preprocessed pictures [B, 3, S, S] uint8."""
-        return self.conditioner(images)
+        return self.conditioner(images.to(self.device))
 
     def velocity(self, network: nn.Module, cond: Tensor, voxels: Voxels) -> Guided:
         """Guided velocity of a flow network (the teacher or a student of it) on some voxels, under `cond`."""
@@ -100,8 +110,11 @@ class SlatPipeline:
         return SparseTensor(latents * self.std + self.mean, voxels)
 
 
-def load_slat_pipeline(folder: Path) -> SlatPipeline:
+def load_slat_pipeline(folder: Path, device: str | torch.device = "cpu") -> SlatPipeline:
     """Read the second stage of a folder in the official layout (pipeline.json, ckpts/).
+
+    Args:
+        device: where the networks go.
 
     Raises:
         MissingError: a file is absent or malformed.
@@ -112,9 +125,10 @@ def load_slat_pipeline(folder: Path) -> SlatPipeline:
         stems = [args["models"][key] for key in (SLAT_FLOW, SLAT_ENCODER, GAUSSIAN_DECODER, MESH_DECODER)]
         stems.append(args.get(SLAT_CONDITIONER, args[CONDITIONER]))
         mean, std = (torch.tensor(args[NORMALISATION][key], dtype=torch.float32) for key in ("mean", "std"))
+        mean, std = mean.to(device), std.to(device)
     except (KeyError, TypeError, ValueError) as error:
         raise MissingError(f"{path} has no {error}. Restore the file.") from error
-    networks = [load_checkpoint(folder / stem) for stem in stems]
+    networks = [load_checkpoint(folder / stem, device=device) for stem in stems]
     match networks:
         case [
             SLatFlowModel() as flow,

@@ -54,9 +54,15 @@ class Voxels:
         return len(self.coords)
 
     def to(self, device: torch.device | str) -> Voxels:
-        """The same cells on `device`."""
-        moved = self.coords.to(device)
-        return self if moved is self.coords else Voxels(moved, self.batch_size)
+        """The same cells on `device`, with all that has been found out about them."""
+        coords = self.coords.to(device)
+        if coords is self.coords:
+            return self
+        moved = Voxels(coords, self.batch_size)
+        moved._windows.update({key: sequences.to(device) for key, sequences in self._windows.items()})
+        known = {name: value for name, value in vars(self).items() if name not in vars(moved)}
+        vars(moved).update({name: _on(value, device) for name, value in known.items()})
+        return moved
 
     @cached_property
     def sample(self) -> Tensor:
@@ -147,6 +153,17 @@ class Voxels:
         second = self.coords.clone()
         second[:, 0] += self.batch_size
         return Voxels(torch.cat([self.coords, second]), 2 * self.batch_size)
+
+
+Table = Tensor | Sequences | Voxels | list[int] | tuple[Voxels, Tensor]
+
+
+def _on(value: Table, device: torch.device | str) -> Table:
+    """What a `Voxels` keeps, on `device`; lengths are numbers."""
+    if isinstance(value, tuple):
+        voxels, row = value
+        return voxels.to(device), row.to(device)
+    return value if isinstance(value, list) else value.to(device)
 
 
 @dataclass(frozen=True, eq=False)

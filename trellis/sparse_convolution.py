@@ -6,6 +6,7 @@ taken in chunks that stay in the cache; nothing is scattered, so forward and bac
 
 from __future__ import annotations
 
+from functools import cache
 from math import sqrt
 
 import torch
@@ -78,12 +79,22 @@ def convolve_children(feats: Tensor, weight: Tensor, bias: Tensor, neighbours: T
     """`convolve` on the eight children of every voxel, which have its features: [8 N, out]. Arguments as there."""
     kernel = weight.flatten(1, 3)  # [out, 27, in]
     parts = []
-    for places in read_by_children()[0].to(feats.device):  # of each child
-        read = places.unique()  # 8 of the parent's 27 places
-        fold = (places[:, None] == read).to(kernel.dtype)  # [27, 8]
-        folded = torch.einsum("oki,kr->rio", kernel, fold).flatten(0, 1)  # [8 in, out]
+    for read, fold in zip(*(part.to(feats.device) for part in folds()), strict=True):  # of each child
+        folded = torch.einsum("oki,kr->rio", kernel, fold.to(kernel.dtype)).flatten(0, 1)  # [8 in, out]
         parts.append(_gathered_product(feats, folded, bias, neighbours[:, read]))
     return torch.stack(parts, 1).flatten(0, 1)
+
+
+@cache
+def folds() -> tuple[Tensor, Tensor]:
+    """Of each of a voxel's eight children: the 8 places of its parent's 27 that it reads, and its kernel's way there.
+
+    Returns:
+        Places [8, 8] int64, ascending; [8, 27, 8] bool: which place of the child's kernel goes to which of them.
+    """
+    places, _ = read_by_children()
+    read = torch.stack([of_child.unique() for of_child in places])
+    return read, places[:, :, None] == read[:, None]
 
 
 def _gathered_product(feats: Tensor, weight: Tensor, bias: Tensor, table: Tensor) -> Tensor:

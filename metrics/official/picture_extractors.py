@@ -187,10 +187,14 @@ def full_float32() -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
-def _extractor(spec: PictureSpec, digest: str, network: nn.Module) -> PictureExtractor:
+def version_of(spec: PictureSpec, digest: str) -> str:
+    """Version of the extractor whose weights have this digest (sha256, or random:<seed>), without building it."""
     shown = digest if digest.startswith(RANDOM) else digest[:SHORT]
-    version = f"{spec.name}-{spec.version}/{spec.resize.__name__}/float32/{shown}"
-    return PictureExtractor(spec.name, version, digest, spec.dim, network, spec.resize)
+    return f"{spec.name}-{spec.version}/{spec.resize.__name__}/float32/{shown}"
+
+
+def _extractor(spec: PictureSpec, digest: str, network: nn.Module) -> PictureExtractor:
+    return PictureExtractor(spec.name, version_of(spec, digest), digest, spec.dim, network, spec.resize)
 
 
 def _check(batch: NDArray) -> None:

@@ -315,9 +315,14 @@ def _counts(counter: Counter[str], roots: Counter[str]) -> str:
     return ", ".join(f"{counter[root]} {root}" for root in sorted(roots))
 
 
-def _extractor(spec: PointSpec, digest: str, network: PointTower) -> PointExtractor:
+def version_of(spec: PointSpec, digest: str) -> str:
+    """Version of the extractor whose weights have this digest (sha256, or random:<seed>), without building it."""
     shown = digest if digest.startswith(RANDOM) else digest[:SHORT]
-    version = f"{spec.name}-{spec.version}/{spec.preparation}/float32/{shown}"
+    return f"{spec.name}-{spec.version}/{spec.preparation}/float32/{shown}"
+
+
+def _extractor(spec: PointSpec, digest: str, network: PointTower) -> PointExtractor:
+    version = version_of(spec, digest)
     return PointExtractor(spec.name, version, digest, spec.config.embedding, network, spec.preparation)
 
 

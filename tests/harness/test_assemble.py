@@ -265,7 +265,7 @@ def _part(assets: WholeAssets, rows: slice) -> WholeAssets:
 def in_world(stage: SecondStage, monkeypatch: pytest.MonkeyPatch) -> SecondStage:
     """Jobs find this stage in whatever folder they name."""
     file = SimpleNamespace(window=SimpleNamespace(share=(0.5, 0.75)))
-    monkeypatch.setattr(asset_jobs, "load_cached", lambda folder: SimpleNamespace(whole=stage, file=file))
+    monkeypatch.setattr(asset_jobs, "load_cached", lambda folder, device: SimpleNamespace(whole=stage, file=file))
     return stage
 
 

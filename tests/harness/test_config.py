@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from mdtbench.base.errors import UsageError
 from mdtbench.harness.config import Config, load_config, preset_names
 from mdtbench.harness.oracle import is_oracle, load_oracle_config
+from mdtbench.harness.paper import has_protocol, load_tables
 
 MINIMAL = """
 world = "tiny"
@@ -35,10 +36,13 @@ def message(*changes: str, preset: str = "tiny") -> str:
 
 
 def test_shipped_presets_load():
-    assert {"smoke", "tiny", "oracle"} <= set(preset_names())
+    assert {"smoke", "tiny", "oracle", "paper"} <= set(preset_names())
     for name in preset_names():
         if is_oracle(name):
             assert load_oracle_config(name).train.steps > 0
+            continue
+        if has_protocol(name):
+            assert load_tables(name).train.steps > 0
             continue
         config = load_config(name)
         assert config.world

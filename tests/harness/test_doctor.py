@@ -32,7 +32,8 @@ def test_every_dependency_is_looked_at():
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     lines = text.split("\ndependencies = [\n")[1].split("\n]")[0].splitlines()
     names = {line.strip().strip('"').split(">=")[0] for line in lines}
-    assert names - {"typer", "rich"} == {{"PIL": "pillow"}.get(name, name) for name in NEEDED}
+    distributions = {"PIL": "pillow", "huggingface_hub": "huggingface-hub"}
+    assert names - {"typer", "rich"} == {distributions.get(name, name) for name in NEEDED}
 
 
 def test_a_library_that_is_missing_is_needed():

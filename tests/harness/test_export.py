@@ -105,7 +105,7 @@ def decoded_stub(stage: object, coords: np.ndarray, latents) -> Decoded:
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
-    monkeypatch.setattr(exporting, "load_cached", lambda world: SimpleNamespace(whole=None))
+    monkeypatch.setattr(exporting, "load_cached", lambda world, device: SimpleNamespace(whole=None))
     monkeypatch.setattr(exporting, "decoded", decoded_stub)
     return Workshop(load_config("smoke"), Path("world"), "w", tmp_path / "out", tmp_path / "cache", Inline())  # type: ignore[arg-type]
 

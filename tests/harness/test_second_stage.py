@@ -183,7 +183,7 @@ def test_an_incomplete_pipeline_is_named(tmp_path: Path, fault: str):
 
 def test_the_grid_has_a_row_per_method_and_a_place_for_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     stage, ids = small_stage(), ("test-a", "test-b")
-    monkeypatch.setattr(asset_grid, "load_cached", lambda folder: SimpleNamespace(whole=stage))
+    monkeypatch.setattr(asset_grid, "load_cached", lambda folder, device: SimpleNamespace(whole=stage))
     made = assemble(stage, stage.pipeline.flow, Euler(1), structures([4, 0]), pictures(2), ids, 0)
     save_assembled(tmp_path / "cell.npz", made, np.array([1, 1]), np.array([0.1, 0.1]))
     plan = asset_plan("evaluate.apart=[0]", "evaluate.steps=[1]", methods=("vm",), train_seeds=(0, 1))

@@ -1,0 +1,165 @@
+"""The rows of both runs at one place of the tables, and the variance of their difference."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from .differences import MEASURING, Difference, Pairing
+from .places import Key, key_of
+from .rows import Row
+from .spread import (
+    FACTORS,
+    GENERATION,
+    NO_PRIOR,
+    TRAINING,
+    Prior,
+    Seeds,
+    Variance,
+    added,
+    level_variance,
+    levels,
+    prior_of,
+)
+
+Place = tuple[Key, str]  # a line of a table and a metric
+Kind = tuple[str, str]  # stage and metric: values that vary alike
+Pool = tuple[Pairing, int, str]  # pairing, factor, stage: variances that are alike, in spreads
+
+
+@dataclass(frozen=True)
+class Term:
+    """What one kind of seed adds to the variance of a difference: `own` over `count` (None: of one seed only)."""
+
+    own: Variance | None
+    count: int
+    factor: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The good rows of both runs at one place.
+
+    Attributes:
+        spread: sd of the metric over generation seeds, from all lines of the baseline.
+        terms: of the variance of the difference, in squares of the spread.
+        over_assets: that variance of averages without other seeds, in the metric's unit.
+    """
+
+    frame: Difference
+    run: list[Row]
+    baseline: list[Row]
+    spread: float | None
+    terms: tuple[Term, ...] = ()
+    over_assets: Variance | None = None
+
+    @property
+    def moved(self) -> bool:
+        """Whether any seed's value is another."""
+        return values_of(self.run) != values_of(self.baseline)
+
+    @property
+    def blind(self) -> bool:
+        """Whether there are students, and of one training seed only, so that its chance is not seen."""
+        seeds = [{row.train_seed for row in rows} for rows in (self.run, self.baseline)]
+        return any(one != {None} and len(one) < 2 for one in seeds)
+
+    def pool(self, factor: int) -> Pool:
+        """Where its variances belong."""
+        return self.frame.pairing, factor, self.frame.stage
+
+
+def kind_of(row: Row) -> Kind:
+    return row.stage, row.metric
+
+
+def by_place(rows: Iterable[Row]) -> dict[Place, list[Row]]:
+    places: dict[Place, list[Row]] = {}
+    for row in rows:
+        places.setdefault((key_of(row), row.metric), []).append(row)
+    return places
+
+
+def good(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row.value is not None]
+
+
+def values_of(rows: Iterable[Row]) -> dict[Seeds, float]:
+    return {(row.train_seed, row.seed): row.value for row in rows if row.value is not None}
+
+
+def spreads_of(baseline: Iterable[Row]) -> dict[Kind, float]:
+    """The sd of each metric over generation seeds, of all lines together; where there is one, over training seeds."""
+    kinds: dict[Kind, list[dict[Seeds, float]]] = {}
+    for rows in by_place(baseline).values():
+        kinds.setdefault(kind_of(rows[0]), []).append(values_of(rows))
+    found: dict[Kind, float] = {}
+    for kind, lines in kinds.items():
+        for factor in (TRAINING, GENERATION):
+            known = [one for values in lines if (one := level_variance(values, factor)) is not None]
+            total = sum(one.value * one.df for one in known)
+            if total:
+                found[kind] = math.sqrt(total / sum(one.df for one in known))
+    return found
+
+
+def pair_of(frame: Difference, run: list[Row], baseline: list[Row], spread: float | None) -> Pair:
+    a, b = values_of(run), values_of(baseline)
+    means = statistics.fmean(a.values()), statistics.fmean(b.values())
+    frame = replace(frame, run=means[0], baseline=means[1], difference=means[0] - means[1], n=len(a))
+    if frame.method in MEASURING:
+        return Pair(frame, run, baseline, spread)
+    if a.keys() == b.keys():
+        pairing, samples = "seeds", [{seeds: a[seeds] - b[seeds] for seeds in a}]
+    else:
+        pairing, samples = "none", [a, b]
+    terms = tuple(term for values in samples for term in _terms(values, spread))
+    if not terms:
+        pairing = "assets"
+    over_assets = None if terms else _over_assets(run, baseline)
+    return Pair(replace(frame, pairing=pairing), run, baseline, spread, terms, over_assets)
+
+
+def _terms(values: Mapping[Seeds, float], spread: float | None) -> list[Term]:
+    """Of the variance of a mean, when training and generation are to be seeded anew.
+
+    With several seeds of both, what is neither's alone counts twice: the variance is never too small.
+    """
+    if spread is None:
+        return []
+    varied = [factor for factor in FACTORS if levels(values, factor) > 1] or [GENERATION]
+    terms = [Term(level_variance(values, factor), levels(values, factor), factor) for factor in varied]
+    return [replace(t, own=Variance(t.own.value / spread**2, t.own.df)) if t.own else t for t in terms]
+
+
+def _over_assets(run: Sequence[Row], baseline: Sequence[Row]) -> Variance | None:
+    """Of averages with one value each. Assets are not paired, as rows hold none: wider than it need be."""
+    rows = [*run, *baseline]
+    if len(rows) != 2 or any(row.stderr is None or row.n_ok < 2 for row in rows):
+        return None
+    return added(Variance((row.stderr or 0.0) ** 2, row.n_ok - 1) for row in rows)
+
+
+def priors_of(pairs: Iterable[Pair]) -> dict[Pool, Prior]:
+    """What all differences that are not exactly 0 say of the variance of each."""
+    pools: dict[Pool, list[Variance]] = {}
+    for pair in pairs:
+        for term in pair.terms:
+            if term.own is not None:
+                pools.setdefault(pair.pool(term.factor), []).append(term.own)
+    return {pool: prior_of(variances) for pool, variances in pools.items()}
+
+
+def variance_of(pair: Pair, priors: Mapping[Pool, Prior]) -> Variance | None:
+    """Of the difference, in the metric's unit; None when nothing tells it."""
+    if pair.spread is None or not pair.terms:
+        return pair.over_assets
+    terms = []
+    for term in pair.terms:
+        moderated = priors.get(pair.pool(term.factor), NO_PRIOR).moderated(term.own)
+        if moderated is None:
+            return None
+        terms.append(Variance(moderated.value / term.count * pair.spread**2, moderated.df))
+    return added(terms)

@@ -1,0 +1,105 @@
+"""The table of `mdtbench evaluate`: systems side by side under one protocol, then the controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from . import paper
+from .cells import Column
+from .paper_columns import NOTHING, TABLE_1, Beside
+from .places import CONTROLS, Place, control_places, key_of
+from .rows import LATENCY_METRIC, Row
+from .tables import METHOD, STEPS, Table, build, check_single, checked
+
+EVALUATION = "evaluation"  # the stage of all these rows
+RANDOM_MARK = "[random]"  # ends the names of metrics whose extractors have random weights
+SEPARATOR = "; "  # between the parts of a row's note
+GROUP = "Systems"
+FIRST = ("FD_incep", "FD_dinov2", "ULIP_I")  # columns, as in the paper; then the others as they come
+NFE = Column("nfe", "NFE", "count")
+TIME = Column(LATENCY_METRIC, "time", "cost", higher_is_better=False, unit="s/asset")
+
+
+def is_evaluation(rows: Sequence[Row]) -> bool:
+    """Whether rows are those of systems' assets."""
+    return any(row.stage == EVALUATION for row in rows)
+
+
+def evaluation_table(rows: Sequence[Row]) -> Table:
+    """One line per system, and the controls. The paper's numbers of a system stand beside official metrics only.
+
+    Raises:
+        UsageError: no rows, or rows of one column that differ in protocol, reference, number of assets, extractor or
+            definition.
+    """
+    rows = checked(rows)
+    _check_comparable(rows)
+    places = [*_system_places(rows), *control_places(rows)]
+    rows, shared = _without_shared_notes(sorted(rows, key=_rank))
+    lead = (METHOD, *((STEPS,) if _any(rows, "steps") else ()), *((NFE,) if _any(rows, "nfe") else ()))
+    timed = any(row.metric == LATENCY_METRIC for row in rows)
+    beside = NOTHING if any(row.metric.endswith(RANDOM_MARK) for row in rows) else replace(TABLE_1, find=_published)
+    table = build("evaluation", "Evaluation", rows, places, lead=(*lead, *((TIME,) if timed else ())), beside=beside)
+    return replace(table, notes=(*_notes(table, beside), *(f"{note[:1].upper()}{note[1:]}." for note in shared)))
+
+
+def _check_comparable(rows: Sequence[Row]) -> None:
+    check_single("protocol", {row.config_sha for row in rows})
+    check_single("reference", {str(row.reference_sha) for row in rows})
+    check_single("number of assets", {str(row.n_total) for row in rows})
+    for metric in dict.fromkeys(row.metric for row in rows if row.metric != LATENCY_METRIC):
+        check_single(f"extractor of {metric}", {str(row.weights_sha) for row in rows if row.metric == metric})
+
+
+def _rank(row: Row) -> int:
+    name = row.metric.removesuffix(RANDOM_MARK)
+    return FIRST.index(name) if name in FIRST else len(FIRST)
+
+
+def _system_places(rows: Sequence[Row]) -> list[Place]:
+    keys = dict.fromkeys(key_of(row) for row in rows if row.method not in CONTROLS)
+    return [Place(*key, GROUP, "student", key[0]) for key in keys]
+
+
+def _without_shared_notes(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """Rows with only the parts of their notes that some system's rows lack, and the others' parts once."""
+    parts = {row.method: dict.fromkeys([]) for row in rows if row.method not in CONTROLS}
+    for row in rows:
+        if row.method in parts:
+            parts[row.method].update(dict.fromkeys(_parts(row)))
+    first = next(iter(parts.values()), {})
+    shared = [part for part in first if all(part in of_one for of_one in parts.values())]
+    own = [SEPARATOR.join(part for part in _parts(row) if part not in shared) for row in rows]
+    return [row.model_copy(update={"note": note}) for row, note in zip(rows, own, strict=True)], shared
+
+
+def _parts(row: Row) -> list[str]:
+    return [part for part in row.note.split(SEPARATOR) if part]
+
+
+def _notes(table: Table, beside: Beside) -> list[str]:
+    notes = ["ok/n: assets measured; those that failed are black pictures in distances and 0 in ULIP_I."]
+    if sum(line.role == "student" for line in table.rows) > 1:
+        notes.append("Marked: the best system, and the second best where the format can.")
+    if any(column.kind == "paper" for column in table.columns):
+        notes.append(paper.PROTOCOL_NOTE)
+    return notes
+
+
+def _published(name: str, steps: int | None, tables: tuple[paper.PaperTable, ...]) -> paper.PaperRow | None:
+    """The authors' own row of a system, by its name in the paper; None where its steps leave it open which.
+
+    Rows that the paper quotes are of other assets and have no place beside ours.
+    """
+    found = [
+        row
+        for table in tables
+        for row in table.rows
+        if row.label.lower() == name.lower() and row.measured_by == "authors" and steps in (None, row.steps)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _any(rows: Sequence[Row], name: str) -> bool:
+    return any(getattr(row, name) is not None for row in rows)

@@ -1,0 +1,137 @@
+"""`mdtbench compare`: exit codes, formats, shipped baselines, and that it needs no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mdtbench.harness import compare_command
+from mdtbench.results.rows import Row, read_rows, write_rows
+
+_SPEC = importlib.util.spec_from_file_location("results_make", Path(__file__).parents[1] / "results" / "make.py")
+make = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(make)
+
+WITHOUT_TORCH = """
+import sys
+sys.argv = ["mdtbench", "compare", sys.argv[1], sys.argv[1]]
+from mdtbench.harness.cli import main
+try:
+    main()
+finally:
+    assert "torch" not in sys.modules, "torch was imported"
+"""
+
+
+def worse(rows: list[Row]) -> list[Row]:
+    """The same run with the FD of one method a hundred higher."""
+    change = [row.method == "mdt" and row.metric == "FD_tiny2d" for row in rows]
+    return [
+        row.model_copy(update={"value": row.value + 100}) if c else row for row, c in zip(rows, change, strict=True)
+    ]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Folders `good` and `bad` of runs."""
+    write_rows(tmp_path / "good" / "rows.jsonl", make.run())
+    write_rows(tmp_path / "bad" / "rows.jsonl", worse(make.run()))
+    return tmp_path
+
+
+def test_the_same_run_exits_with_0_and_without_torch(runs: Path):
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(runs / "good")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "0 worse, 0 better, 27 same, 0 not comparable (10 of seconds: not judged)"
+
+
+def test_a_regression_exits_with_3_and_is_listed(runs: Path, mdtbench: Callable):
+    done = mdtbench("compare", runs / "bad", runs / "good" / "rows.jsonl")
+    assert (done.code, done.err) == (3, "")
+    lines = done.out.splitlines()
+    assert lines[-1].startswith("2 worse, 0 better, 25 same, 0 not comparable")
+    assert sum("VM+VD" in line and "worse" in line for line in lines) == 2
+    assert mdtbench("compare", runs / "good", runs / "bad").code == 0  # better
+    assert mdtbench("compare", runs / "bad", runs / "good", "--metrics", "ULIP_tiny").code == 0
+    assert mdtbench("compare", runs / "bad", runs / "good", "--methods", "cm,vm").code == 0
+
+
+def test_json_holds_every_number(runs: Path, mdtbench: Callable):
+    done = mdtbench("compare", runs / "bad", runs / "good", "--format", "json")
+    found = json.loads(done.out)
+    assert (done.code, found["regression"], found["schema_version"]) == (3, True, 1)
+    found = [one for one in found["comparison"]["differences"] if one["verdict"] == "worse"]
+    assert [one["steps"] for one in found] == [1, 2]
+    assert [one["difference"] for one in found] == [100.0, 100.0]
+    assert found[0]["pairing"] == "seeds"
+
+
+def test_markdown_shows_the_verdicts(runs: Path, mdtbench: Callable):
+    done = mdtbench("compare", runs / "bad", runs / "good", "-f", "markdown")
+    assert done.code == 3
+    assert "| *Worse* |" in done.out
+    assert done.out.splitlines()[-1].startswith("2 worse")
+
+
+def test_a_file_of_tolerances_is_used(runs: Path, mdtbench: Callable):
+    path = runs / "t.toml"
+    path.write_text("FD_tiny2d = { absolute = 101 }\n")
+    done = mdtbench("compare", runs / "bad", runs / "good", "--tolerance", path)
+    assert done.code == 0
+    assert "Tolerances of" in done.out
+    path.rename(runs / "good" / "tolerances.toml")  # brought along by the baseline
+    assert mdtbench("compare", runs / "bad", runs / "good").code == 0
+
+
+def test_baselines_are_saved_and_found_by_name(runs: Path, mdtbench: Callable, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compare_command, "BASELINES", runs / "baselines")
+    done = mdtbench("compare", runs / "good", "--save", runs / "baselines" / "smoke-cpu")
+    assert (done.code, done.err) == (0, "")
+    assert read_rows(runs / "baselines" / "smoke-cpu" / "rows.jsonl") == make.run()
+    assert mdtbench("compare", runs / "good", "smoke-cpu").code == 0
+    assert mdtbench("compare", runs / "bad", "smoke-cpu").code == 3
+    done = mdtbench("compare", runs / "bad", "smoke-cup")
+    assert done.code == 2
+    assert "Unknown baseline 'smoke-cup'. Did you mean 'smoke-cpu'?" in done.err
+
+
+def test_a_run_with_failures_is_no_baseline(runs: Path, mdtbench: Callable):
+    write_rows(runs / "failed" / "rows.jsonl", [make.row(value=None)])
+    done = mdtbench("compare", runs / "failed", "--save", runs / "b")
+    assert done.code == 2
+    assert not (runs / "b").exists()
+
+
+def test_a_check_that_compares_nothing_does_not_pass(runs: Path, mdtbench: Callable):
+    other = [row.model_copy(update={"weights_sha": "f" * 64}) for row in make.run()]
+    write_rows(runs / "other" / "rows.jsonl", other)
+    done = mdtbench("compare", runs / "other", runs / "good")
+    assert done.code == 2
+    assert "Nothing can be compared (other networks" in done.err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "part"),
+    [
+        (["good"], 2, "needs a BASELINE"),
+        (["good", "good", "--save", "x"], 2, "needs a BASELINE"),
+        (["good", "no/such"], 4, "There is no run at no/such"),
+        (["good", "good", "--format", "txet"], 2, "Did you mean 'text'?"),
+        (["good", "good", "--metrics", "FD_tiny2"], 2, "Did you mean 'FD_tiny2d'?"),
+        (["good", "good", "--tolerance", "t.toml"], 4, "Missing file t.toml"),
+    ],
+)
+def test_mistakes_are_one_line(
+    runs: Path, mdtbench: Callable, monkeypatch: pytest.MonkeyPatch, args: list[str], code: int, part: str
+):
+    monkeypatch.chdir(runs)
+    done = mdtbench("compare", *args)
+    assert (done.code, done.err.count("\n")) == (code, 1)
+    assert part in done.err
