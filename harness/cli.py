@@ -181,7 +181,7 @@ def compare(
 @app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="Folder of generated assets, named by asset id.")],
-    name: Annotated[str, typer.Option(help="Name of the system, for the table.")],
+    name: Annotated[str, typer.Option(help="Name of the system, for the table; the folder's by default.")] = "",
     reference: Annotated[
         Path | None, typer.Option(help="Folder of the true meshes; by default the assets themselves, to try it out.")
     ] = None,
@@ -221,7 +221,7 @@ def evaluate(
     evaluate_command(
         EvaluateOptions(
             folder=folder,
-            name=name,
+            name=name or folder.resolve().name,
             reference=reference,
             protocol=protocol,
             changes=tuple(changes or ()),

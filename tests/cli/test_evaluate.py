@@ -38,7 +38,7 @@ def test_help_names_every_option(mdtbench):
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        ((), 2, "--name"),
+        ((), 4, "mdtbench fetch"),
         (("--name", "a/b"), 2, "no slashes"),
         (("--name", "truth"), 2, "that of a control"),
         (("--name", "x", "--set", "extractor=random"), 2, "Did you mean 'extractors'"),
