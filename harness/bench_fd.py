@@ -110,7 +110,7 @@ def frechet_by_sqrtm(a: Moments, b: Moments) -> float:
     if not np.isfinite(root).all():
         ridge = RIDGE * np.eye(len(root))
         root = linalg.sqrtm((covariance_a + ridge) @ (covariance_b + ridge))
-    imaginary = float(np.abs(np.diagonal(root).imag).max())
+    imaginary = float(np.abs(np.imag(np.diagonal(root))).max())
     if imaginary > LARGEST_IMAGINARY:
         raise RunError(
             f"A matrix root that is not real (got an imaginary part of {imaginary:.2g}) - at most "

@@ -224,7 +224,9 @@ class _Fetch:
         for item, remote in found:
             revision = f" at {remote.revision[:12]}" if remote.revision else ""
             lacking = self._lacking(item, remote)
-            here = f", {size_text(remote.bytes - lacking)} of it here" if lacking < (remote.bytes or 0) else ""
+            here = (
+                f", {size_text(remote.bytes - lacking)} of it here" if remote.bytes and lacking < remote.bytes else ""
+            )
             self._report.note(
                 f"{size_text(remote.bytes):>10}{here}  {item.target}  ({item.origin}{revision}; "
                 f"licence: {item.licence}; for: {item.used_for})"

@@ -78,7 +78,7 @@ def addresses(item: Item, revision: str, mirror: str | None) -> Iterator[str]:
 def _head(url: str, item: Item, revision: str) -> tuple[Remote | None, str]:
     """The file at an address; None and the reason when the server refuses it."""
     from huggingface_hub import get_hf_file_metadata
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
     try:
         found = get_hf_file_metadata(url, token=False, headers=_headers())
@@ -127,7 +127,7 @@ def transfer(remote: Remote, part: Path, tell: Callable[[int], None]) -> None:
     Raises:
         RunError: the connection broke for good, the server sent another number of bytes, or the disk is full.
     """
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
     from huggingface_hub.file_download import http_get
 
     try:

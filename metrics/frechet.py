@@ -110,11 +110,12 @@ def _overlap(covariance_a: NDArray[np.float64], covariance_b: NDArray[np.float64
     rank r: with N <= D samples everything after it is [r, r]. Negative eigenvalues can only be rounding
     (about 1e-15 of the largest) and are clipped to zero.
     """
-    packed_DD, order_D, rank, _ = lapack.dpstrf(covariance_a, lower=1)
+    packed_DD, order_D, rank, _ = lapack.dpstrf(covariance_a, lower=1)  # pyright: ignore[reportAttributeAccessIssue]
     covariance_b = covariance_b[np.ix_(order_D - 1, order_D - 1)]
     factor_Dr = np.tril(packed_DD)[:, :rank]
     if rank == len(order_D):
-        product_rr, _ = lapack.dsygst(covariance_b, factor_Dr, itype=2, lower=1)  # half the cost of two products
+        # half the cost of two products
+        product_rr, _ = lapack.dsygst(covariance_b, factor_Dr, itype=2, lower=1)  # pyright: ignore[reportAttributeAccessIssue]
     else:
         product_rr = factor_Dr.T @ covariance_b @ factor_Dr
     # Of the lower triangle, the only one that dsygst fills. Torch's LAPACK takes half the time of numpy's.

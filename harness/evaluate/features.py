@@ -115,8 +115,8 @@ def features(tower: Tower, seen: Sequence[Seen], store: Store, report: Reporter,
         task = report.start(label, len(by_digest), len(by_digest) - len(todo))
         see = tower.load()
         for count, digest in enumerate(todo, len(by_digest) - len(todo) + 1):
-            found[digest] = see(by_digest[digest].batch())
-            store.put(tower.address(by_digest[digest].address), {"features": found[digest]})
+            found[digest] = features = see(by_digest[digest].batch())
+            store.put(tower.address(by_digest[digest].address), {"features": features})
             report.update(task, count)
     return {digest: features for digest, features in found.items() if features is not None}
 

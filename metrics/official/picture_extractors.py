@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -178,7 +179,8 @@ def random_extractor(spec: PictureSpec, seed: int, *, device: str | torch.device
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Keep CUDA from rounding float32 operands to TF32, which would move features by 1e-3, inside the block."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn  # torch's stubs do not know the switch
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = False
     try:
