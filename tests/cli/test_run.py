@@ -227,6 +227,8 @@ def interrupt(
     """Start the command in a process group of its own; signal the group, or its first process alone, as soon as it
     has come that far. All processes of the group must then end."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in jobs that a shell runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # else the command would inherit that and ignore us
     with subprocess.Popen([*COMMAND, *args], **options) as process:
         try:
             wait_until(lambda: process.poll() is not None or is_far_enough())
@@ -271,9 +273,8 @@ def patched_up(base: Base) -> tuple[Path, list[str]]:
     found += [f"{killed.code}, {len(students(out))} students, {len(shapes(out))} shapes"]
     killed = interrupt(args, lambda: len(shapes(out)) >= 2, signal.SIGKILL, parent_only=True)
     found += [f"{killed.code}, {len(students(out))} students, some shapes: {2 <= len(shapes(out)) < 18}"]
-    trained, begun = students(out), (out / "manifest.json").stat().st_mtime_ns
-    # Early, so that work is left even where other programs keep this process waiting for seconds.
-    stopped = interrupt(args, lambda: (out / "manifest.json").stat().st_mtime_ns > begun, signal.SIGINT)
+    trained, n_before = students(out), len(shapes(out))
+    stopped = interrupt(args, lambda: len(shapes(out)) > n_before, signal.SIGINT)
     found += [f"{stopped.code}, {stopped.out!r}, {stopped.err.splitlines()[-1]}"]
     found += [f"rows: {(out / 'rows.jsonl').exists()}"]
     finished = run_process(*args)
