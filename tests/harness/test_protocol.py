@@ -13,6 +13,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
+from mdtbench.assets import toys4k
 from mdtbench.base.errors import UsageError
 from mdtbench.base.files import digest_of
 from mdtbench.harness.protocol.calibration import Teacher, calibrate
@@ -480,3 +481,14 @@ def test_the_line_says_by_how_much():
 def test_the_rule_is_read_from_the_protocol():
     wide = RULE.model_copy(update={"fd_relative": 0.3, "ulip_absolute": 2.0})
     assert calibrate(wide, replace(TEACHER, fd_incep=15.20, ulip_i=38.0)).verdict == "calibrated"
+
+
+@pytest.mark.parametrize("subset", ["full", "sub1250", "smoke"])
+def test_toys4k_picks_the_assets_that_the_protocol_selects(subset: str):
+    """The rule stands in two rooms, as `assets` may not import `harness`: they must not drift apart."""
+    shas = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(1300)]
+    rows = [toys4k.Row(sha, "kind/a.blend", 4.5) for sha in shas]
+    rows.append(toys4k.Row(hashlib.sha256(b"ugly").hexdigest(), "kind/b.blend", 4.49))
+    values = (PROTOCOL if subset == "full" else PROTOCOL.variant(subset)).values
+    assert sorted(select(values, shas)) == [row.sha256 for row in toys4k.pick(rows, subset)]
+    assert values.assets.min_aesthetic_score == toys4k.MIN_AESTHETIC_SCORE
