@@ -272,7 +272,7 @@ def coverage(picture: Path) -> float:
     Raises:
         AssetError: the file is not an RGBA picture.
     """
-    return float(_rgba(picture)[..., 3].mean() / 255)
+    return float(read_rgba(picture)[..., 3].mean() / 255)
 
 
 def check_coverage(pictures: Sequence[Path], least: float = 0.001) -> None:
@@ -291,11 +291,12 @@ def on_black(picture: Path) -> NDArray[np.uint8]:
     Raises:
         AssetError: the file is not an RGBA picture.
     """
-    rgba = _rgba(picture).astype(np.uint32)
+    rgba = read_rgba(picture).astype(np.uint32)
     return ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
 
 
-def _rgba(picture: Path) -> NDArray[np.uint8]:
+def read_rgba(picture: Path) -> NDArray[np.uint8]:
+    """[H, W, 4], colours not premultiplied. Raises AssetError when the file is not an RGBA picture."""
     try:
         with Image.open(picture) as image:
             if image.mode != "RGBA":

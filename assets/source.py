@@ -1,10 +1,11 @@
-"""What a source of shapes offers the rest of the tool: named assets and a digest."""
+"""What a source of shapes offers the rest of the tool: named assets and a digest. And sources by name, for plug-ins."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from ..base.registry import Registry
 from .mesh import Mesh
 
 
@@ -45,3 +46,7 @@ class Source(Protocol):
     def digest(self) -> str:
         """sha256, in hexadecimal, of all that the assets are made from: equal digests mean equal shapes."""
         ...
+
+
+# What `--assets NAME:TEXT` makes of TEXT. Raises MissingError or UsageError when there is no such source.
+SOURCES: Registry[Callable[[str], Source]] = Registry("source", group="mdtbench.sources")

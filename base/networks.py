@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import MissingError, UsageError, unknown_name
+from .registry import Registry
 
 LISTED = 5  # faults named in a message
 
@@ -22,10 +23,12 @@ class NetworkTable:
     Attributes:
         classes: constructors by the name that configurations use.
         ignored_prefix: dropped from names; TRELLIS prefixes classes that trade memory for time in training.
+        plugins: those that plug-ins add.
     """
 
     classes: Mapping[str, type[nn.Module]]
     ignored_prefix: str = ""
+    plugins: Registry[type[nn.Module]] | None = None
 
     def create(self, name: str, args: Mapping[str, object], *, seed: int = 0) -> nn.Module:
         """A network with starting weights.
@@ -38,14 +41,22 @@ class NetworkTable:
         Raises:
             UsageError: unknown name, unknown or missing arguments, or values the network cannot have.
         """
-        plain = name.removeprefix(self.ignored_prefix)
-        if plain not in self.classes:
-            raise unknown_name("network", plain, self.classes)
-        network = self.classes[plain]
-        _check_args(plain, network, args)
+        network = self._network(name)
+        _check_args(network.__name__, network, args)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return network(**args)
+
+    def _network(self, name: str) -> type[nn.Module]:
+        plain, more = name.removeprefix(self.ignored_prefix), self.plugins
+        if plain in self.classes:
+            return self.classes[plain]
+        if more is None:
+            raise unknown_name("network", plain, self.classes)
+        if name not in more.names():
+            hint = f"One of a file of your own needs --plugin FILE; plug-ins: entry-point group '{more.group}'."
+            raise unknown_name("network", plain, [*self.classes, *more.names()], hint)
+        return more.get(name).value
 
 
 def _check_args(name: str, network: type[nn.Module], args: Mapping[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""Names for objects that plug-ins can add to: methods, metrics."""
+"""Names for objects that plug-ins can add to: methods, metrics, sources of shapes, networks."""
 
 from __future__ import annotations
 

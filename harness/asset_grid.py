@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..assets.mesh import Mesh
 from ..render.gaussian_rasteriser import render
+from ..render.gaussians import Gaussians
 from ..render.meshes import MeshRenderer, on_background, to_uint8
 from ..results.grid import Picture, grid
 from ..results.rows import BOTH
@@ -54,9 +55,14 @@ def write_asset_grid(
     grid(rows, labels, [name.removeprefix("test-") for name in test.ids[:n]], path)
 
 
-def mesh_picture(mesh: Mesh) -> Picture:
-    """[SIDE, SIDE, 3] uint8, from the camera of the grid."""
-    return to_uint8(on_background(MeshRenderer(mesh).render(CAMERA, SIDE, supersampling=2)))
+def mesh_picture(mesh: Mesh, side: int = SIDE) -> Picture:
+    """[side, side, 3] uint8, from the camera of the grid."""
+    return to_uint8(on_background(MeshRenderer(mesh).render(CAMERA, side, supersampling=2)))
+
+
+def gaussians_picture(gaussians: Gaussians, side: int = SIDE) -> Picture:
+    """[side, side, 3] uint8, from the camera of the grid."""
+    return to_uint8(on_background(render(gaussians, CAMERA, side)))
 
 
 def first_of_each(cells: Sequence[AssetCell]) -> Iterator[AssetCell]:
@@ -77,4 +83,4 @@ def _pictures(stage: SecondStage, path: Path, count: int) -> Iterator[Picture | 
 
 def _picture(stage: SecondStage, coords: NDArray[np.int32], latents: NDArray[np.float32]) -> Picture:
     [gaussians] = stage.pipeline.gaussians(torch.from_numpy(latents), one_voxels(coords))
-    return to_uint8(on_background(render(gaussians, CAMERA, SIDE)))
+    return gaussians_picture(gaussians)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..base.errors import MdtbenchError, UsageError
+from . import completion
 from .cache_command import CACHE, cache_app
 
 ALL_METHODS = "cm,pcm,scm,vm,mdt"
@@ -24,7 +25,12 @@ app = typer.Typer(
 app.add_typer(cache_app)
 
 PresetOption = Annotated[
-    str, typer.Option("--preset", help="Shipped preset (smoke, tiny, oracle, paper) or a .toml file.")
+    str,
+    typer.Option(
+        "--preset",
+        help="Shipped preset (smoke, tiny, oracle, paper) or a .toml file.",
+        autocompletion=completion.presets,
+    ),
 ]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the preset: train.steps=100.")
@@ -49,7 +55,11 @@ def root() -> None:
 def run(
     preset: PresetOption = "tiny",
     methods: Annotated[
-        str, typer.Option(help=f"Comma-separated methods, with variants as name:variant; {ALL_METHODS} by default.")
+        str,
+        typer.Option(
+            help=f"Comma-separated methods, with variants as name:variant; {ALL_METHODS} by default.",
+            autocompletion=completion.methods,
+        ),
     ] = "",
     steps: Annotated[str, typer.Option(help="Sampler steps to evaluate, e.g. 1,2; the preset's by default.")] = "",
     stages: Annotated[
@@ -63,17 +73,23 @@ def run(
         typer.Option(help="What methods get equal amounts of: steps, forwards or seconds; the preset's by default."),
     ] = "",
     seeds: Annotated[str, typer.Option(help="Training seeds, e.g. 0,1,2; 0 by default.")] = "",
-    assets: Annotated[Path | None, typer.Option(help="Folder of meshes to evaluate on, in place of toys.")] = None,
+    assets: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of meshes, toys4k:FOLDER, or NAME:TEXT of a plug-in, to evaluate on in place of toys."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first N test assets.", min=2)] = None,
     changes: Changes = None,
     plugin: Annotated[
-        list[Path] | None, typer.Option(help="Python file that registers a method or metric of your own.")
+        list[Path] | None,
+        typer.Option(help="Python file that registers a method, metric, source or network of your own."),
     ] = None,
     export: Annotated[
         str,
         typer.Option(
-            help="Write every whole asset as files: glb (coloured mesh), ply (3D Gaussians). Those of the first "
-            "training and generation seed, to OUT/export/<method>-<steps>x2/; needs a second stage."
+            help="Write every whole asset as files: glb (coloured mesh), ply (3D Gaussians), png (a picture). Those "
+            "of the first training and generation seed, to OUT/export/<method>-<steps>x2/; needs a second stage."
         ),
     ] = "",
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<preset>-<key> by default.")] = None,
@@ -127,13 +143,94 @@ def run(
 
 @app.command()
 def report(
-    folder: Annotated[Path | None, typer.Argument(help="Folder of a run; the newest under runs/ by default.")] = None,
-    format: Annotated[str, typer.Option("--format", "-f", help="rich, markdown, latex, csv or json.")] = "rich",
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN]...",
+            help="Folder of a run, the newest under runs/ by default; of several, one table of all.",
+            autocompletion=completion.runs,
+        ),
+    ] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="rich, markdown, latex, csv, json; html: a folder of pages; parquet: files of all rows.",
+            autocompletion=completion.formats,
+        ),
+    ] = "rich",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Of html the folder (RUN/report by default), of parquet the file (RUN/rows.parquet)."),
+    ] = None,
 ) -> None:
-    """Print Tables 2 and 3 of a run, beside the paper's numbers."""
+    """Print Tables 1 to 3 of a run, or of several that are comparable, beside the paper's numbers.
+
+    Examples:
+
+      mdtbench report
+
+      mdtbench report runs/today --format html --out pages
+
+      mdtbench report runs/cm_vm runs/mdt --format latex
+
+      mdtbench report runs/today --format parquet --out rows.parquet
+    """
     from .report_command import report_command
 
-    report_command(folder, format)
+    report_command(folders or (), format, out)
+
+
+@app.command()
+def figure(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="grid|pareto|curves",
+            help="grid: pictures of assets; pareto: quality against cost; curves: of training.",
+            autocompletion=completion.one_of(("grid", "pareto", "curves")),
+        ),
+    ],
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN]...",
+            help="Folder of a run, the newest under runs/ by default; of several, one figure of all.",
+            autocompletion=completion.runs,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A .pdf or .png; RUN/figure-<kind>.pdf by default.")
+    ] = None,
+    methods: Annotated[
+        str,
+        typer.Option(help="Comma-separated methods in their order; all by default.", autocompletion=completion.methods),
+    ] = "",
+    assets: Annotated[str, typer.Option(help="Of grid: comma-separated asset ids; the first few by default.")] = "",
+    metric: Annotated[
+        str, typer.Option(help="Of pareto: the first of the run's table by default. Of curves: loss or a diagnostic.")
+    ] = "",
+    steps: Annotated[
+        str, typer.Option(help="Sampler steps, e.g. 1,2. Of grid the fewest by default, of pareto all.")
+    ] = "",
+    against: Annotated[str, typer.Option(help="Of pareto: nfe or seconds; nfe by default.")] = "",
+) -> None:
+    """Draw a figure for a paper, PDF or PNG. Needs matplotlib, which the extra `figures` installs.
+
+    Examples:
+
+      mdtbench figure grid runs/today --steps 1,2 --methods vm,mdt,teacher --out assets.pdf
+
+      mdtbench figure pareto runs/today --metric FD_tiny_gs --against seconds
+
+      mdtbench figure curves runs/today --out curves.png
+    """
+    from ..results.figures.choice import Choice
+    from .figure_command import figure_command
+
+    choice = Choice(_words(methods), _words(assets), metric, _numbers("--steps", steps), against)
+    typer.echo(figure_command(kind, folders or (), out, choice))
 
 
 @app.command()
@@ -149,6 +246,9 @@ def compare(
     ] = None,
     format: Annotated[str, typer.Option("--format", "-f", help="text, markdown or json.")] = "text",
     everything: Annotated[bool, typer.Option("--all", help="Also show what is the same or not comparable.")] = False,
+    any_change: Annotated[
+        bool, typer.Option("--any-change", help="Exit with 3 on what is better, too: for checks of every commit.")
+    ] = False,
     save: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the run as a baseline there instead of comparing.")
     ] = None,
@@ -174,7 +274,7 @@ def compare(
     if save is not None:
         typer.echo(save_baseline(run, save), nl=False)
         return
-    options = CompareOptions(run, baseline, _words(metrics), _words(methods), tolerance, format, everything)
+    options = CompareOptions(run, baseline, _words(metrics), _words(methods), tolerance, format, everything, any_change)
     raise typer.Exit(compare_command(options))
 
 
@@ -183,7 +283,10 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(help="Folder of generated assets, named by asset id.")],
     name: Annotated[str, typer.Option(help="Name of the system, for the table; the folder's by default.")] = "",
     reference: Annotated[
-        Path | None, typer.Option(help="Folder of the true meshes; by default the assets themselves, to try it out.")
+        Path | None, typer.Option(help="Folder of true meshes, or toys4k:FOLDER; by default the assets themselves.")
+    ] = None,
+    conditions: Annotated[
+        Path | None, typer.Option(help="Folder of the conditioning pictures, named by asset id: adds CLIP_score.")
     ] = None,
     protocol: Annotated[str, typer.Option(help="Protocol, with variants as name+variant.")] = "trellis-v1",
     changes: Annotated[
@@ -191,6 +294,12 @@ def evaluate(
         typer.Option("--set", metavar="KEY=VALUE", help="extractors=random, seed, run_seed, columns."),
     ] = None,
     latency: Annotated[float | None, typer.Option(help="Seconds per asset, for the table.", min=0)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Generation seed of the assets, for tables of several seeds.", min=0)
+    ] = None,
+    calibrates: Annotated[
+        bool, typer.Option("--calibrates", help="These are the teacher's: compare with the published numbers.")
+    ] = False,
     geometry_only: Annotated[
         bool, typer.Option("--geometry-only", help="The assets have no colours: ULIP_I alone.")
     ] = False,
@@ -223,9 +332,12 @@ def evaluate(
             folder=folder,
             name=name or folder.resolve().name,
             reference=reference,
+            conditions=conditions,
             protocol=protocol,
             changes=tuple(changes or ()),
             latency=latency,
+            seed=seed,
+            calibrates=calibrates,
             geometry_only=geometry_only,
             steps=steps,
             nfe=nfe,
@@ -240,21 +352,34 @@ def evaluate(
 
 @app.command()
 def show(
-    kind: Annotated[str, typer.Argument(help="What to show: protocol.")],
-    name: Annotated[str, typer.Argument(help="Its name, with variants as name+variant.")] = "trellis-v1",
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|protocol|schema",
+            help="Folder of a run, or its name under runs/; protocol; schema.",
+            autocompletion=completion.shown,
+        ),
+    ],
+    name: Annotated[
+        str, typer.Argument(help="Of a protocol, with variants as name+variant; trellis-v1 by default.")
+    ] = "",
     format: Annotated[str, typer.Option("--format", "-f", help="text or json.")] = "text",
 ) -> None:
-    """Print every choice of a protocol with its status and source, what is unknown, and the hash.
+    """Print all about one run; or every choice of a protocol with its source; or the JSON Schema of rows.
 
     Examples:
+
+      mdtbench show runs/today
 
       mdtbench show protocol trellis-v1
 
       mdtbench show protocol trellis-v1+as-is --format json
-    """
-    from .listing import shown
 
-    typer.echo(shown(kind, name, format), nl=False)
+      mdtbench show schema
+    """
+    from .runs_command import shown
+
+    typer.echo(shown(what, name, format), nl=False)
 
 
 @app.command()
@@ -285,12 +410,48 @@ def fetch(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="methods, samplers, metrics, presets, protocols or worlds.")] = "methods",
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="methods, samplers, metrics, presets, protocols, worlds or runs.",
+            autocompletion=completion.one_of(completion.KINDS),
+        ),
+    ] = "methods",
+    folder: Annotated[
+        Path | None, typer.Option("--in", metavar="DIR", help="Of runs: the folder that they are in; runs by default.")
+    ] = None,
 ) -> None:
-    """List what this installation offers."""
+    """List what this installation offers, or the runs that there are."""
+    if kind == "runs":
+        from .runs_command import RUNS, runs_table
+
+        typer.echo(runs_table(folder or RUNS), nl=False)
+        return
     from .listing import listing
 
+    if folder is not None:
+        raise UsageError(f"--in has no meaning for {kind}. Leave it out.")
     typer.echo(listing(kind))
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="CSV with the columns metric and value; see docs/rows.md for others.")],
+    name: Annotated[str, typer.Option(help="Name of the system, where the CSV has no column method.")],
+    like: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="The run that the values are comparable to, on your word.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/import-<name>-<key> by default.")] = None,
+) -> None:
+    """Make a run's folder of another tool's numbers, marked as not measured here, for `report` and `compare`.
+
+    Examples:
+
+      mdtbench import lgm.csv --name LGM --like runs/flashvdm
+    """
+    from .runs_command import ImportOptions, import_command
+
+    typer.echo(import_command(ImportOptions(file, name, like, out)), nl=False)
 
 
 @app.command()

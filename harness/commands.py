@@ -9,15 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..assets.blend import find_blender
 from ..assets.folder import FolderSource
-from ..assets.source import Source
+from ..assets.source import SOURCES, Source
 from ..assets.toys import ToySource
 from ..base.errors import MissingError, RunError, UsageError, unknown_name
-from ..results.report import RunResults
+from ..results.report import RunResults, read_run
 from ..trellis.pipeline import SLAT_SAMPLER, has_slat, read_sampler
 from .config import Config, load_config
 from .device import AUTO, CPU, device_of
 from .doctor import findings_text
+from .evaluate.toys4k import folder_of, meshes_of
 from .export import FOLDER, formats_of
 from .oracle import is_oracle, load_oracle_config, oracle_summary, plan_oracle, run_oracle
 from .paper import check_runnable, has_protocol, load_tables, needs, plan_tables, tables_summary
@@ -59,8 +61,7 @@ METHODS_OF_THE_PAPER = ("cm", "pcm", "scm", "vm", "mdt")
 
 def run_command(options: RunOptions) -> None:
     """Raises the errors of base.errors; prints to standard output only the plan or the tables."""
-    for plugin in options.plugins:
-        load_plugin(plugin)
+    plugins = [load_plugin(plugin) for plugin in options.plugins]
     if is_oracle(options.preset):
         return _run_oracle(options)
     if has_protocol(options.preset):
@@ -76,7 +77,11 @@ def run_command(options: RunOptions) -> None:
         return
     verify_world(plan.world)
     out = options.out or Path("runs") / f"{Path(options.preset).stem}-{plan.run_id}"
-    with _resumable(out), reporter() as report, teams(options.workers, plan.device, report) as (team, networks):
+    with (
+        _resumable(out),
+        reporter() as report,
+        teams(options.workers, plan.device, report, plugins) as (team, networks),
+    ):
         outcome = Runner(plan, out, options.cache, team, formats, networks).run()
     print_tables(outcome.results)
     print_out(closing(outcome, out))
@@ -111,7 +116,7 @@ def _run_oracle(options: RunOptions) -> None:
 
 
 def _run_tables(options: RunOptions) -> None:
-    """Print the plan; or, without --dry-run, say what is missing."""
+    """Print the plan; or, without --dry-run, make the tables, unless something is missing."""
     without = {
         "--stages": options.stages,
         "--assets": options.assets,
@@ -123,11 +128,21 @@ def _run_tables(options: RunOptions) -> None:
     _refuse(without, f"the tables of preset '{options.preset}', whose rows say it")
     config = load_tables(options.preset, options.changes)
     plan = plan_tables(config, options.methods, options.train_seeds, options.limit)
-    findings = needs(config)
+    findings = needs(config, plan, options.device)
     if options.dry_run:
         return print_out(tables_summary(plan, findings))
     print_out(findings_text({f"What preset '{options.preset}' needs": findings}))
     check_runnable(findings)
+    from .paper.run import run_id, run_tables  # with the official networks, which other runs do without
+
+    device, count = device_of(options.device), options.workers or cores()
+    out = options.out or Path("runs") / f"{Path(options.preset).stem}-{run_id(plan)}"
+    with _resumable(out), reporter() as report:
+        outcome = run_tables(plan, out, options.cache, device, count, report)
+    print_tables(read_run(out))
+    print_out(outcome.text(out))
+    if outcome.failed:
+        raise RunError(f"{len(outcome.failed)} cell(s) could not be measured; they are marked. Reasons are above.")
 
 
 def _refuse(given: Mapping[str, object], where: str) -> None:
@@ -160,7 +175,7 @@ def make_plan(options: RunOptions) -> Plan:
         config,
         options.methods or METHODS_OF_THE_PAPER,
         options.train_seeds or (0,),
-        test_source(config, options.assets),
+        test_source(config, options.assets, options.cache),
         options.limit,
         folder,
         world_digest(folder),
@@ -179,14 +194,19 @@ def _staged(config: Config, stages: str) -> Config:
     return config.first_stage if stages == "structure" else config
 
 
-def test_source(config: Config, assets: Path | None) -> Source:
+def test_source(config: Config, assets: Path | None, cache: Path) -> Source:
+    """Toys; a folder of meshes; toys4k:FOLDER, which Blender converts into the cache; or NAME:TEXT of a plug-in."""
     if assets is None:
         return ToySource("test", config.data.test, config.data.seed)
-    return FolderSource(assets)
+    toys4k = folder_of(assets)
+    if toys4k is not None:
+        return meshes_of(toys4k, find_blender(), cache.expanduser())
+    name, colon, text = str(assets).partition(":")
+    return SOURCES.get(name).value(text) if colon and not assets.exists() else FolderSource(assets)
 
 
-def load_plugin(path: Path) -> None:
-    """Import a Python file, whose import registers its methods and metrics. Worker processes find it as we do.
+def load_plugin(path: Path) -> str:
+    """Import a Python file, whose import registers what is in it. Worker processes find the module by its name.
 
     Raises:
         MissingError: there is no such file.
@@ -201,6 +221,7 @@ def load_plugin(path: Path) -> None:
         raise UsageError(f"The plug-in {path} cannot be imported ({error}). Repair the file.") from error
     if Path(module.__file__ or "").resolve() != path.resolve():
         raise UsageError(f"The plug-in {path} has the name of another module. Rename the file.")
+    return path.stem
 
 
 def closing(outcome: Outcome, out: Path) -> str:

@@ -45,6 +45,7 @@ NEEDED = {
     "numba": "CPU rasteriser of 3D Gaussians",
     "filelock": "a cache that several processes use",
     "huggingface_hub": "downloads of official weights",
+    "jinja2": "the HTML report",
 }
 
 

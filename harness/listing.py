@@ -1,9 +1,9 @@
-"""The verbs `list` and `show`."""
+"""The verb `list`, of what is installed; of runs see `runs_command`."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import Field, fields
 
 from ..base.errors import unknown_name
@@ -11,10 +11,10 @@ from ..base.registry import Entry
 from ..flow.samplers import SAMPLERS
 from ..methods import METHODS, Distillation, Method
 from ..metrics import ASSET_METRICS, METRICS, Metric
+from .columns import aligned
 from .config import WORLDS, preset_names
 from .parameters import choices_of, default_of
 from .protocol.model import protocol_names
-from .protocol.show import show_protocol
 
 
 def listing(kind: str) -> str:
@@ -28,7 +28,7 @@ def listing(kind: str) -> str:
         "worlds": lambda: sorted(path.parent.name for path in WORLDS.glob("*/world.json")),
     }
     if kind not in kinds:
-        raise unknown_name("kind", kind, kinds)
+        raise unknown_name("kind", kind, [*kinds, "runs"])
     return "\n".join(kinds[kind]())
 
 
@@ -75,12 +75,6 @@ def _samplers() -> list[str]:
     return aligned([(name, entry.summary) for name, entry in SAMPLERS.items()])
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns two blanks apart."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(text.ljust(n) for text, n in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
 def _metrics() -> list[str]:
     kinds = (("structures", METRICS), ("whole assets", ASSET_METRICS))
     entries = [(kind, registry.get(name)) for kind, registry in kinds for name in registry.names()]
@@ -89,10 +83,3 @@ def _metrics() -> list[str]:
 
 def _metric(kind: str, name: str, version: int, metric: Metric, source: str) -> tuple[str, ...]:
     return name, f"v{version}", kind, f"{'higher' if metric.higher_is_better else 'lower'} is better", source
-
-
-def shown(kind: str, name: str, form: str) -> str:
-    """What `mdtbench show` prints. Raises UsageError for an unknown kind, name or form."""
-    if kind != "protocol":
-        raise unknown_name("kind", kind, ("protocol",))
-    return show_protocol(name, form)

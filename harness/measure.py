@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from ..base.files import digest_of
-from ..metrics import METRICS, Comparison, Metric, Score, Shapes
+from ..metrics import METRICS, Comparison, Metric, Shapes
 from ..results.rows import LATENCY_METRIC, Row
 from .generate import Generated
+from .measurement import Assets, Measurement, failed_row, joined, measurement, scored
 from .plan import REFERENCE, Cell, Plan
 from .prepare import Prepared
 from .provenance import device_name, git_state
@@ -48,8 +49,8 @@ def measure(
     references: References,
     failed: Mapping[str, str],
     generated: Callable[[Cell], Generated],
-) -> tuple[Row, ...]:
-    """All rows of a run: a metric per row, for each cell and each control.
+) -> Measurement:
+    """All rows of a run, a metric per row, for each cell and each control; and the values of single assets.
 
     Args:
         failed: reason of each student that could not be trained, by folder; its cells become failed rows.
@@ -57,17 +58,18 @@ def measure(
     """
     truth, common = references.truth, common_fields(plan, test)
     teachers = {cell.seed: generated(cell) for cell in plan.cells if cell.entrant.label == REFERENCE}
-    rows: list[Row] = []
+    parts: list[Measurement] = []
     for cell in plan.cells:
+        cell_fields = common | _cell_fields(cell, test)
         if cell.training and cell.training.folder in failed:
-            reason, cell_fields = failed[cell.training.folder], common | _cell_fields(cell, test)
-            rows += [failed_row(metric, reason, cell_fields) for metric in _metrics()]
+            reason = failed[cell.training.folder]
+            parts.append(Measurement(tuple(failed_row(metric, reason, cell_fields) for metric in _metrics())))
             continue
         teacher = None if cell.entrant.label == REFERENCE else teachers[cell.seed].shapes
-        rows += _cell_rows(cell, generated(cell), Comparison(truth.shapes, truth.embedding, teacher), test, common)
-    for name, shapes, against in controls(references):
-        rows += _control_rows(name, shapes, against, test, common)
-    return tuple(rows)
+        against = Comparison(truth.shapes, truth.embedding, teacher)
+        parts.append(_of_cell(generated(cell), against, test.ids, cell_fields))
+    parts += [_of_control(name, shapes, against, test, common) for name, shapes, against in controls(references)]
+    return joined(parts)
 
 
 def controls(references: References) -> Iterator[tuple[str, Shapes, Comparison]]:
@@ -94,18 +96,13 @@ def _rows_of(shapes: Shapes, rows: slice) -> Shapes:
     return Shapes(**{field.name: getattr(shapes, field.name)[rows] for field in fields(shapes)})
 
 
-def _cell_rows(
-    cell: Cell, generated: Generated, against: Comparison, test: Prepared, common: dict[str, Any]
-) -> Iterator[Row]:
-    n_ok = generated.errors.count("")
-    cell_fields: dict[str, Any] = common | _cell_fields(cell, test) | {"nfe": int(generated.nfe.max()), "n_ok": n_ok}
-    for metric in _metrics():
-        score = metric.score(generated.shapes, against)
-        if score is not None:
-            yield metric_row(metric, score, cell_fields)
-    seconds = float(np.median(generated.seconds))
-    yield Row(
+def _of_cell(generated: Generated, against: Comparison, ids: Sequence[str], cell_fields: dict[str, Any]) -> Measurement:
+    made = {"nfe": int(generated.nfe.max()), "n_ok": generated.errors.count("")}
+    shapes, seconds = generated.shapes, float(np.median(generated.seconds))
+    assets = Assets(ids, shapes.ok, generated.errors, {LATENCY_METRIC: generated.seconds})
+    latency = Row(
         **cell_fields,
+        **made,
         status="ok",
         metric=LATENCY_METRIC,
         metric_version=1,
@@ -114,20 +111,7 @@ def _cell_rows(
         wall_s=seconds,
         higher_is_better=False,
     )
-
-
-def failed_row(metric: Metric, reason: str, row_fields: dict[str, Any]) -> Row:
-    """The row of a score that there is not."""
-    return Row(
-        **row_fields,
-        status="failed",
-        error=reason,
-        metric=metric.name,
-        metric_version=metric.version,
-        unit=metric.unit,
-        n_ok=0,
-        higher_is_better=metric.higher_is_better,
-    )
+    return measurement(scored(_metrics(), shapes, against), assets, cell_fields | made) + Measurement((latency,))
 
 
 def _cell_fields(cell: Cell, test: Prepared) -> dict[str, Any]:
@@ -147,38 +131,16 @@ def _cell_fields(cell: Cell, test: Prepared) -> dict[str, Any]:
     }
 
 
-def _control_rows(
-    name: str, shapes: Shapes, against: Comparison, test: Prepared, common: dict[str, Any]
-) -> Iterator[Row]:
-    control_fields: dict[str, Any] = common | {
-        "method": name,
-        "method_version": 1,
-        "n_ok": int(shapes.ok.sum()),
-        "n_total": test.total,
-    }
-    for metric in _metrics():
-        if metric.name in CONTROL_METRICS[name]:
-            score = metric.score(shapes, against)
-            if score is not None:
-                yield metric_row(metric, score, control_fields)
+def _of_control(name: str, shapes: Shapes, against: Comparison, test: Prepared, common: dict[str, Any]) -> Measurement:
+    n_ok = int(shapes.ok.sum())
+    control_fields = common | {"method": name, "method_version": 1, "n_ok": n_ok, "n_total": test.total}
+    chosen = [metric for metric in _metrics() if metric.name in CONTROL_METRICS[name]]
+    assets = Assets(test.ids, shapes.ok, ("",) * len(test.ids))
+    return measurement(scored(chosen, shapes, against), assets, control_fields)
 
 
 def _metrics() -> list[Metric]:
     return [METRICS.get(name).value for name in METRICS.names()]
-
-
-def metric_row(metric: Metric, score: Score, row_fields: dict[str, Any]) -> Row:
-    """The row of a score; `row_fields` are those that do not depend on the metric."""
-    return Row(
-        **row_fields,
-        status="ok",
-        metric=metric.name,
-        metric_version=metric.version,
-        unit=metric.unit,
-        value=score.value,
-        stderr=score.stderr,
-        higher_is_better=metric.higher_is_better,
-    )
 
 
 def common_fields(plan: Plan, test: Prepared) -> dict[str, Any]:

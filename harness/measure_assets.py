@@ -11,7 +11,8 @@ import numpy as np
 from ..metrics import ASSET_METRICS, Comparison, Metric, WholeAssets
 from ..results.rows import BOTH, COST_METRICS, LATENCY_METRIC, STRUCTURE_THEN_TEACHER, Row
 from .asset_jobs import AssembledCell
-from .measure import common_fields, failed_row, metric_row
+from .measure import common_fields
+from .measurement import Assets, Measurement, failed_row, joined, measurement, scored
 from .plan import REFERENCE, AssetCell, Plan
 from .prepare import Prepared
 from .workshop import AssetTruth
@@ -40,8 +41,8 @@ def measure_assets(
     references: AssetReferences,
     failed: Mapping[str, str],
     assembled: Callable[[AssetCell], AssembledCell],
-) -> tuple[Row, ...]:
-    """All rows of the whole assets of a run.
+) -> Measurement:
+    """All rows of the whole assets of a run, and the values of single ones.
 
     Args:
         failed: reason of each student that could not be trained, by folder; cells that need it become failed rows.
@@ -51,22 +52,18 @@ def measure_assets(
     teachers = {
         cell.seed: assembled(cell).assets for cell in cells if cell.stage == BOTH and cell.who.label == REFERENCE
     }
-    rows: list[Row] = []
+    parts: list[Measurement] = []
     for cell in cells:
         cell_fields = common | _cell_fields(cell, test)
         reasons = [failed[training.folder] for training in cell.trainings if training.folder in failed]
         if reasons:
-            rows += [failed_row(metric, reasons[0], cell_fields) for metric in _metrics()]
+            parts.append(Measurement(tuple(failed_row(metric, reasons[0], cell_fields) for metric in _metrics())))
             continue
         teacher = None if cell.who.label == REFERENCE else teachers[cell.seed]
         made, against = assembled(cell), Comparison(truth.assets, truth.embedding, teacher)
-        rows += _scores(made.assets, against, cell_fields | _counts(made))
-        rows += _costs(made, cell_fields | _counts(made))
-    for name, assets, against in _controls(references):
-        chosen = CONTROL_METRICS[name]
-        control_fields = common | {"method": name, "method_version": 1, "stage": BOTH, "n_total": test.total}
-        rows += _scores(assets, against, control_fields | {"n_ok": int(assets.ok.sum())}, chosen)
-    return tuple(rows)
+        parts.append(_of_cell(made, against, test.ids, cell_fields | _counts(made)))
+    parts += [_of_control(name, assets, against, test, common) for name, assets, against in _controls(references)]
+    return joined(parts)
 
 
 def _controls(references: AssetReferences) -> Iterator[tuple[str, WholeAssets, Comparison[WholeAssets]]]:
@@ -80,16 +77,24 @@ def _controls(references: AssetReferences) -> Iterator[tuple[str, WholeAssets, C
         yield "floor", references.held_out, against
 
 
-def _scores(
-    assets: WholeAssets,
-    against: Comparison[WholeAssets],
-    row_fields: dict[str, Any],
-    chosen: Sequence[str] | None = None,
-) -> Iterator[Row]:
-    for metric in _metrics():
-        score = metric.score(assets, against) if chosen is None or metric.name in chosen else None
-        if score is not None:
-            yield metric_row(metric, score, row_fields)
+def _of_cell(
+    made: AssembledCell, against: Comparison[WholeAssets], ids: Sequence[str], cell_fields: dict[str, Any]
+) -> Measurement:
+    seconds = made.seconds | {LATENCY_METRIC: sum(made.seconds.values(), np.zeros(len(ids)))}
+    assets = Assets(ids, made.assets.ok, made.errors, seconds)
+    scores = scored(_metrics(), made.assets, against)
+    return measurement(scores, assets, cell_fields) + Measurement(tuple(_costs(made, cell_fields)))
+
+
+def _of_control(
+    name: str, assets: WholeAssets, against: Comparison[WholeAssets], test: Prepared, common: dict[str, Any]
+) -> Measurement:
+    counts = {"n_ok": int(assets.ok.sum()), "n_total": test.total}
+    control_fields = common | {"method": name, "method_version": 1, "stage": BOTH} | counts
+    chosen = [metric for metric in _metrics() if metric.name in CONTROL_METRICS[name]]
+    return measurement(
+        scored(chosen, assets, against), Assets(test.ids, assets.ok, ("",) * len(test.ids)), control_fields
+    )
 
 
 def _costs(made: AssembledCell, row_fields: dict[str, Any]) -> Iterator[Row]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from importlib import import_module
 from multiprocessing import get_context, parent_process
 from multiprocessing.queues import Queue
 from typing import TypeVar
@@ -37,14 +38,19 @@ def tick(units: int = 1) -> None:
 
 
 class Workers:
-    """Processes that are started once and used by all phases of a run. Make with `workers`."""
+    """Processes that are started once and used by all phases of a run. Make with `workers`.
 
-    def __init__(self, count: int, reporter: Reporter):
+    Args:
+        plugins: modules that each process imports, for what they register.
+    """
+
+    def __init__(self, count: int, reporter: Reporter, plugins: Sequence[str] = ()):
         self.count = count
         self.reporter = reporter
         context = get_context("spawn")  # fork is unsafe once there are threads
         self._queue: Queue[int] = context.Queue()
-        self._executor = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(self._queue,))
+        first = (self._queue, tuple(plugins))
+        self._executor = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=first)
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item], label: str, total: int) -> list[Result]:
         """[function(item) for item in items], in order.
@@ -89,9 +95,9 @@ class Workers:
 
 
 @contextmanager
-def workers(count: int, reporter: Reporter) -> Iterator[Workers]:
+def workers(count: int, reporter: Reporter, plugins: Sequence[str] = ()) -> Iterator[Workers]:
     """Worker processes, ended with the block: orderly after success, at once after a failure or an interrupt."""
-    team = Workers(count, reporter)
+    team = Workers(count, reporter, plugins)
     try:
         yield team
     except BaseException:
@@ -101,17 +107,19 @@ def workers(count: int, reporter: Reporter) -> Iterator[Workers]:
 
 
 @contextmanager
-def teams(count: int, device: str, reporter: Reporter) -> Iterator[tuple[Workers, Workers]]:
+def teams(
+    count: int, device: str, reporter: Reporter, plugins: Sequence[str] = ()
+) -> Iterator[tuple[Workers, Workers]]:
     """Processes for work without networks, and those for work with networks: on a CPU the same.
 
     Args:
         count: of processes; 0: one per core, but one for the networks on a GPU, which all of them would share.
     """
-    with workers(count or cores(), reporter) as team:
+    with workers(count or cores(), reporter, plugins) as team:
         if is_cpu(device):
             yield team, team
             return
-        with workers(count or 1, reporter) as networks:
+        with workers(count or 1, reporter, plugins) as networks:
             yield team, networks
 
 
@@ -131,7 +139,7 @@ def _drained(ticks: Queue[int]) -> int:
         return units
 
 
-def _start_worker(ticks: Queue[int]) -> None:
+def _start_worker(ticks: Queue[int], plugins: Sequence[str]) -> None:
     import torch
 
     global _ticks
@@ -139,6 +147,8 @@ def _start_worker(ticks: Queue[int]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     torch.set_num_threads(1)  # matrix products then round the same way on every machine of a kind
+    for module in plugins:
+        import_module(module)
 
 
 def _end_with_parent() -> None:

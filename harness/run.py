@@ -16,15 +16,17 @@ from ..assets.source import Source
 from ..assets.toys import ToySource
 from ..base.errors import MissingError
 from ..base.files import write_json, write_text
+from ..results.asset_values import write_asset_values
 from ..results.report import RunResults
-from ..results.rows import Row, write_rows
+from ..results.rows import write_rows
 from ..results.students import write_students
 from ..results.sweep import SWEEP_FILE, SweepRecord
 from .asset_grid import mesh_picture, write_asset_grid
 from .budget import step_seconds, students
-from .export import export
+from .export import Subjects, export
 from .measure import References, measure
 from .measure_assets import AssetReferences, measure_assets
+from .measurement import Measurement
 from .picture_grid import COLUMNS, write_grid
 from .plan import SLAT, Plan, SecondStagePlan, with_rates, with_step_seconds
 from .pool import Workers
@@ -90,12 +92,14 @@ class Runner:
         cells = [cell for cell in plan.cells if not (cell.training and cell.training.folder in failed)]
         shop.generate(cells, test)
         n = len(test.ids)
-        rows = measure(plan, test, self._references(shop, test), failed, lambda cell: shop.generated(cell, n))
+        found = measure(plan, test, self._references(shop, test), failed, lambda cell: shop.generated(cell, n))
         shown = shown_images(test, read_world_file(plan.world).window.share)
         if plan.second:
-            rows += self._whole_assets(plan.second, shop, test, shown, failed)
+            found += self._whole_assets(plan.second, shop, test, shown, failed)
         else:
             write_grid(self.out / "grid.png", cells, test, shown, lambda cell: shop.shape_files(cell, n)[0])
+        rows = found.rows
+        write_asset_values(self.out, found.assets)  # first: no rows stand beside the values of an earlier call
         write_rows(self.out / "rows.jsonl", rows)
         self._write_manifest(plan, {"started_s": started, "finished_s": time.time()})
         measured = [row for row in rows if row.seed is not None and row.status == "ok"]
@@ -128,20 +132,21 @@ class Runner:
         test: Prepared,
         shown: NDArray[np.uint8],
         failed: dict[str, str],
-    ) -> tuple[Row, ...]:
+    ) -> Measurement:
         """The second stage on the structures that there are: assets, their rows and their pictures."""
         test = first_of(test, self.plan.config.evaluate.whole)
         good = [cell for cell in second.cells if not any(t.folder in failed for t in cell.trainings)]
         shop.assemble(good, test)
-        if self.formats:
-            export(good, shop, test.ids, self.formats)
         n, source, held_out = len(test.ids), self.plan.test, self._other_assets(shop, len(test.ids))
+        by_id = {asset.id: asset for asset in source.assets()}
+        if self.formats:
+            themselves = [by_id[name] for name in test.ids]
+            export(good, shop, Subjects(test.ids, shown[:n], themselves, source.digest()), self.formats)
         references = AssetReferences(
             shop.asset_truth(source, test),
             shop.asset_reconstruction(source, test),
             shop.asset_truth(*held_out).assets if held_out else None,
         )
-        by_id = {asset.id: asset for asset in source.assets()}
         truth = [mesh_picture(by_id[name].load()) for name in test.ids[:COLUMNS]]
         first = lambda cell: shop.asset_files(cell, n)[0]  # noqa: E731
         write_asset_grid(self.out / "grid.png", good, test, shown, truth, self.plan.world, first, self.plan.device)

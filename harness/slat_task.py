@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,14 +14,14 @@ from torch import Tensor, nn
 from ..base.seeds import seed_of
 from ..flow.guidance import Guided, Velocity
 from ..trellis.adapter import bind_sparse
-from ..trellis.slat_pipeline import SlatPipeline, VoxelLayout
+from ..trellis.slat_pipeline import SlatPipeline, VoxelLayout, voxel_layout
 from ..trellis.sparse import Voxels
-from .task import Batch, shown_views
+from .task import Batch, Data, Samples, batch_of, shown_views, student_of
 
 
 @dataclass(frozen=True)
 class SlatData:
-    """Latents of N objects.
+    """Latents of N objects, in memory.
 
     Attributes:
         counts: [N] cells of each. coords: [M, 3] int32, latents: [M, C]: of all cells, object by object.
@@ -34,6 +33,11 @@ class SlatData:
     latents: Tensor
     images: NDArray[np.uint8]
     window: tuple[float, float]
+
+    def drawn(self, count: int, source: np.random.Generator) -> Samples:
+        rows, images = shown_views(self.images, self.window, count, source)
+        voxels, x_0 = self.picked(rows)
+        return Samples(x_0, voxel_layout(voxels, x_0.shape[1]), images)
 
     def picked(self, rows: NDArray[np.int64]) -> tuple[Voxels, Tensor]:
         """The cells of some objects, in this order, and their latents."""
@@ -55,22 +59,16 @@ class SlatTask:
     """The second stage: sparse latents under image conditions."""
 
     pipeline: SlatPipeline
-    data: SlatData
+    data: Data
     batch_size: int
 
     def draw(self, seed: int, index: int) -> Batch:
-        data = self.data
         source = np.random.Generator(np.random.PCG64(seed_of("slat batch", seed, index)))
         tensors = torch.Generator().manual_seed(seed_of("slat batch noise", seed, index))
-        rows, images = shown_views(data.images, data.window, self.batch_size, source)
-        voxels, x_0 = data.picked(rows)
-        layout = self.pipeline.layout(voxels)
-        noise = layout.randn([tensors])
-        u = torch.rand(self.batch_size, generator=tensors)
-        return Batch(x_0, noise, u, self.pipeline.condition(images), layout)
+        return batch_of(self.data.drawn(self.batch_size, source), self.pipeline.condition, tensors)
 
     def student(self) -> nn.Module:
-        return copy.deepcopy(self.pipeline.flow)
+        return student_of(self.pipeline.flow)
 
     def bind(self, network: Callable[..., Any], batch: Batch) -> Velocity:
         return bind_sparse(network, batch.cond, _voxels(batch))

@@ -20,6 +20,7 @@ from ..flow.path import diffuse
 from ..flow.times import TimeDensity
 from ..trellis.adapter import bind
 from ..trellis.pipeline import StructurePipeline
+from ..trellis.precision import widened
 from .conditions import keep_window
 from .config import Precision
 from .device import clock
@@ -125,12 +126,44 @@ class Points:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """Objects that were drawn for a batch.
+
+    Attributes:
+        x_0: their latents, in `layout`.
+        images: [B, 3, S, S] uint8, one conditioning picture of each.
+    """
+
+    x_0: Tensor
+    layout: Layout
+    images: Tensor
+
+
+class Data(Protocol):
+    """The objects that students of a stage learn on."""
+
+    def drawn(self, count: int, source: np.random.Generator) -> Samples:
+        """`count` objects, a function of the generator alone."""
+        ...
+
+
+@dataclass(frozen=True)
 class TrainingData:
-    """latents: [N, C, r, r, r]; images: [N, views, S, S, 3] whole conditioning pictures; window: share of it shown."""
+    """Structures in memory.
+
+    Attributes:
+        latents: [N, C, r, r, r].
+        images: [N, views, S, S, 3] whole conditioning pictures; window: share of them shown.
+    """
 
     latents: Tensor
     images: NDArray[np.uint8]
     window: tuple[float, float]
+
+    def drawn(self, count: int, source: np.random.Generator) -> Samples:
+        rows, images = shown_views(self.images, self.window, count, source)
+        x_0 = self.latents[torch.from_numpy(rows)]
+        return Samples(x_0, DenseLayout(tuple(x_0.shape)), images)
 
 
 def shown_views(
@@ -150,27 +183,36 @@ def shown_views(
     return rows, torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)
 
 
+def batch_of(samples: Samples, condition: Callable[[Tensor], Tensor], generator: torch.Generator) -> Batch:
+    """A batch of samples, with noise and times' draws from `generator`. condition: of the stage's pipeline."""
+    noise = samples.layout.randn([generator])
+    u = torch.rand(samples.layout.batch_size, generator=generator)
+    return Batch(samples.x_0, noise, u, condition(samples.images), samples.layout)
+
+
+def student_of(teacher: nn.Module) -> nn.Module:
+    """A copy with all parameters in at least float32: an update of 1e-8 is lost in the weights of a float16 torso."""
+    network = copy.deepcopy(teacher)
+    for parameter in network.parameters():
+        parameter.data = widened(parameter.data)
+    return network
+
+
 @dataclass(frozen=True)
 class StructureTask:
     """The structure stage: dense latents under image conditions."""
 
     pipeline: StructurePipeline
-    data: TrainingData
+    data: Data
     batch_size: int
 
     def draw(self, seed: int, index: int) -> Batch:
-        data = self.data
         source = np.random.Generator(np.random.PCG64(seed_of("batch", seed, index)))
         tensors = torch.Generator().manual_seed(seed_of("batch noise", seed, index))
-        rows, images = shown_views(data.images, data.window, self.batch_size, source)
-        x_0 = data.latents[torch.from_numpy(rows)]
-        layout = DenseLayout(tuple(x_0.shape))
-        noise = layout.randn([tensors])
-        u = torch.rand(self.batch_size, generator=tensors)
-        return Batch(x_0, noise, u, self.pipeline.condition(images), layout)
+        return batch_of(self.data.drawn(self.batch_size, source), self.pipeline.condition, tensors)
 
     def student(self) -> nn.Module:
-        return copy.deepcopy(self.pipeline.flow)
+        return student_of(self.pipeline.flow)
 
     def bind(self, network: Callable[..., Tensor], batch: Batch) -> Velocity:
         return bind(network, batch.cond)

@@ -32,7 +32,7 @@ from .pool import tick
 from .storage import save_tensors
 from .task import ChargedTeacher, Points, Task, lowered, lowered_teacher
 
-CHECKPOINT_EVERY_S = 20.0
+CHECKPOINT_EVERY_S = 20.0  # for every second that saving takes, at least one: a full-size student has 10 GB
 LOG_EVERY = 10  # steps
 GIVE_UP_AFTER = 10  # steps in a row without a finite loss and gradient
 
@@ -87,7 +87,8 @@ class Student:
             scale_loss=train.precision == "float16",
         )
         self.learner = Learner(nn.ModuleDict(parts), recipe)
-        self.target = {name: p.detach().clone() for name, p in self.network.named_parameters()}
+        own_target = method.target_decay != 0  # else the target is the network, and no copy takes memory
+        self.target = {n: p.detach().clone() for n, p in self.network.named_parameters()} if own_target else {}
         self.log: list[dict[str, float]] = []
         self.seconds = 0.0
         if self._checkpoint.exists():
@@ -247,7 +248,7 @@ def train_together(
     Raises:
         UsageError: more parts than a batch has samples.
     """
-    ranks, saved = ranks or joined(), time.monotonic()
+    ranks, saved, took = ranks or joined(), time.monotonic(), 0.0
     going, failures = [student for student in students if student.remaining], {}
     index = min((student.learner.done for student in going), default=0)
     while going:
@@ -265,10 +266,12 @@ def train_together(
                 tick()
         index += 1
         going = [student for student in going if student.remaining and student.folder.name not in failures]
-        if ranks.first and time.monotonic() - saved > CHECKPOINT_EVERY_S:
+        now = time.monotonic()
+        if ranks.first and now - saved > CHECKPOINT_EVERY_S * max(1.0, took):
             for student in going:
                 student.save()
             saved = time.monotonic()
+            took = saved - now
     ranks.wait()
     return failures
 

@@ -52,12 +52,11 @@ def train_ranks(
     seeds: Annotated[str, typer.Option(help="Training seeds, e.g. 0,1,2.")] = "0",
     changes: Changes = None,
     device: DeviceOption = "auto",
-    plugin: Annotated[list[Path] | None, typer.Option(help="Python file that registers a method.")] = None,
+    plugin: Annotated[list[Path] | None, typer.Option(help="Python file that registers a method or network.")] = None,
     cache: Annotated[Path, typer.Option(help="Folder for prepared assets, shared by runs.")] = CACHE,
 ) -> None:
     """Train the students of `mdtbench run` with the processes that torchrun starts. Run again to resume."""
-    for path in plugin or ():
-        load_plugin(path)
+    plugins = [load_plugin(path) for path in plugin or ()]
     plan = make_plan(
         RunOptions(
             preset=preset,
@@ -85,21 +84,25 @@ def train_ranks(
     plan = replace(plan, device=rank_device(plan.device))
     settle(plan.device)
     with together(plan.device) as ranks:
-        failures = train(plan, out, cache.expanduser(), ranks)
+        failures = train(plan, out, cache.expanduser(), ranks, plugins)
     for folder, reason in failures.items() if ranks.first else ():
         typer.echo(f"{folder} failed: {reason}", err=True)
     if failures:
         raise RunError(f"{len(failures)} student(s) failed. Reasons are above.")
 
 
-def train(plan: Plan, out: Path, cache: Path, ranks: Ranks) -> dict[str, str]:
-    """Train what is not trained yet. Returns reasons of failures by student folder."""
+def train(plan: Plan, out: Path, cache: Path, ranks: Ranks, plugins: Sequence[str] = ()) -> dict[str, str]:
+    """Train what is not trained yet. Returns reasons of failures by student folder.
+
+    Args:
+        plugins: modules for the processes that prepare, as in `pool.Workers`.
+    """
 
     def shop(team: Workers, networks: Workers) -> Workshop:
         return Workshop(plan.config, plan.world, plan.networks_sha, out, cache, team, plan.device, networks)
 
     if ranks.first:
-        with reporter() as report, teams(0, plan.device, report) as processes:
+        with reporter() as report, teams(0, plan.device, report, plugins) as processes:
             shop(*processes).training_set()
     ranks.wait()  # from here on everybody finds what the first one prepared
     alone = cast(Workers, InProcess())

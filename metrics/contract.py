@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -79,10 +79,15 @@ class Comparison(Generic[Seen]):
 
 @dataclass(frozen=True)
 class Score:
-    """value in the metric's unit; stderr over assets for averages, None for distances of distributions."""
+    """value in the metric's unit; stderr over assets for averages, None for distances of distributions.
+
+    per_asset: [N] float64 what an average is of, in the metric's unit and the order of the assets' ids, NaN for an
+    asset that the metric says nothing about; None for distances of distributions. No part of two scores' equality.
+    """
 
     value: float
     stderr: float | None = None
+    per_asset: NDArray[np.float64] | None = field(default=None, compare=False)
 
 
 class Metric(ABC, Generic[Seen]):
@@ -98,11 +103,17 @@ class Metric(ABC, Generic[Seen]):
         """None when the metric says nothing about such a row."""
 
 
-def mean_score(per_asset: NDArray) -> Score:
-    """Mean over assets and its standard error. per_asset: [N]."""
-    values = np.asarray(per_asset, np.float64)
-    spread = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None
-    return Score(float(values.mean()), None if spread is None else float(spread))
+def mean_score(per_asset: NDArray, known: NDArray[np.bool_] | None = None) -> Score:
+    """Mean over assets and its standard error.
+
+    Args:
+        per_asset: [N].
+        known: [N] assets that the metric says something about, at least one; the others do not count. None: all.
+    """
+    every = np.asarray(per_asset, np.float64)
+    values = every if known is None else every[known]
+    spread = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    return Score(float(values.mean()), spread, every if known is None else np.where(known, every, np.nan))
 
 
 METRICS: Registry[Metric[Shapes]] = Registry("metric", group="mdtbench.metrics")

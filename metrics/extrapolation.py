@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..base.errors import UsageError
-from .frechet import Moments, checked_features, frechet_distance
+from .frechet import Moments, frechet_distance
+from .streams import Features, moments
 
 POINTS = 15  # as Chong and Forsyth
 SMALLEST_SHARE = 10  # the smallest subset has a tenth of the samples, as in dgm-eval
@@ -33,7 +34,7 @@ class LineFit:
 
 def frechet_infinity(
     reference: Moments,
-    features: ArrayLike,
+    features: Features,
     random: np.random.Generator,
     *,
     views: int = 1,
@@ -52,7 +53,7 @@ def frechet_infinity(
     different assets and those of the whole set would not, so the distances would not be on one line.
 
     Args:
-        features: [N, D], the views of an asset in consecutive rows.
+        features: [N, D], the views of an asset in consecutive rows. They need not be in memory.
         views: rows per asset.
         points: subset sizes, at regular steps up to N.
     Raises:
@@ -60,12 +61,10 @@ def frechet_infinity(
             fewer than 2 (D + 1) samples: below D + 1 a covariance is singular, and FD far from linear in 1/n.
     Cost: `points` distances and, on average over the points, half as many passes over the features.
     """
-    x_NVD = grouped(checked_features(features), views)
-    sizes = subset_sizes(len(x_NVD), views, x_NVD.shape[2], points)
-    distances = [
-        frechet_distance(reference, Moments.of(np.concatenate(x_NVD[random.choice(len(x_NVD), n, replace=False)])))
-        for n in sizes
-    ]
+    assets = count_assets(len(features), views)
+    sizes = subset_sizes(assets, views, features.shape[1], points)
+    drawn = (random.choice(assets, n, replace=False) for n in sizes)
+    distances = [frechet_distance(reference, moments(features, _rows(chosen, views))) for chosen in drawn]
     return fit_line(1 / (views * sizes), distances)
 
 
@@ -94,14 +93,24 @@ def fit_line(x: ArrayLike, y: ArrayLike) -> LineFit:
 
 
 def grouped(features: NDArray[np.float64], views: int) -> NDArray[np.float64]:
-    """[N, D] -> [N / views, views, D], an asset per row.
+    """[N, D] -> [N / views, views, D], an asset per row. Raises UsageError as `count_assets`."""
+    return features.reshape(count_assets(len(features), views), views, features.shape[1])
+
+
+def count_assets(rows: int, views: int) -> int:
+    """How many assets so many rows are of.
 
     Raises:
-        UsageError: N is not a multiple of `views`.
+        UsageError: the rows are not a multiple of `views`.
     """
-    if views < 1 or len(features) % views:
+    if views < 1 or rows % views:
         raise UsageError(
-            f"Features that are not whole assets (got {len(features)} rows for {views} views) - every asset "
+            f"Features that are not whole assets (got {rows} rows for {views} views) - every asset "
             f"has all its views - count a failed one as black pictures."
         )
-    return features.reshape(-1, views, features.shape[1])
+    return rows // views
+
+
+def _rows(assets: NDArray[np.intp], views: int) -> NDArray[np.intp]:
+    """The rows of assets."""
+    return (views * assets[:, None] + np.arange(views)).ravel()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..base.errors import UsageError
 from .frechet import check_same_dim, checked_features
+from .streams import Features
 
 SUBSETS, SUBSET_SIZE = 100, 1000  # Binkowski et al., arXiv:1801.01401; torch-fidelity and dgm-eval have the same
 
@@ -66,10 +67,10 @@ def draw_subsets(
     return [(random.choice(n_a, size, replace=False), random.choice(n_b, size, replace=False)) for _ in range(count)]
 
 
-def kernel_distance(a: NDArray, b: NDArray, subsets: Iterable[Subset]) -> KernelDistance:
+def kernel_distance(a: Features, b: Features, subsets: Iterable[Subset]) -> KernelDistance:
     """Kernel distance of the rows of `a` and `b` that the subsets name.
 
-    Only the rows of one subset are in memory as float64, so `a` and `b` may be memory-mapped.
+    Only the rows of one subset are in memory as float64, so `a` and `b` need not be in memory.
 
     Args:
         a: [N, D]. b: [M, D].

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..base.errors import UsageError
 from .frechet import check_same_dim, checked_features
+from .streams import Features, mean
 
 NEIGHBOURS = 5  # Naeem et al. 2020 and dgm-eval; torch-fidelity 3
 ROWS = 512  # of a block of distances: 512 x 12,872 float64 are 53 MB
@@ -36,14 +37,14 @@ class Manifold:
     coverage: float
 
 
-def manifold(real: NDArray, fake: NDArray, k: int = NEIGHBOURS, *, inside: np.ufunc = np.less) -> Manifold:
+def manifold(real: Features, fake: Features, k: int = NEIGHBOURS, *, inside: np.ufunc = np.less) -> Manifold:
     """All four, from the same distances.
 
     A neighbourhood is the ball around a sample through its k-th nearest neighbour on its own side. Precision and
     recall: Kynkäänniemi et al., arXiv:1904.06991, Eq. 1-2; density and coverage: Naeem et al., arXiv:2002.09797.
 
     Args:
-        real: [R, D]. fake: [F, D]. Either may be memory-mapped.
+        real: [R, D]. fake: [F, D]. Neither need be in memory.
         inside: whether the ball is open (`numpy.less`: dgm-eval) or closed (`numpy.less_equal`: torch-fidelity and
             arXiv:1904.06991). They differ on duplicates only, black pictures of failed assets for example.
     Raises:
@@ -67,7 +68,7 @@ def manifold(real: NDArray, fake: NDArray, k: int = NEIGHBOURS, *, inside: np.uf
     )
 
 
-def squared_radii(features: NDArray, k: int) -> NDArray[np.float64]:
+def squared_radii(features: Features, k: int) -> NDArray[np.float64]:
     """Squared distance of each sample to its k-th nearest neighbour, itself not counted. [N, D] -> [N].
 
     Raises:
@@ -87,9 +88,9 @@ def squared_distances(x: NDArray, y: NDArray) -> NDArray[np.float64]:
     return np.concatenate([block for _, block in _blocks(x, y)])
 
 
-def _blocks(x: NDArray, y: NDArray) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+def _blocks(x: Features, y: Features) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Squared distances of ROWS rows of `x` at a time to all of `y`, with the rows they belong to."""
-    centre_D = y.mean(0, dtype=np.float64)  # distances do not see an offset that all share, but rounding would
+    centre_D = mean(y)  # distances do not see an offset that all share, but rounding would
     for start in range(0, len(x), ROWS):
         rows = slice(start, start + ROWS)
         rows_x = checked_features(x[rows]) - centre_D

@@ -56,7 +56,9 @@ class SlatMSE(Metric[WholeAssets]):
             return None
         gap = np.square(shapes.latents.astype(np.float64) - teacher.latents).mean(1)
         starts = (np.cumsum(shapes.counts) - shapes.counts)[filled]
-        return mean_score(np.add.reduceat(gap, starts) / shapes.counts[filled])
+        per_asset = np.zeros(len(filled))
+        per_asset[filled] = np.add.reduceat(gap, starts) / shapes.counts[filled]
+        return mean_score(per_asset, filled)
 
 
 ASSET_METRICS.register("FD_tiny_gs", version=1, source="Heusel et al., arXiv:1706.08500, with our features")(

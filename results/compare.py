@@ -1,8 +1,8 @@
 """A run against a baseline: for each line of the tables and each metric the difference, and whether it counts.
 
-Where both runs have the same seeds they start from the same noise, so differences are taken seed by seed. One counts
-when it is greater than a tolerance, by default told from how much the baseline varies with its seeds, and greater
-than chance would make it in one of 100 comparisons. docs/compare.md says why so.
+Where both runs have the same seeds they start from the same noise, so differences are taken seed by seed; with a
+single seed, asset by asset. One counts when it is greater than a tolerance, by default told from how much the baseline
+varies with its seeds, and greater than chance would make it in one of 100 comparisons. docs/compare.md says why so.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Final
 
 from scipy.special import ndtri
 
+from .asset_values import AssetValue
+from .compare_assets import BothAssets, by_cell, paired_over_assets
 from .compare_gaps import gap_of
 from .compare_pairs import Pair, Place, by_place, good, kind_of, pair_of, priors_of, spreads_of, variance_of
-from .compare_rows import of_methods, of_metrics
+from .compare_rows import assets_of_methods, of_methods, of_metrics
 from .differences import ALPHA, MEASURING, Comparison, Difference, Verdict
 from .rows import COST_METRICS, Row, latest
 from .spread import Variance, bound
@@ -39,6 +41,8 @@ def compare(
     metrics: Sequence[str] = (),
     methods: Sequence[str] = (),
     tolerances: Mapping[str, Tolerance] | None = None,
+    run_assets: Sequence[AssetValue] = (),
+    baseline_assets: Sequence[AssetValue] = (),
 ) -> Comparison:
     """Hold a run against a baseline.
 
@@ -47,6 +51,7 @@ def compare(
         methods: Only these, as name or name:variant, and the controls; all by default. "mine=mdt" holds the run's
             `mine` against the baseline's `mdt`.
         tolerances: By metric; see `tolerances.read_tolerances`.
+        run_assets, baseline_assets: What the rows are averages of: lines with a single seed are paired by asset.
     Raises:
         UsageError: a metric or method that there are no rows of.
     """
@@ -55,15 +60,19 @@ def compare(
     mine, theirs, notes = of_methods(run, baseline, methods)
     mine, theirs = of_metrics(mine, theirs, metrics)
     runs, baselines = by_place(mine), by_place(theirs)
+    assets = BothAssets(by_cell(assets_of_methods(run_assets, methods)), by_cell(baseline_assets))
     places = list(dict.fromkeys((*baselines, *runs)))
     settled: dict[Place, Difference] = {}
     pairs: dict[Place, Pair] = {}
     for place in places:
         a, b = runs.get(place, []), baselines.get(place, [])
         frame = _frame(place, (b or a)[0])
-        gap = gap_of(frame, a, b, judged=_is_judged(frame, tolerances))
+        judged = _is_judged(frame, tolerances)
+        gap = gap_of(frame, a, b, judged=judged)
         if gap is None:
-            pairs[place] = pair_of(frame, good(a), good(b), spreads.get(kind_of(b[0])))
+            a, b = good(a), good(b)
+            single = paired_over_assets(a, b, assets) if judged else None
+            pairs[place] = pair_of(frame, a, b, spreads.get(kind_of(b[0])), single)
         else:
             settled[place] = gap
     moved = [pair for pair in pairs.values() if pair.moved and _is_judged(pair.frame, tolerances)]

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from .compare_assets import OverAssets
 from .differences import MEASURING, Difference, Pairing
 from .places import Key, key_of
 from .rows import Row
@@ -27,6 +28,7 @@ from .spread import (
 Place = tuple[Key, str]  # a line of a table and a metric
 Kind = tuple[str, str]  # stage and metric: values that vary alike
 Pool = tuple[Pairing, int, str]  # pairing, factor, stage: variances that are alike, in spreads
+KERNEL_DISTANCES = "KD_"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Pair:
     Attributes:
         spread: sd of the metric over generation seeds, from all lines of the baseline.
         terms: of the variance of the difference, in squares of the spread.
-        over_assets: that variance of averages without other seeds, in the metric's unit.
+        over_assets: that variance of averages of a single seed, in the metric's unit.
     """
 
     frame: Difference
@@ -105,12 +107,18 @@ def spreads_of(baseline: Iterable[Row]) -> dict[Kind, float]:
     return found
 
 
-def pair_of(frame: Difference, run: list[Row], baseline: list[Row], spread: float | None) -> Pair:
+def pair_of(
+    frame: Difference, run: list[Row], baseline: list[Row], spread: float | None, assets: OverAssets | None = None
+) -> Pair:
+    """`assets`: what pairs of assets say, instead of seeds."""
     a, b = values_of(run), values_of(baseline)
     means = statistics.fmean(a.values()), statistics.fmean(b.values())
     frame = replace(frame, run=means[0], baseline=means[1], difference=means[0] - means[1], n=len(a))
     if frame.method in MEASURING:
         return Pair(frame, run, baseline, spread)
+    if assets is not None:
+        frame = replace(frame, pairing="assets", assets=assets.count)
+        return Pair(frame, run, baseline, spread, over_assets=assets.variance)
     if a.keys() == b.keys():
         pairing, samples = "seeds", [{seeds: a[seeds] - b[seeds] for seeds in a}]
     else:
@@ -135,8 +143,10 @@ def _terms(values: Mapping[Seeds, float], spread: float | None) -> list[Term]:
 
 
 def _over_assets(run: Sequence[Row], baseline: Sequence[Row]) -> Variance | None:
-    """Of averages with one value each. Assets are not paired, as rows hold none: wider than it need be."""
+    """Of averages with one value each and no values of assets, which are then not paired: wider than it need be."""
     rows = [*run, *baseline]
+    if rows[0].metric.startswith(KERNEL_DISTANCES):  # their stderr is the sd over subsets of features
+        return None
     if len(rows) != 2 or any(row.stderr is None or row.n_ok < 2 for row in rows):
         return None
     return added(Variance((row.stderr or 0.0) ** 2, row.n_ok - 1) for row in rows)

@@ -145,8 +145,13 @@ def _notes(comparison: Comparison, everything: bool) -> Iterable[str]:
     ways = Counter(one.pairing for one in comparison.differences if one.pairing)
     if ways["none"]:
         yield f"{ways['none']} differences are between other seeds, so not paired."
-    if ways["assets"]:
-        yield f"{ways['assets']} differences are of one seed; standard errors of averages are over assets, not paired."
+    paired = sum(one.assets > 0 for one in comparison.differences)
+    if paired:
+        yield f"{paired} differences are of one seed; their standard errors are of the differences of the same assets."
+    of_averages = [one for one in comparison.differences if one.pairing == "assets" and one.stderr is not None]
+    alone = sum(one.assets == 0 for one in of_averages)
+    if alone:
+        yield f"{alone} differences are of one seed; standard errors of averages are over assets, not paired."
     if everything:
         return
     for reason, count in Counter(one.reason for one in comparison.of("not comparable")).most_common():

@@ -21,6 +21,7 @@ class Difference:
         run, baseline: Means over seeds. difference: Of the run less the baseline.
         stderr: Of the difference: over seeds, paired when both runs have the same ("seeds") and not when they have
             others ("none"); over assets ("assets") of averages with a single seed. None when unknown.
+        assets: How many were paired, 0 unless differences are of single assets.
         tolerance: The difference that does not matter. bound: The difference that chance would not make.
         n: Seeds of the run. reason: Why a verdict is not what the numbers say.
     """
@@ -43,6 +44,7 @@ class Difference:
     bound: float | None = None
     pairing: Pairing = ""
     n: int = 0
+    assets: int = 0
 
 
 @dataclass(frozen=True)

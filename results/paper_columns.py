@@ -9,6 +9,8 @@ from . import paper
 from .cells import Cell, Column
 from .places import Place
 
+PUBLISHED_AS = ("", "official", "paper", "released")  # variants that are the published method: the release, the paper
+
 Find = Callable[[str, int | None, tuple[paper.PaperTable, ...]], paper.PaperRow | None]  # method, steps, tables
 
 
@@ -39,7 +41,7 @@ class Beside:
         return Cell(f"{value:.1f}" if value >= 100 else f"{value:.2f}", value, n=1)
 
     def _row(self, place: Place) -> paper.PaperRow | None:
-        if place.variant or place.other_sampler:
+        if place.variant not in PUBLISHED_AS or place.other_sampler:
             return None
         return self.find(place.method, place.steps, self.tables)
 

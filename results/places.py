@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from .asset_values import AssetValue
 from .rows import BOTH, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT, Row
 
 LABELS = {
@@ -75,8 +76,8 @@ class Place:
         return ", ".join(part for part in parts if part)
 
 
-def key_of(row: Row) -> Key:
-    """Of the line that a row belongs in."""
+def key_of(row: Row | AssetValue) -> Key:
+    """Of the line that a row, or what it is an average of, belongs in."""
     return row.method, row.variant, row.steps, "" if row.own_sampler else row.sampler or "", row.stage
 
 

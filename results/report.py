@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..base.errors import unknown_name
@@ -34,11 +34,17 @@ FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
 
 @dataclass(frozen=True)
 class RunResults:
-    """What a run left. students and sweep are empty in runs of earlier versions, sweep in runs without one."""
+    """What a run left, or several (`merge.read_runs`).
+
+    Attributes:
+        students, sweep: empty in runs of earlier versions, sweep in runs without one.
+        notes: what a reader must know of all tables.
+    """
 
     rows: Sequence[Row]
     students: Sequence[StudentRecord] = ()
     sweep: SweepRecord | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_run(folder: Path) -> RunResults:
@@ -51,14 +57,18 @@ def tables(run: RunResults) -> tuple[Table, ...]:
 
     With whole assets Tables 1 to 3 are of those, and tables of the stages follow. Raises UsageError as `table_2`.
     """
-    if is_oracle(run.rows):
-        return oracle_tables(run.rows)
-    if is_evaluation(run.rows):
-        return (evaluation_table(run.rows),)
+    first, *others = _measured(run.rows)
     budget = [budget_table(run.students)] if run.students else []
     swept = [sweep_table(run.sweep)] if run.sweep else []
-    measured = whole_tables(run.rows) if is_whole(run.rows) else (table_2(run.rows), table_3(run.rows))
-    return *measured, *budget, *swept
+    return replace(first, notes=(*run.notes, *first.notes)), *others, *budget, *swept
+
+
+def _measured(rows: Sequence[Row]) -> tuple[Table, ...]:
+    if is_oracle(rows):
+        return oracle_tables(rows)
+    if is_evaluation(rows):
+        return (evaluation_table(rows),)
+    return whole_tables(rows) if is_whole(rows) else (table_2(rows), table_3(rows))
 
 
 def report(run: RunResults, format: str = "rich") -> str:

@@ -180,7 +180,8 @@ def latest(rows: Sequence[Row]) -> list[Row]:
 
 
 def _lines(rows: Iterable[Row]) -> str:
-    return "".join(row.model_dump_json() + "\n" for row in rows)
+    # Checked again: `model_copy(update=...)` checks nothing, and NaN would be written as null.
+    return "".join(Row.model_validate(row.model_dump()).model_dump_json() + "\n" for row in rows)
 
 
 def _check_last_line(path: Path, stream, end: int) -> None:

@@ -40,7 +40,17 @@ from .places import (
     step_group,
     step_order,
 )
-from .rows import COST_METRICS, LATENCY_METRIC, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT, WHOLE_ASSETS, Row, latest
+from .rows import (
+    BOTH,
+    COST_METRICS,
+    LATENCY_METRIC,
+    STRUCTURE,
+    STRUCTURE_THEN_TEACHER,
+    TEACHER_THEN_SLAT,
+    WHOLE_ASSETS,
+    Row,
+    latest,
+)
 
 ABLATED = ("none", "")  # method and variant of the ablation's first row
 METHOD = Column("method", "Method", "label")
@@ -131,12 +141,29 @@ def build(
 
     Best values are marked among the students of one block and stage.
     """
+    places = [_guided(place, rows) for place in places]
     columns = (*lead, *_metric_columns(rows), Column("n", "ok/n", "count"), *beside.columns(places))
     footnotes: list[str] = []
     lines = [_line(place, rows, columns, beside, footnotes) for place in places]
     marked = _with_best(lines, columns, [(place.group, place.stage) for place in places])
     notes = (*_notes(rows, columns), *_sampler_notes(rows, places))
     return Table(name, title, columns, marked, notes, tuple(footnotes))
+
+
+def _guided(place: Place, rows: Sequence[Row]) -> Place:
+    """With the label of guidance where the plain line of the undistilled teacher took its passes.
+
+    Some protocols ask for that. The strength in the rows does not tell: it is that of the teacher, used or not.
+    """
+    if place.label != label_of("none") or not any(_has_guided_steps(row) for row in rows if place.holds(row)):
+        return place
+    return replace(place, label=label_of("none", "cfg"))
+
+
+def _has_guided_steps(row: Row) -> bool:
+    """A step without guidance is one pass, in each stage. Rows that are half the teacher's do not tell."""
+    stages = {STRUCTURE: 1, BOTH: 2}.get(row.stage)
+    return None not in (stages, row.nfe, row.steps) and (row.nfe or 0) > (stages or 0) * (row.steps or 0)
 
 
 def checked(rows: Sequence[Row]) -> list[Row]:

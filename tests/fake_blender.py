@@ -1,6 +1,7 @@
 """A stand-in for Blender: a script that speaks the same way on the command line and to the same job files.
 
-The content of the .blend file says how it behaves; `export` hands out the file NAME.glb beside NAME.blend.
+The content of the .blend file says how it behaves; `export` hands out the file NAME.glb beside NAME.blend, `render`
+NAME-RESOLUTION.png, or else the executable's blender.png, for every view.
 """
 
 from __future__ import annotations
@@ -43,9 +44,11 @@ if kind == "garbage":
     result.write_text("{{")
     sys.exit()
 names = ["shape.glb"] if job["do"]["job"] == "export" else [f"{{i:03d}}.png" for i in range(len(job["do"]["views"]))]
+picture = blend.with_name(f"{{blend.stem}}-{{job['do'].get('resolution')}}.png")
+picture = picture if picture.exists() else me.with_suffix(".png")
 if kind != "liar":
     for name in names:
-        shutil.copy(blend.with_suffix(".glb") if name == "shape.glb" else me.with_suffix(".png"), out / name)
+        shutil.copy(blend.with_suffix(".glb") if name == "shape.glb" else picture, out / name)
 result.write_text(json.dumps({{"outputs": names, "materials": {{"n_lost": 1}}, "threads": job["threads"]}}))
 """
 

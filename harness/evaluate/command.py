@@ -7,6 +7,7 @@ import io
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from .looks import LookJob
 from .measure import Failure, Measured, measure, spread
 from .options import EvaluateOptions
 from .plan import Plan, resolve
-from .rows import keep_time, rows_of
+from .rows import calibration_of, keep_time, rows_of
 
 SHOWN = 20  # failures on the screen; all are in failures.csv
 
@@ -73,6 +74,8 @@ def evaluate(plan: Plan, out: Path, cache: Path, count: int, report: Reporter) -
 
 def manifest(plan: Plan, measured: Measured) -> dict[str, Any]:
     """What was measured, by what."""
+    calibration = calibration_of(plan, measured)
+    shown = any(pair.condition for pair in plan.pairs)
     return {
         "key": plan.key,
         "name": plan.name,
@@ -88,6 +91,9 @@ def manifest(plan: Plan, measured: Measured) -> dict[str, Any]:
             "dropped": len(measured.dropped),
         },
         "not_in_the_reference": list(plan.unused),
+        "conditions": {"sha256": plan.conditions_sha(measured.pairs)} if shown else None,
+        "calibration": asdict(calibration) if calibration else None,
+        "seed": plan.seed,
         "latency_s": plan.latency,
         **provenance(),
     }
@@ -103,7 +109,9 @@ def failures_csv(failures: Sequence[Failure]) -> str:
 def closing(measured: Measured, out: Path) -> str:
     """The last lines: which assets failed and why, where everything is."""
     lines = _listed("asset(s) of the reference cannot be used", measured.dropped)
-    lines += _listed("failure(s) count as black pictures and 0 in ULIP_I", measured.failures)
+    lines += _listed(
+        "failure(s) count as black pictures in distances and 0 in ULIP_I and CLIP_score", measured.failures
+    )
     return "\n".join([*lines, f"Rows, failures and manifest: {out}"]) + "\n"
 
 

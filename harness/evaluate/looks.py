@@ -6,8 +6,9 @@ Shapes: V views, S pixels a side, P points.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from ...assets.folder import FolderAsset
 from ...assets.gaussian_ply import read_gaussians
 from ...assets.mesh import Mesh
 from ...base.errors import AssetError
-from ...render.cameras import Camera
+from ...render.cameras import Camera, orbit
 from ...render.gaussian_rasteriser import Splatting
 from ...render.gaussian_rasteriser import render as render_gaussians
 from ...render.gaussians import Gaussians
@@ -57,6 +58,41 @@ def studio_of(values: Values) -> Studio:
     return Studio(view_cameras(values), values.views.resolution, splatting, {"views": views, "splats": splats})
 
 
+def clip_studio_of(values: Values) -> Studio:
+    """The cameras of the CLIP score, at the resolution and on the background of the other pictures."""
+    own, studio = values.clip_score, studio_of(values)
+    cameras = tuple(orbit(yaw, own.pitch_deg, own.radius, own.fov_deg) for yaw in own.yaw_deg)
+    moved = own.model_dump(mode="json", include={"yaw_deg", "pitch_deg", "radius", "fov_deg"})
+    views = values.views.model_dump(mode="json") | moved
+    return replace(studio, cameras=cameras, inputs={**studio.inputs, "views": views})
+
+
+@runtime_checkable
+class SurfaceLook(Protocol):
+    """An asset with a surface: besides pictures there are points of it."""
+
+    @property
+    def content(self) -> str:
+        """Digest of all that decides what it looks like."""
+        ...
+
+    def load(self) -> Mesh:
+        """In the unit cube, z up. Raises AssetError."""
+        ...
+
+    def address(self, studio: Studio) -> Address:
+        """Of its pictures."""
+        ...
+
+    def draw(self, studio: Studio, mesh: Mesh | None = None) -> dict[str, NDArray]:
+        """As `drawn_mesh`. mesh: what `load` gave, where it is at hand. Raises AssetError."""
+        ...
+
+    def cloud_address(self, cloud: Cloud) -> Address:
+        """Of points on it."""
+        ...
+
+
 @dataclass(frozen=True)
 class MeshLook:
     """A mesh file; content: digest of all that it is read from."""
@@ -72,8 +108,8 @@ class MeshLook:
         own = {"what": "mesh", "content": self.content, "version": MESH_VERSION, "supersampling": SUPERSAMPLING}
         return Address("renders", {**own, "views": studio.inputs["views"]})
 
-    def draw(self, studio: Studio) -> dict[str, NDArray]:
-        return drawn_mesh(self.load(), studio)
+    def draw(self, studio: Studio, mesh: Mesh | None = None) -> dict[str, NDArray]:
+        return drawn_mesh(self.load() if mesh is None else mesh, studio)
 
     def cloud_address(self, cloud: Cloud) -> Address:
         own = {"mesh": self.content, "seed": cloud.seed, "count": cloud.count, "version": POINTS_VERSION}
@@ -114,7 +150,7 @@ class BlackLook:
         return {"pictures": np.zeros((len(studio.cameras), 3, size, size), np.uint8)}
 
 
-Look = MeshLook | GaussianLook | BlackLook
+Look = SurfaceLook | GaussianLook | BlackLook
 BLACK = BlackLook()
 
 
@@ -131,7 +167,7 @@ class LookJob:
     """What a worker makes of one file: its pictures, its points, or both. store: folder of the cache."""
 
     store: Path
-    look: MeshLook | GaussianLook
+    look: SurfaceLook | GaussianLook
     studio: Studio
     pictures: bool
     clouds: tuple[Cloud, ...] = ()
@@ -166,18 +202,18 @@ def pictures_of(look: Look, studio: Studio, store: Store) -> Pictures:
     return store.get_or_make(look.address(studio), lambda: look.draw(studio))["pictures"]
 
 
-def points_of(look: MeshLook, cloud: Cloud, store: Store) -> NDArray[np.float32]:
+def points_of(look: SurfaceLook, cloud: Cloud, store: Store) -> NDArray[np.float32]:
     """[P, 6] points in the unit cube and their colours, as `pictures_of`."""
     return store.get_or_make(look.cloud_address(cloud), lambda: _points(look.load(), cloud))["points"]
 
 
-def coverage_of(look: MeshLook, studio: Studio, store: Store) -> float:
+def coverage_of(look: SurfaceLook, studio: Studio, store: Store) -> float:
     """The smallest part of a picture that the mesh touches, over the views. Raises AssetError."""
     address = coverage_address(look, studio)
     return float(store.get_or_make(address, lambda: _coverage(look.draw(studio)))["coverage"].min())
 
 
-def coverage_address(look: MeshLook, studio: Studio) -> Address:
+def coverage_address(look: SurfaceLook, studio: Studio) -> Address:
     """Kept apart from the pictures, which may be thrown away once their features are known."""
     return Address("coverage", look.address(studio).inputs)
 
@@ -193,7 +229,7 @@ def _make(job: LookJob, store: Store) -> None:
         return
     mesh = job.look.load()
     if job.pictures:
-        arrays = drawn_mesh(mesh, job.studio)
+        arrays = job.look.draw(job.studio, mesh)
         store.put(job.look.address(job.studio), arrays)
         store.put(coverage_address(job.look, job.studio), _coverage(arrays))
     for cloud in job.clouds:

@@ -18,6 +18,7 @@ from ..protocol.model import Protocol, load_protocol
 from ..protocol.values import Values
 
 OWN_RENDERER = "own-renderer"  # the variant of a protocol whose reference pictures are drawn here, not by Blender
+CONDITION, GENERATED = "condition image", "generated views"  # of `Variant.views`
 SECONDARY = {"fd_incep_clean": "incep_clean", "fd_dinov2_reg518": "dinov2_reg518"}  # extractor -> ending of columns
 
 
@@ -26,18 +27,25 @@ class EvaluateOptions:
     """Options of `mdtbench evaluate`, parsed.
 
     Attributes:
-        folder: of the generated assets. reference: of the true meshes; None: `folder` itself.
+        folder: of the generated assets. reference: of the true meshes, or toys4k:FOLDER; None: `folder` itself.
+        conditions: folder of the pictures that the assets were made from; None: nothing is compared with them.
         changes: KEY=VALUE of --set.
         latency: seconds per asset, as the system's authors or user measured them.
+        seed: which generation seed the assets are of, for tables of several; decides no value.
+        calibrates: these are the teacher's assets, which tell whether this setup gives the published numbers.
+        blender: to use; "" for that of MDTBENCH_BLENDER or the path.
         weights: folder of the official files. out: None: named after the system and what decides the numbers.
     """
 
     folder: Path
     name: str
     reference: Path | None
+    conditions: Path | None
     protocol: str
     changes: tuple[str, ...]
     latency: float | None
+    seed: int | None
+    calibrates: bool
     geometry_only: bool
     steps: int | None
     nfe: int | None
@@ -46,6 +54,7 @@ class EvaluateOptions:
     out: Path | None
     cache: Path
     workers: int
+    blender: str = ""
 
 
 class Settings(BaseModel):
@@ -91,15 +100,15 @@ def checked_name(name: str) -> str:
     return name
 
 
-def chosen_protocol(name: str) -> Protocol:
-    """The protocol, in its variant with reference pictures drawn here.
+def chosen_protocol(name: str, renderer: str = OWN_RENDERER) -> Protocol:
+    """The protocol, in its variant with the renderer of the reference's pictures; "" for the protocol's own.
 
     Raises:
-        UsageError: unknown, or it needs what a folder of assets does not have, such as condition images.
+        UsageError: unknown, or with an unknown extractor or variant of ULIP_I.
     """
     protocol = load_protocol(name)
-    if OWN_RENDERER not in {variant.name for variant in protocol.applied}:
-        protocol = protocol.variant(OWN_RENDERER)
+    if renderer and renderer not in {variant.name for variant in protocol.applied}:
+        protocol = protocol.variant(renderer)
     ulip_variant(protocol.values)
     for extractor in (protocol.values.fd.incep.extractor, protocol.values.fd.dinov2.extractor):
         if extractor not in SPECS:
@@ -108,14 +117,29 @@ def chosen_protocol(name: str) -> Protocol:
 
 
 def ulip_variant(values: Values) -> Variant:
-    """Which ULIP_I. Raises UsageError when it compares with pictures that a folder does not have."""
+    """Which ULIP_I. Raises UsageError for an unknown one."""
     name = values.ulip.variant
     if name not in VARIANTS:
         raise unknown_name("variant of ULIP_I", name, VARIANTS)
-    if VARIANTS[name].views != "ground-truth views":
-        usable = [variant.name for variant in VARIANTS.values() if variant.views == "ground-truth views"]
-        raise UsageError(
-            f"ULIP_I '{name}' compares meshes with the {VARIANTS[name].views}, which a folder of assets lacks - "
-            f"{', '.join(usable)} are possible - leave out this variant of the protocol."
-        )
     return VARIANTS[name]
+
+
+def check_together(options: EvaluateOptions, variant: Variant) -> None:
+    """Raises UsageError where an option needs another one, or nothing that is measured needs it."""
+    if options.calibrates and options.steps is None:
+        raise UsageError("--calibrates compares the teacher at its published steps, and --steps is not given. Add it.")
+    if variant.views == CONDITION and not options.conditions:
+        raise UsageError(
+            f"ULIP_I '{variant.name}' compares meshes with the condition image, which a folder of assets lacks - "
+            "pictures named by asset id are needed - give their folder with --conditions."
+        )
+    if options.geometry_only and variant.views == GENERATED:
+        raise UsageError(
+            f"ULIP_I '{variant.name}' compares meshes with pictures of them, and --geometry-only draws none - "
+            "one of them is allowed - leave out the other."
+        )
+    if options.geometry_only and options.conditions and variant.views != CONDITION:
+        raise UsageError(
+            "--conditions are for CLIP_score, which --geometry-only leaves out, and for variants such as ulip2-cond - "
+            "one of them is allowed - leave out the other."
+        )

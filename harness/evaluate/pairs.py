@@ -56,7 +56,7 @@ def is_gaussians(path: Path) -> bool:
     return b"f_dc_0" in header and b"opacity" in header
 
 
-def matched(ids: Sequence[str], made: Mapping[str, Files]) -> dict[str, str]:
+def matched(ids: Sequence[str], made: Mapping[str, object]) -> dict[str, str]:
     """Id of the reference -> key in `made`; ids without files are left out.
 
     A file is named by the asset's id, by what `run --export` makes of the id, or by the last part of the id where no

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from ...results.evaluation_tables import EVALUATION, RANDOM_MARK, SEPARATOR
+from ...results.evaluation_tables import CALIBRATION, EVALUATION, NOT_CALIBRATED, RANDOM_MARK, SEPARATOR
 from ...results.rows import LATENCY_METRIC, Row, read_rows
+from ..protocol.calibration import Calibration, Teacher, calibrate
 from ..provenance import device_name, git_state
 from .measure import Measured
 from .plan import Plan
@@ -37,9 +38,11 @@ def rows_of(plan: Plan, measured: Measured) -> list[Row]:
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     notes = notes_of(plan, measured)
-    system = common | {"run_id": plan.key[:SHORT], "method": plan.name, "steps": plan.steps, "nfe": plan.nfe}
-    rows = [_row(plan, value, notes, system) for value in measured.system]
-    rows += _latency(plan, measured, notes, system)
+    own = {"run_id": plan.key[:SHORT], "method": plan.name, "steps": plan.steps, "nfe": plan.nfe, "seed": plan.seed}
+    system = common | own
+    told = [*notes, _calibration_note(plan, measured)]
+    rows = [_row(plan, value, told, system) for value in measured.system]
+    rows += _latency(plan, measured, told, system)
     for name, value in measured.controls.items():
         # The controls of all systems that are compared with one reference are the same measurement.
         control = common | {"run_id": f"reference-{common['reference_sha'][:SHORT]}", "method": name}
@@ -53,7 +56,7 @@ def notes_of(plan: Plan, measured: Measured) -> list[str]:
     compared = f"{len(measured.pairs)} assets of '{plan.reference}'"
     notes = [
         f"protocol {protocol.name} ({protocol.sha256[:SHORT]})",
-        f"reference: {compared}, drawn by mdtbench's own renderer, not by Blender",
+        f"reference: {compared}, drawn by {plan.drawn_by}",
         "no floor row: a folder has no held-out assets",
     ]
     if plan.own_reference:
@@ -67,6 +70,23 @@ def notes_of(plan: Plan, measured: Measured) -> list[str]:
     return [*notes, *measured.notes]
 
 
+def calibration_of(plan: Plan, measured: Measured) -> Calibration | None:
+    """Whether the teacher's numbers are the published ones; None for a system that is not the teacher."""
+    if not plan.calibrates or plan.steps is None:
+        return None
+    found = {value.metric: value.value for value in measured.system}
+    teacher = Teacher(
+        steps=plan.steps,
+        n=len(measured.pairs),
+        fd_incep=found.get("FD_incep"),
+        fd_dinov2=found.get("FD_dinov2"),
+        ulip_i=found.get("ULIP_I"),
+        random_weights=plan.towers.random,
+        smoke=plan.protocol.smoke,
+    )
+    return calibrate(plan.protocol.values.calibration, teacher)
+
+
 def keep_time(rows: list[Row], path: Path) -> list[Row]:
     """The rows of an earlier call where they say the same, so that a repeat changes no byte."""
     if not path.is_file():
@@ -77,6 +97,12 @@ def keep_time(rows: list[Row], path: Path) -> list[Row]:
 
 def _timeless(rows: list[Row]) -> list[dict[str, Any]]:
     return [row.model_dump(exclude={"created_utc"}) for row in rows]
+
+
+def _calibration_note(plan: Plan, measured: Measured) -> str:
+    """One part of a note."""
+    calibration = calibration_of(plan, measured)
+    return f"{CALIBRATION}{calibration.line.replace(SEPARATOR, ' / ')}" if calibration else NOT_CALIBRATED
 
 
 def _row(plan: Plan, value: Value, notes: list[str], row_fields: dict[str, Any]) -> Row:

@@ -1,6 +1,9 @@
 """Tables at full size: presets with a table [protocol], what they take and what of it a machine lacks.
 
-Planned here and never run: the training of full-size networks from TRELLIS latents does not exist yet.
+config, plan, flops, summary, machine   what a preset asks for, what it costs, what of it this machine lacks
+backbone, data, grid, students          the teacher, and the training of its students
+subjects, networks, released, generate  test assets, and what each row makes of them
+measure, ranges, run                    rows of the tables, where they should lie, and the verb
 """
 
 from .config import TablesConfig, has_protocol, load_tables

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -13,7 +13,10 @@ Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)
 
 
 class ProtocolSection(Section):
+    """extractors: official: published weights; random: the same networks with noise, to try a run out."""
+
     name: str = Field(description="a protocol, or NAME+VARIANT")
+    extractors: Literal["official", "random"] = "official"
 
 
 class Places(Section):
@@ -23,6 +26,11 @@ class Places(Section):
     weights: str
     latents: tuple[str, ...] = ()
     blender: str = ""
+    test: str = Field(default="", description="toys4k:FOLDER or a folder of meshes; below the weights by default")
+    conditions: str = Field(default="", description="folder of pictures by asset id; by default Blender's of Toys4k")
+    keep_assets: int | None = Field(
+        default=None, ge=0, description="of a measured cell, so many assets' files stay; all by default"
+    )
 
 
 class Grid(Section):
@@ -68,6 +76,7 @@ class Estimate(Section):
     latents: int = Field(gt=0)
     latent_views: int = Field(gt=0)
     picture_mb: float = Field(gt=0)
+    asset_mb: float = Field(gt=0)
     blender_s: float = Field(gt=0)
     measure_s: float = Field(gt=0)
     gpu: Annotated[tuple[Gpu, ...], Field(min_length=1)]

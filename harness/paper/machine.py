@@ -7,10 +7,20 @@ from pathlib import Path
 
 from ...assets.blend import find_blender
 from ...assets.trellis_latents import METADATA
-from ...base.errors import MissingError, UsageError
+from ...base.errors import MissingError
+from ...metrics.official.picture_extractors import DINOV2_REG_WEIGHTS, SPECS
+from ...metrics.official.ulip import POINT_SPECS
+from ..device import is_cpu
 from ..doctor import Finding, cuda_devices
 from ..downloads import Item, Missing, items_of, missing, size_text
+from ..evaluate.toys4k import folder_of
 from .config import TablesConfig
+from .plan import TablesPlan
+from .released import FOLDER as RELEASED_FOLDER
+from .subjects import TOYS4K, reference_option
+
+CONDITIONER_FILE = DINOV2_REG_WEIGHTS.file
+EXTRACTOR_FILES = {spec.weights.file for spec in (*SPECS.values(), *POINT_SPECS.values())} - {CONDITIONER_FILE}
 
 GET_LATENTS = (
     "make them with dataset_toolkits of github.com/microsoft/TRELLIS (DATASET.md there; docs/toys4k.md here), then "
@@ -18,16 +28,22 @@ GET_LATENTS = (
 )
 
 
-def needs(config: TablesConfig) -> list[Finding]:
+def needs(config: TablesConfig, plan: TablesPlan | None = None, device: str = "") -> list[Finding]:
     """A finding per thing that is needed, with what to do about it. Computes no digests.
 
+    Args:
+        plan: what is needed for it alone; by default for all rows of the preset.
+        device: as `--device` has it; without a GPU, the CPU has to be asked for.
     Raises:
         UsageError: an unknown or malformed list of downloads.
         MissingError: a damaged lock file of downloads.
     """
     folder = Path(config.places.weights).expanduser()
-    items = items_of(config.places.downloads)
-    return [*_downloads(items, folder, config.places.downloads), _blender(config), _latents(config), _gpu()]
+    items = [item for item in items_of(config.places.downloads) if not _unused(item, config, plan)]
+    findings = [*_downloads(items, folder, config.places.downloads), *_test_assets(config)]
+    if plan is None or plan.students:
+        findings.append(_latents(config))
+    return [*findings, _gpu(device)]
 
 
 def lacking(findings: Iterable[Finding]) -> list[str]:
@@ -35,17 +51,13 @@ def lacking(findings: Iterable[Finding]) -> list[str]:
 
 
 def check_runnable(findings: Sequence[Finding]) -> None:
-    """Raises MissingError while something is missing, and UsageError when nothing is: the training is not built."""
+    """Raises MissingError while something is missing."""
     absent = lacking(findings)
     if absent:
         raise MissingError(
             f"{len(absent)} of {len(findings)} things are missing: {'; '.join(absent)}. See above how to get them; "
             "nothing was computed."
         )
-    raise UsageError(
-        "Everything is here, and it cannot be run: training full-size networks from TRELLIS latents on a GPU is not "
-        "built yet; nothing was computed. `--dry-run` prints the plan; `mdtbench evaluate` measures assets of others."
-    )
 
 
 def total_bytes(items: Iterable[Item]) -> tuple[int, int]:
@@ -90,6 +102,36 @@ def _group(name: str, group: Sequence[Item], gone: Sequence[Missing], folder: Pa
     return Finding(name, text, name)
 
 
+def _unused(item: Item, config: TablesConfig, plan: TablesPlan | None) -> bool:
+    """Whether this run does without a download, by the folder that it goes to."""
+    folder = item.target.partition("/")[0]
+    if folder == RELEASED_FOLDER:
+        return plan is not None and not any(line.released for line in plan.lines)
+    if folder == TOYS4K:
+        return bool(config.places.test)
+    return config.protocol.extractors == "random" and item.target in EXTRACTOR_FILES
+
+
+def _test_assets(config: TablesConfig) -> Iterator[Finding]:
+    option = reference_option(config.places)
+    toys4k = folder_of(option)
+    if config.places.test:
+        yield _folder("test assets", option if toys4k is None else toys4k, "places.test")
+    if toys4k is not None:
+        yield _blender(config)
+    if config.places.conditions:
+        yield _folder("conditioning pictures", Path(config.places.conditions).expanduser(), "places.conditions")
+    elif toys4k is None:
+        text = "missing, no folder is named - RGBA pictures named by asset id - set places.conditions"
+        yield Finding("conditioning pictures", text, "conditioning pictures")
+
+
+def _folder(name: str, folder: Path, key: str) -> Finding:
+    if folder.is_dir():
+        return Finding(name, f"in {folder}")
+    return Finding(name, f"missing, there is no folder {folder} - set {key} to another", name)
+
+
 def _blender(config: TablesConfig) -> Finding:
     try:
         found = find_blender(config.places.blender)
@@ -108,8 +150,12 @@ def _latents(config: TablesConfig) -> Finding:
     return Finding("training latents", f"missing, {found} - {GET_LATENTS}", "training latents")
 
 
-def _gpu() -> Finding:
+def _gpu(device: str) -> Finding:
     devices = cuda_devices()
+    if is_cpu(device):
+        unused = f", {'; '.join(devices)} left unused" if devices else ""
+        return Finding("GPU", f"none, as --device cpu says{unused} - networks of full size take days per row there")
     if devices:
         return Finding("GPU", "; ".join(devices))
-    return Finding("GPU", "missing, torch sees no CUDA device - a machine with one, and torch built for CUDA", "a GPU")
+    text = "missing, torch sees no CUDA device - a machine with one, and torch built for CUDA (or --device cpu)"
+    return Finding("GPU", text, "a GPU")

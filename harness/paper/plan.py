@@ -23,8 +23,8 @@ ALWAYS = (REFERENCE, "none")
 RELEASED = "released"
 FLOAT = 4  # bytes
 KEPT_COPIES = 2  # of a finished student: its weights and their average
-TRAINING_COPIES = 5  # weights, gradient, two moments, average
-STATE_COPIES = 4  # of them in a checkpoint: no gradient
+TRAINING_COPIES = 6  # weights, a copy kept beside their average, gradient, two moments, average
+STATE_COPIES = 5  # of them in a checkpoint: no gradient
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class Line:
     @property
     def trained(self) -> bool:
         return self.who is not None
+
+    @property
+    def released(self) -> bool:
+        """Whether its students are published ones."""
+        return self.row.method.endswith(f":{RELEASED}")
 
     @property
     def tables(self) -> tuple[int, ...]:
@@ -180,13 +185,17 @@ def disk_bytes(plan: TablesPlan) -> dict[str, float]:
     views = len(values.views.yaw_deg)
     size = values.views.resolution / values.cond_image.render_resolution
     features = FLOAT * views * (values.fd.incep.dim + values.fd.dinov2.dim)
+    asset, keep = estimate.asset_mb * 1e6, plan.config.places.keep_assets
+    keep = plan.n if keep is None else keep
     kept = sum(KEPT_COPIES * FLOAT * flow(student.stage).parameters for student in plan.students)
     return {
         "training latents and their pictures": estimate.latents * (structure + slat + estimate.latent_views * picture),
         "pictures of test assets": plan.n * (views * size**2 + 1) * picture,
         "students, weights and average": kept,
         "checkpoint of a training": STATE_COPIES * FLOAT * max(flow(stage).parameters for stage in STAGES),
-        "generated latents": len(plan.cells) * plan.n * (structure + slat),
+        "assets of a cell, until it is measured": plan.n * asset,
+        "assets of measured cells that stay": len(plan.cells) * min(plan.n, keep) * asset,
+        "pictures of generated assets": len(plan.cells) * plan.n * 2 * views * size**2 * picture,  # meshes, Gaussians
         "features": (len(plan.cells) + 1) * plan.n * features,
     }
 

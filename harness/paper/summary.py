@@ -13,6 +13,7 @@ from .config import Gpu, Tolerance
 from .flops import encoder_forward
 from .machine import by_origin, lacking, sum_text
 from .plan import FLOAT, STAGES, TRAINING_COPIES, Line, Student, TablesPlan, disk_bytes, flow
+from .ranges import MAIN, ranges
 
 WIDTH = 118
 STAGE_NAMES = {"ss": "structure", "slat": "SLAT"}
@@ -28,7 +29,7 @@ def tables_summary(plan: TablesPlan, findings: Sequence[Finding]) -> str:
         _disk(plan),
         _downloads(items_of(plan.config.places.downloads)),
         _missing(findings),
-        ["Nothing was computed. Training from TRELLIS latents at full size is not built yet: this is a plan."],
+        ["Nothing was computed: this is a plan. No run of this size has been made with mdtbench yet."],
     ]
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
 
@@ -62,19 +63,9 @@ def _row(plan: TablesPlan, line: Line) -> tuple[str, ...]:
     return line.row.method, f"{line.row.steps}x2", both, tables, *_expected(line.paper, line.row.tolerance)
 
 
-def _expected(paper: PaperRow | None, tolerance: Tolerance | None) -> tuple[str, str, str]:
-    if paper is None or tolerance is None:
-        return "-", "-", "-"
-
-    def ranged(value: float | None, slack: float) -> str:
-        return "-" if value is None else f"{value:g} ({value - slack:.4g} to {value + slack:.4g})"
-
-    relative = tolerance.fd_relative
-    return (
-        ranged(paper.fd_incep, relative * (paper.fd_incep or 0)),
-        ranged(paper.fd_dinov2, relative * (paper.fd_dinov2 or 0)),
-        ranged(paper.ulip_i, tolerance.ulip_absolute),
-    )
+def _expected(paper: PaperRow | None, tolerance: Tolerance | None) -> tuple[str, ...]:
+    known = ranges(paper, tolerance)
+    return tuple(str(known.get(metric, "-")) for metric in MAIN)
 
 
 def _students(plan: TablesPlan) -> list[str]:
@@ -88,7 +79,7 @@ def _students(plan: TablesPlan) -> list[str]:
         *(f"  {line}" for line in aligned(table)),
         *_wrapped(
             f"{', '.join(grid.methods)}: the best of the grid on {grid.assets} training assets held out is the row's. "
-            f"A student takes {size_text(memory)} for weights, gradient, two moments and average in float32, its "
+            f"A student takes {size_text(memory)} for weights twice, gradient, two moments and average in float32, its "
             "teacher 2 bytes per parameter, activations more: not measured."
         ),
     ]

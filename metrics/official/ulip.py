@@ -1,7 +1,7 @@
-"""ULIP_I: how well a mesh agrees with a picture, by the published towers of ULIP-2 (and of ULIP, as FlashVDM uses it).
+"""The published towers behind ULIP_I: ULIP-2's, and ULIP's, as FlashVDM uses them. Scores are in `agreement`.
 
 Numbers in print range from 13 to 43 for one and the same model, because files, points, axes and pictures differ; so
-each combination is a `Variant` with its own name. Shapes: N assets, V views, P points, E embedding.
+each combination is a `Variant` with its own name. Shapes: N assets, P points.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from ...base.errors import MissingError, UsageError
+from ...base.errors import MissingError
 from .picture_extractors import SHORT, PictureExtractor, PictureSpec, full_float32
 from .pointbert import ULIP1, ULIP2_COLOURED, PointBertConfig, PointTower
 from .points import Preparation, prepared
@@ -198,71 +198,6 @@ def load_slip(path: Path, *, sha256: str | None = None, device: str | torch.devi
     return PictureExtractor(SLIP_SPEC.name, version, digest, SLIP_SPEC.dim, network.to(device), slip_224)
 
 
-@dataclass(frozen=True, eq=False)
-class Agreement:
-    """Scores of N assets.
-
-    Attributes:
-        per_asset: [N] 100 x cosine, mean over views; 0 for a failed asset.
-        mean: over all assets.
-        mean_valid: over those that did not fail; None when all did.
-        n_fail: failed assets.
-    """
-
-    per_asset: NDArray[np.float64]
-    mean: float
-    mean_valid: float | None
-    n_fail: int
-
-
-def ulip_score(picture_embeddings: ArrayLike, point_embeddings: ArrayLike, ok: ArrayLike) -> Agreement:
-    """100 x cosine between every picture's and its mesh's embedding, mean over views, then over assets.
-
-    Args:
-        picture_embeddings: [N, V, E], of any length.
-        point_embeddings: [N, E], of any length; those of failed assets are not read.
-        ok: [N] bool, whether there is a mesh.
-
-    Raises:
-        UsageError: shapes disagree, there is no asset, or an embedding that counts is not finite.
-    """
-    pictures, points = np.asarray(picture_embeddings, np.float64), np.asarray(point_embeddings, np.float64)
-    valid = np.asarray(ok, bool)
-    _check_shapes(pictures, points, valid)
-    cosines = np.einsum("nve,ne->nv", _unit(pictures[valid]), _unit(points[valid]))
-    if not np.isfinite(cosines).all():
-        raise UsageError("Embeddings of assets that did not fail hold NaN or infinity - mark those assets as failed.")
-    per_asset = np.zeros(len(valid))
-    per_asset[valid] = 100 * cosines.mean(1)
-    mean_valid = float(per_asset[valid].mean()) if valid.any() else None
-    return Agreement(per_asset, float(per_asset.mean()), mean_valid, int((~valid).sum()))
-
-
-def shuffled_control(picture_embeddings: ArrayLike, point_embeddings: ArrayLike, ok: ArrayLike) -> Agreement:
-    """`ulip_score` of the pictures of asset i with the mesh of asset i + 1 (the last with the first).
-
-    What is left of a score when the mesh is of something else. Raises UsageError, also for fewer than two assets.
-    """
-    points, valid = np.asarray(point_embeddings), np.asarray(ok, bool)
-    if len(valid) < 2:
-        raise UsageError(f"Shuffled pairs of {len(valid)} assets - at least 2 are needed - measure more assets.")
-    return ulip_score(picture_embeddings, np.roll(points, -1, 0), np.roll(valid, -1))
-
-
-def clip_score(view_embeddings: ArrayLike, picture_embeddings: ArrayLike, ok: ArrayLike) -> Agreement:
-    """CLIP score of TRELLIS (arXiv:2412.01506): 100 x mean cosine of an asset's views and the picture it was made from.
-
-    Args:
-        view_embeddings: [N, V, E], of renders of what was generated; the paper's V is 8, yaw every 45 degrees.
-        picture_embeddings: [N, E], of the conditioning pictures.
-        ok: [N] bool.
-
-    Raises:
-        UsageError: as `ulip_score`.
-    """
-    return ulip_score(view_embeddings, picture_embeddings, ok)
-
-
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint of ULIP's training, or of a bare state dict, without the prefix `module.`.
 
@@ -334,19 +269,3 @@ def _shortest_side_cropped(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     resized = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
     top, left = (round((length - SLIP_SIDE) / 2) for length in resized.shape[:2])
     return resized[top : top + SLIP_SIDE, left : left + SLIP_SIDE]
-
-
-def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Unit vectors along the last axis; a vector of zeros stays one, so its cosines are 0."""
-    norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.where(norm == 0, 1, norm)
-
-
-def _check_shapes(pictures: NDArray, points: NDArray, ok: NDArray) -> None:
-    count, views, dim = pictures.shape if pictures.ndim == 3 else (0, 0, 0)
-    if not (count and views and points.shape == (count, dim) and ok.shape == (count,)):
-        shapes = ", ".join(str(list(array.shape)) for array in (pictures, points, ok))
-        raise UsageError(
-            f"Pictures, points and ok have shapes {shapes} - they must be [N, V, E], [N, E] and [N] with N, V > 0 - "
-            "pass one row for every asset."
-        )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mdtbench.harness import compare_command
+from mdtbench.results.asset_values import AssetValue, read_asset_values, write_asset_values
 from mdtbench.results.rows import Row, read_rows, write_rows
 
 _SPEC = importlib.util.spec_from_file_location("results_make", Path(__file__).parents[1] / "results" / "make.py")
@@ -135,3 +136,42 @@ def test_mistakes_are_one_line(
     done = mdtbench("compare", *args)
     assert (done.code, done.err.count("\n")) == (code, 1)
     assert part in done.err
+
+
+def one_seed(folder: Path, shift: float) -> list[AssetValue]:
+    """A run of one seed and its assets; each up by `shift`, though they differ by far more."""
+    scores = {name: 10.0 * index + shift * (1 + index / 100) for index, name in enumerate("abcdef")}
+    mean = sum(scores.values()) / 6
+    write_rows(folder / "rows.jsonl", [make.row(metric="ULIP_tiny", value=mean, stderr=7.6, higher_is_better=True)])
+    values = [make.asset(name, {"ULIP_tiny": score}) for name, score in scores.items()]
+    write_asset_values(folder, values)
+    return values
+
+
+def test_assets_are_paired_and_kept_in_baselines(tmp_path: Path, mdtbench: Callable, monkeypatch: pytest.MonkeyPatch):
+    one_seed(tmp_path / "good", 0.0)
+    one_seed(tmp_path / "bad", -1.0)
+    good, bad, kept = tmp_path / "good", tmp_path / "bad", tmp_path / "kept"
+    done = mdtbench("compare", bad, good)
+    assert (done.code, done.err) == (3, "")
+    assert "of the differences of the same assets" in done.out
+    done = mdtbench("compare", good, "--save", kept)
+    assert done.out.splitlines()[1].startswith("6 values of assets at")
+    assert read_asset_values(kept) == read_asset_values(good)
+    assert mdtbench("compare", bad, kept).code == 3
+    monkeypatch.setattr(compare_command, "LARGEST_ASSETS", 1000)
+    done = mdtbench("compare", good, "--save", kept)
+    assert "Values of assets left out" in done.out
+    assert read_asset_values(kept) == []  # those saved before do not stay
+    assert mdtbench("compare", bad, kept).code == 0  # without them the assets' differences hide it
+    (good / "assets.jsonl").write_text("{}\n")
+    done = mdtbench("compare", bad, good)
+    assert (done.code, done.err.count("\n")) == (4, 1)
+    assert "assets.jsonl line 1 is not an asset's values" in done.err
+
+
+def test_assets_of_several_seeds_are_not_read(runs: Path, mdtbench: Callable):
+    teacher = [row for row in make.run() if row.method in ("cm", "mdt")]  # three seeds each
+    write_rows(runs / "good" / "rows.jsonl", teacher)
+    (runs / "good" / "assets.jsonl").write_text("{}\n")
+    assert mdtbench("compare", runs / "good", runs / "good").code == 0

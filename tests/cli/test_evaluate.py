@@ -27,6 +27,9 @@ def test_help_names_every_option(mdtbench):
         "--reference",
         "--protocol",
         "--set",
+        "--conditions",
+        "--seed",
+        "--calibrates",
         "--latency",
         "--geometry-only",
         "--limit",
@@ -46,6 +49,9 @@ def test_help_names_every_option(mdtbench):
         (("--name", "x", "--protocol", "trellis-v1+smok"), 2, "Did you mean 'smoke'"),
         (("--name", "x", "--reference", "nowhere"), 4, "There is no folder nowhere"),
         (("--name", "x", "--limit", "1"), 2, "--limit"),
+        (("--name", "x", "--conditions", "nowhere"), 4, "There is no folder nowhere"),
+        (("--name", "x", "--protocol", "trellis-v1+ulip2-cond"), 2, "give their folder with --conditions"),
+        (("--name", "x", "--calibrates"), 2, "--steps is not given"),
     ],
 )
 def test_errors_have_their_code_and_say_what_to_do(mdtbench, folder, args, code, message):

@@ -11,21 +11,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from torch import nn
 
 from mdtbench.assets.gaussian_ply import write_gaussians
 from mdtbench.assets.mesh_export import write_glb, write_ply
 from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.harness.cache import Store
-from mdtbench.harness.evaluate.command import evaluate
+from mdtbench.harness.evaluate.command import evaluate, manifest
 from mdtbench.harness.evaluate.features import Tower, Towers
-from mdtbench.harness.evaluate.looks import BLACK, drawn_mesh, pictures_of, run_look, studio_of
-from mdtbench.harness.evaluate.measure import jobs_of, measure
+from mdtbench.harness.evaluate.looks import (
+    BLACK,
+    clip_studio_of,
+    drawn_mesh,
+    pictures_of,
+    points_of,
+    run_look,
+    studio_of,
+)
+from mdtbench.harness.evaluate.measure import Measured, jobs_of, measure
 from mdtbench.harness.evaluate.options import EvaluateOptions
 from mdtbench.harness.evaluate.pairs import Contents, Files, files_in, matched, names_others
 from mdtbench.harness.evaluate.plan import Plan, resolve
-from mdtbench.harness.evaluate.rows import rows_of
-from mdtbench.harness.evaluate.scores import distance_values, needed_for_infinity
+from mdtbench.harness.evaluate.rows import calibration_of, rows_of
+from mdtbench.harness.evaluate.scores import Value, distance_values, needed_for_infinity
 from mdtbench.harness.export import safe_path
 from mdtbench.harness.protocol.model import load_protocol
 from mdtbench.metrics.frechet import Moments, frechet_distance
@@ -39,6 +48,7 @@ from mdtbench.metrics.official.weights import WeightsFile
 from mdtbench.render.cameras import protocol_views
 from mdtbench.render.gaussian_rasteriser import MIP
 from mdtbench.render.gaussians import Gaussians
+from mdtbench.results.evaluation_tables import NOT_CALIBRATED
 from mdtbench.results.report import RunResults, report
 from mdtbench.results.rows import read_rows
 
@@ -113,6 +123,7 @@ def small_tower(name: str, seed: int) -> Tower:
 def planned(made: Path, reference: Path | None = None, **changes) -> Plan:
     """A plan with small networks and pictures."""
     values = {"protocol": "trellis-v1", "changes": ("extractors=random",), "geometry_only": False, "limit": None}
+    values |= {"conditions": None, "seed": None, "calibrates": False}
     values |= {"latency": 1.3, "steps": 5, "nfe": 10, "weights": Path("none"), "out": None, "cache": made, "workers": 1}
     plan = resolve(EvaluateOptions(folder=made, name="Sys", reference=reference, **values | changes))
 
@@ -122,9 +133,16 @@ def planned(made: Path, reference: Path | None = None, **changes) -> Plan:
 
     points = Tower(ulip.version_of(POINTS, "random:3"), load_points, POINTS.preparation.count)
     distances = {name: small_tower(name, seed) for seed, name in enumerate(plan.towers.distances)}
-    towers = Towers(distances, small_tower("pictures", 2), points, True)
+    clip = small_tower("clip", 5) if plan.towers.clip else None
+    towers = Towers(distances, small_tower("pictures", 2), points, True, clip)
     inputs = plan.studio.inputs | {"views": plan.studio.inputs["views"] | {"resolution": SIDE}}
-    return replace(plan, towers=towers, studio=replace(plan.studio, resolution=SIDE, inputs=inputs))
+    small = plan.clip_studio and replace(
+        plan.clip_studio,
+        resolution=SIDE,
+        inputs=plan.clip_studio.inputs | {"views": {**plan.clip_studio.inputs["views"], "resolution": SIDE}},
+    )
+    studio = replace(plan.studio, resolution=SIDE, inputs=inputs)
+    return replace(plan, towers=towers, studio=studio, clip_studio=small)
 
 
 def in_process(jobs):
@@ -379,22 +397,33 @@ def test_the_studio_is_that_of_the_protocol():
 def test_infinity_is_there_from_the_number_of_pictures_it_needs():
     random = np.random.default_rng(0)
     kernel = load_protocol("trellis-v1").values.fd.kernel.model_copy(update={"subsets": 2})
-    real, fake = random.standard_normal((2, 6, 4, 8)).astype(np.float32)
+    real, fake = random.standard_normal((2, 24, 8)).astype(np.float32)
     assert needed_for_infinity(8, 4) == 24
-    compute = partial(distance_values, "x", "_mesh", kernel=kernel, with_manifold=False)
+    compute = partial(distance_values, "x", "_mesh", kernel=kernel, views=4, with_manifold=False)
     assert set(compute(real, fake)) == {"FD_x_mesh", "KD_x_mesh", "FD_inf_x_mesh"}
-    assert set(compute(real[:5], fake[:5])) == {"FD_x_mesh", "KD_x_mesh"}
+    assert set(compute(real[:20], fake[:20])) == {"FD_x_mesh", "KD_x_mesh"}
 
 
 def test_kernel_distance_is_scaled_and_drawn_as_in_the_protocol():
     random = np.random.default_rng(0)
     kernel = load_protocol("trellis-v1").values.fd.kernel
-    real, fake = random.standard_normal((2, 5, 4, 3)).astype(np.float32)
-    found = distance_values("x", "", real, fake + 1, kernel, with_manifold=False)["KD_x"]
+    real, fake = random.standard_normal((2, 20, 3)).astype(np.float32)
+    found = distance_values("x", "", real, fake + 1, kernel, views=4, with_manifold=False)["KD_x"]
     subsets = draw_subsets(np.random.RandomState(0), 20, 20, count=100, size=1000)
-    expected = kernel_distance(fake.reshape(-1, 3) + 1, real.reshape(-1, 3), subsets)
-    assert found == pytest.approx(100 * expected.mean, rel=1e-12)
-    assert found > 1
+    expected = kernel_distance(fake + 1, real, subsets)
+    assert found.value == pytest.approx(100 * expected.mean, rel=1e-12)
+    assert found.value > 1
+    assert found.error is None  # every subset is all there is, and their spread is rounding
+
+
+def test_the_error_of_kd_is_the_spread_of_its_subsets_and_fd_has_none():
+    random = np.random.default_rng(0)
+    kernel = load_protocol("trellis-v1").values.fd.kernel.model_copy(update={"subset_size": 12})
+    real, fake = random.standard_normal((2, 20, 3)).astype(np.float32)
+    found = distance_values("x", "", real, fake, kernel, views=4, with_manifold=False)
+    subsets = draw_subsets(np.random.RandomState(0), 20, 20, count=100, size=12)
+    assert found["KD_x"].error == pytest.approx(100 * np.std(kernel_distance(fake, real, subsets).values), rel=1e-12)
+    assert found["FD_x"].error is None
 
 
 def test_official_weights_are_all_named_at_once_before_anything_is_computed(folders, tmp_path):
@@ -420,7 +449,10 @@ def test_more_columns_are_asked_for_by_their_extractors(folders):
     [
         ({"changes": ("extractor=random",)}, "Did you mean 'extractors'"),
         ({"changes": ("extractors=fake",)}, "--set extractors: .*got 'fake'"),
-        ({"protocol": "trellis-v1+ulip2-cond"}, "compares meshes with the condition image"),
+        ({"protocol": "trellis-v1+ulip2-cond"}, "compares meshes with the condition image.*give .* --conditions"),
+        ({"protocol": "trellis-v1+ulip2-4gen", "geometry_only": True}, "--geometry-only draws none"),
+        ({"conditions": Path(), "geometry_only": True}, "leave out the other"),
+        ({"calibrates": True, "steps": None}, "--steps is not given"),
         ({"protocol": "trellis-v2"}, "Did you mean 'trellis-v1'"),
     ],
 )
@@ -434,3 +466,180 @@ def test_a_folder_of_other_assets_is_refused(folders, tmp_path):
     box(tmp_path / "others" / "x.glb", (1, 1, 1))
     with pytest.raises(MissingError, match=r"No file in .* has the id of an asset"):
         planned(made, tmp_path / "others")
+
+
+# Condition images
+
+
+@pytest.fixture
+def conditions(folders, tmp_path: Path) -> Path:
+    """A picture for every asset: colours that alpha hides in one corner."""
+    folder = tmp_path / "conditions"
+    folder.mkdir()
+    for i, name in enumerate("abcd"):
+        picture = np.full((40, 40, 4), 255, np.uint8)
+        picture[:20, :, i % 3] = 60 * i
+        picture[:, 20:, 3] = 128
+        picture[20:, 20:, 3] = 0
+        Image.fromarray(picture).save(folder / f"{name}.png")
+    return folder
+
+
+def embedded(plan: Plan, look, *, on_black: bool, seed: int) -> np.ndarray:
+    """The unit embedding of a condition image, composed here."""
+    rgba = np.asarray(Image.open(look.path).convert("RGBA")).astype(int)
+    rgb = rgba[..., :3] * rgba[..., 3:] // 255 if on_black else rgba[..., :3]
+    return unit(random_extractor(PICTURES, seed)(rgb.astype(np.uint8).transpose(2, 0, 1)[None])[0])
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def test_the_clip_score_is_of_eight_views_with_the_condition_image(folders, conditions, tmp_path):
+    plan, store = planned(*folders, conditions=conditions), Store(tmp_path / "cache")
+    result = measure(plan, store, Silent(), in_process)
+    values = {value.metric: value for value in result.system}
+    see = random_extractor(PICTURES, 5)
+    for metric, what in (("CLIP_score", "gaussians"), ("CLIP_score_mesh", "mesh")):
+        expected = []
+        for pair in plan.pairs:
+            views = pictures_of(getattr(pair, what), plan.clip_studio, store)
+            assert len(views) == 8
+            expected.append(100 * (unit(see(views)) @ embedded(plan, pair.condition, on_black=True, seed=5)).mean())
+        # float32 features, compared in float64 there and in float32 here
+        assert values[metric].value == pytest.approx(np.mean(expected), abs=1e-4)
+        assert values[metric].stderr == pytest.approx(np.std(expected, ddof=1) / 2, rel=1e-3)
+    assert not any(value.metric.startswith("CLIP") for value in measured(planned(*folders), tmp_path / "cache").system)
+    assert values["CLIP_score"].higher_is_better
+
+
+def test_eight_views_of_the_clip_score_are_those_of_the_protocol():
+    values = load_protocol("trellis-v1").values
+    studio, clip = studio_of(values), clip_studio_of(values)
+    assert clip.inputs["views"]["yaw_deg"] == [0, 45, 90, 135, 180, 225, 270, 315]
+    assert clip.resolution == 512
+    for camera, same in zip(clip.cameras[::2], studio.cameras, strict=True):
+        np.testing.assert_allclose(camera.extrinsics, same.extrinsics, atol=1e-12)
+    assert len({camera.eye.tobytes() for camera in clip.cameras}) == 8
+
+
+@pytest.mark.parametrize(("variant", "on_black"), [("ulip2-cond", True), ("ulip1-flashvdm", False)])
+def test_variants_of_ulip_compare_meshes_with_the_condition_image(folders, conditions, tmp_path, variant, on_black):
+    plan, store = planned(*folders, conditions=conditions, protocol=f"trellis-v1+{variant}"), Store(tmp_path / "cache")
+    result = measure(plan, store, Silent(), in_process)
+    ulip_i = next(value for value in result.system if value.metric == "ULIP_I")
+    see = ulip.random_extractor(POINTS, 3)
+
+    def embed(pair, look):
+        return unit(see(points_of(look, plan.cloud(pair), store)[None])[0])
+
+    shown = [embedded(plan, pair.condition, on_black=on_black, seed=2) for pair in plan.pairs]
+    made = [embed(pair, pair.mesh) for pair in plan.pairs]
+    truth = [embed(pair, pair.truth) for pair in plan.pairs]
+    assert ulip_i.value == pytest.approx(100 * np.mean(np.sum(np.multiply(shown, made), 1)), abs=1e-4)
+    assert result.controls["truth"].value == pytest.approx(
+        100 * np.mean(np.sum(np.multiply(shown, truth), 1)), abs=1e-4
+    )
+    assert "conditions:" in ulip_i.extractor
+
+
+def test_ulip_with_generated_views_is_of_the_gaussians_and_controls_are_of_the_reference(folders, tmp_path):
+    plan, store = planned(*folders, protocol="trellis-v1+ulip2-4gen"), Store(tmp_path / "cache")
+    result = measure(plan, store, Silent(), in_process)
+    found = next(value.value for value in result.system if value.metric == "ULIP_I")
+    points, pictures = ulip.random_extractor(POINTS, 3), random_extractor(PICTURES, 2)
+    scores = []
+    for pair in plan.pairs:
+        made = unit(points(points_of(pair.mesh, plan.cloud(pair), store)[None])[0])
+        scores.append(100 * (unit(pictures(pictures_of(pair.gaussians, plan.studio, store))) @ made).mean())
+    assert found == pytest.approx(np.mean(scores), abs=1e-4)
+    usual = measure(planned(*folders), store, Silent(), in_process)
+    assert {name: value.value for name, value in result.controls.items()} == {
+        name: value.value for name, value in usual.controls.items()
+    }
+    assert not jobs_of(plan, store)
+
+
+def test_missing_and_broken_condition_images_are_counted_failures(folders, conditions, tmp_path):
+    plan = planned(*folders, conditions=conditions, protocol="trellis-v1+ulip2-cond")
+    whole = {value.metric: value for value in measured(plan, tmp_path / "cache").system}
+    (conditions / "a.png").unlink()
+    (conditions / "b.png").write_bytes(b"no picture")
+    plan = planned(*folders, conditions=conditions, protocol="trellis-v1+ulip2-cond")
+    result = measured(plan, tmp_path / "cache")
+    reasons = {failure.id: failure.reason for failure in result.failures if failure.side == "conditions"}
+    assert reasons["a"] == "no picture"
+    assert "b.png is not a readable picture" in reasons["b"]
+    values = {value.metric: value for value in result.system}
+    for metric in ("CLIP_score", "CLIP_score_mesh", "ULIP_I"):
+        assert (values[metric].n_ok, whole[metric].n_ok) == (2, 4)
+        assert values[metric].extractor != whole[metric].extractor
+        valid = float(values[metric].note.rpartition(" ")[2])
+        assert values[metric].value == pytest.approx(valid / 2, abs=0.005)
+    assert values["FD_incep"] == whole["FD_incep"]
+    assert result.controls["truth"].n_ok == 2
+    for name in "cd":
+        (conditions / f"{name}.png").write_bytes(b"no picture")
+    with pytest.raises(MissingError, match="None of the 4 condition images can be used"):
+        measured(planned(*folders, conditions=conditions), tmp_path / "cache")
+
+
+def test_wrong_folders_of_condition_images_are_refused(folders, conditions, tmp_path):
+    with pytest.raises(MissingError, match="There is no folder"):
+        planned(*folders, conditions=tmp_path / "nowhere")
+    shutil.copy(conditions / "a.png", conditions / "a.webp")
+    with pytest.raises(UsageError, match=r"Two pictures of asset 'a' \(got a.png and a.webp\)"):
+        planned(*folders, conditions=conditions)
+    (conditions / "a.webp").unlink()
+    for path in list(conditions.iterdir()):
+        path.rename(path.with_stem(f"x{path.stem}"))
+    with pytest.raises(MissingError, match=r"None of the 4 pictures .*4 are missing: a, b, c, ..."):
+        planned(*folders, conditions=conditions)
+
+
+def test_condition_images_decide_the_key_and_not_the_reference(folders, conditions):
+    plain, shown = planned(*folders), planned(*folders, conditions=conditions)
+    assert plain.key != shown.key
+    assert plain.reference_sha(plain.pairs) == shown.reference_sha(shown.pairs)
+
+
+# Seeds and calibration
+
+
+def test_the_generation_seed_stands_in_the_rows_and_draws_no_other_points(folders, tmp_path):
+    one, two = (planned(*folders, seed=seed) for seed in (1, 2))
+    assert one.key != two.key
+    assert [pair.seed for pair in one.pairs] == [pair.seed for pair in two.pairs]
+    rows = [*rows_of(one, measured(one, tmp_path / "cache")), *rows_of(two, measured(two, tmp_path / "cache"))]
+    assert {row.seed for row in rows if row.method == "Sys"} == {1, 2}
+    assert {row.seed for row in rows if row.method != "Sys"} == {None}
+    assert "over generation seeds" in report(RunResults(rows), "markdown")
+
+
+def test_only_the_teacher_is_compared_with_its_published_numbers(folders, tmp_path):
+    plain, teacher = planned(*folders), planned(*folders, calibrates=True, steps=25)
+    result = measured(plain, tmp_path / "cache")
+    assert calibration_of(plain, result) is None
+    assert NOT_CALIBRATED in rows_of(plain, result)[0].note
+    found = calibration_of(teacher, result)
+    assert (found.verdict, found.reason) == ("not judged", "random weights")
+    assert "not judged: compare only within this run (random weights)" in rows_of(teacher, result)[0].note
+    assert manifest(teacher, result)["calibration"]["verdict"] == "not judged"
+    assert manifest(plain, result)["calibration"] is None
+    assert not any("calibrat" in row.note for row in rows_of(teacher, result) if row.method == "truth")
+
+
+@pytest.mark.parametrize(("ulip_i", "verdict"), [(39.0, "calibrated"), (38.0, "uncalibrated")])
+def test_the_protocols_rule_decides_what_is_calibrated(folders, ulip_i, verdict):
+    plan = planned(*folders, calibrates=True, steps=25)
+    plan = replace(plan, towers=replace(plan.towers, random=False))
+    pairs = plan.pairs * 805  # 3,220 assets, the published row has 3,218
+    found = {"FD_incep": 12.0, "FD_dinov2": 66.0, "ULIP_I": ulip_i}
+    system = tuple(Value(metric, value, len(pairs), "x") for metric, value in found.items())
+    assert calibration_of(plan, Measured(pairs, system, {}, (), ())).verdict == verdict
+    row = rows_of(plan, Measured(pairs, system, {}, (), ()))[0]
+    (part,) = [part for part in row.note.split("; ") if part.startswith("calibration: ")]
+    assert part.startswith(f"calibration: {verdict}")
+    assert "ULIP_I" in part
+    assert calibration_of(plan, Measured(pairs[:64], system, {}, (), ())).verdict == "not judged"

@@ -6,6 +6,7 @@ The decoders are stubs here; what they make of latents is tested elsewhere.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,8 +14,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mdtbench.assets.gaussian_ply import read_gaussians
+from mdtbench.assets.mesh import Mesh
 from mdtbench.assets.mesh_files import read_mesh
 from mdtbench.assets.primitives import ellipsoid, mesh_of
 from mdtbench.assets.toys import ToySource
@@ -24,8 +27,9 @@ from mdtbench.harness.assemble import Assembled, Decoded
 from mdtbench.harness.asset_jobs import save_assembled
 from mdtbench.harness.commands import RunOptions, run_command
 from mdtbench.harness.config import load_config
-from mdtbench.harness.export import export, folder_name, formats_of, safe_path, vertex_colours
+from mdtbench.harness.export import Subjects, export, folder_name, formats_of, safe_path, vertex_colours
 from mdtbench.harness.plan import AssetCell, Plan, resolve
+from mdtbench.harness.viewing import VIEWED_FACES, viewed
 from mdtbench.harness.workshop import SHARD, Workshop
 from mdtbench.metrics.contract import WholeAssets
 from mdtbench.render.gaussians import Gaussians
@@ -38,6 +42,9 @@ EMPTY, BROKEN = 1, 3  # rows: an empty structure; one whose decoding fails
 CELLS_OF_EACH = 2
 RGB = (0.2, 0.5, 0.7)
 SOLID = mesh_of([(ellipsoid((0.1, 0, 0.2), (0.3, 0.2, 0.1), 8), RGB)])
+FINE = mesh_of([(ellipsoid((0, 0, 0), (0.4, 0.3, 0.2), 2400), RGB)])
+FINE_ROW = 4  # whose mesh that is
+UNREADABLE = "more/2"  # as ground truth
 
 
 @dataclass
@@ -47,8 +54,8 @@ class Inline:
     done: list[int] = field(default_factory=list)
 
     def map(self, function: Callable, items: Sequence, label: str, total: int) -> list:
-        assert label == "export"
-        self.done.append(total)
+        if label == "export":
+            self.done.append(total)
         return [function(item) for item in items]
 
 
@@ -97,10 +104,29 @@ def decoded_stub(stage: object, coords: np.ndarray, latents) -> Decoded:
     assert (latents == row).all()
     if row == BROKEN:
         raise AssetError("the mesh has no surface")
-    n = row + 2
+    mesh, n = FINE if row == FINE_ROW else SOLID, row + 2
     rotations = np.tile(np.array([1, 0, 0, 0], np.float32), (n, 1))
     full = np.full((n, 3), 0.1, np.float32)
-    return Decoded(coords, latents.numpy(), Gaussians(full, full, rotations, full[:, 0], full), SOLID)
+    return Decoded(coords, latents.numpy(), Gaussians(full, full, rotations, full[:, 0], full), mesh)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A test asset."""
+
+    id: str
+    category: str = ""
+
+    def load(self) -> Mesh:
+        if self.id == UNREADABLE:
+            raise AssetError("the file is gone")
+        return FINE if self.id == "chair" else SOLID
+
+
+def subjects(shade: int = 40, digest: str = "toys 1") -> Subjects:
+    """The picture of asset i is grey of value `shade` + i."""
+    shown = np.tile(np.arange(shade, shade + len(IDS), dtype=np.uint8)[:, None, None, None], (1, 8, 8, 3))
+    return Subjects(IDS, shown, [Thing(name) for name in IDS], digest)
 
 
 @pytest.fixture
@@ -118,22 +144,33 @@ def assemble_all(shop: Workshop, cells: Sequence[AssetCell]) -> None:
 
 
 def written(shop: Workshop) -> dict[str, int]:
-    """Time of writing of all exported assets."""
+    """Time of writing of all that methods made."""
     folder = shop.out / "export"
-    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob("*.[gp]l[by]")}
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
+        for made in folder.glob("*x2")
+        for path in made.rglob("*.[gp][ln][bgy]")
+    }
+
+
+def listed(shop: Workshop) -> dict[str, dict[str, list[str]]]:
+    """The files of each asset by id and by whose they are."""
+    index = json.loads((shop.out / "export" / "index.json").read_text())
+    assert index["format"] == 1
+    return {asset["id"]: asset["files"] for asset in index["assets"]}
 
 
 def test_every_asset_that_is_good_has_its_files(shop: Workshop):
     cells = cells_of(make_plan())
     assemble_all(shop, cells)
-    failed = export(cells, shop, IDS, ("glb", "ply"))
+    failed = export(cells, shop, subjects(), ("glb", "ply"))
     chosen = ("teacher-25x2", "vm-1x2")
     good = [safe_path(name).as_posix() for i, name in enumerate(IDS) if i not in (EMPTY, BROKEN)]
     assert set(written(shop)) == {f"{m}/{name}.{end}" for m in chosen for name in good for end in ("glb", "ply")}
     assert shop.team.done == [len(IDS) * len(chosen)]  # type: ignore[attr-defined]
     for i, name in ((0, "chair"), (SHARD + 2, f"more/{SHARD - 1}")):  # of the first and of the second file
         assert len(read_gaussians(shop.out / "export" / "vm-1x2" / f"{name}.ply")) == i + 2
-    assert failed == 2 * len(chosen)
+    assert failed == 2 * len(chosen) + 1  # and one ground truth
     rows = list(csv.DictReader((shop.out / "export" / "failures.csv").open(encoding="utf-8")))
     assert [(row["id"], row["reason"]) for row in rows if row["made_by"] == "vm-1x2"] == [
         (IDS[EMPTY], "the structure is empty"),
@@ -144,18 +181,116 @@ def test_every_asset_that_is_good_has_its_files(shop: Workshop):
 def test_the_mesh_in_the_file_is_that_of_the_decoder(shop: Workshop):
     cells = [cell for cell in cells_of(make_plan()) if cell.who.label == "teacher"]
     assemble_all(shop, cells)
-    export(cells, shop, IDS, ("glb",))
+    export(cells, shop, subjects(), ("glb",))
     found = read_mesh(shop.out / "export" / "teacher-25x2" / "chair.glb")
     np.testing.assert_allclose(found.vertices.min(0), SOLID.vertices.min(0), atol=1e-6)  # float32 in the file
     np.testing.assert_allclose(found.vertices.max(0), SOLID.vertices.max(0), atol=1e-6)
     assert np.abs(found.corner_rgba[..., :3] - RGB).max() < 0.01  # read as 8 bits of linear colour
 
 
+def test_what_assets_are_judged_beside_is_written(shop: Workshop):
+    cells = [cell for cell in cells_of(make_plan()) if cell.who.label == "teacher"]
+    assemble_all(shop, cells)
+    export(cells, shop, subjects(), ("png",))
+    folder = shop.out / "export"
+    for i in (0, 1, SHARD + 2):
+        picture = np.asarray(Image.open(folder / "condition" / f"{safe_path(IDS[i])}.png"))
+        assert picture.shape == (8, 8, 3)
+        assert (picture == 40 + i).all()
+    for name in ("chair", "lamps/red"):
+        picture = np.asarray(Image.open(folder / "truth" / f"{name}.png")).astype(int)
+        assert np.abs(picture - np.array(RGB) * 255).max(-1).min() < 1.5  # it is there, in its colour
+        assert (picture[0] == 0).all()
+    chair, lamp = (read_mesh(folder / "truth" / f"{name}.glb") for name in ("chair", "lamps/red"))
+    assert 1000 < len(chair.faces) <= VIEWED_FACES < len(FINE.faces)
+    assert len(lamp.faces) == len(SOLID.faces)
+    rows = list(csv.DictReader((folder / "failures.csv").open(encoding="utf-8")))
+    assert [row for row in rows if row["made_by"] == "truth"] == [
+        {"made_by": "truth", "id": UNREADABLE, "reason": "the file is gone"}
+    ]
+
+
+def test_pictures_are_drawn_of_the_gaussians(shop: Workshop):
+    cells = [cell for cell in cells_of(make_plan()) if cell.who.label == "teacher"]
+    assemble_all(shop, cells)
+    export(cells, shop, subjects(), ("png",))
+    picture = np.asarray(Image.open(shop.out / "export" / "teacher-25x2" / "chair.png"))
+    assert picture.shape == (256, 256, 3)
+    assert picture.max() > 5  # grey of 0.1, at its opacity of 0.1 twice
+    assert not list(shop.out.glob("export/teacher-25x2/*.glb"))
+
+
+def test_the_index_lists_what_there_is_of_each_asset(shop: Workshop):
+    cells = cells_of(make_plan())
+    assemble_all(shop, cells)
+    export(cells, shop, subjects(), ("glb",))
+    found = listed(shop)
+    assert tuple(found) == IDS
+    assert found["chair"] == {
+        "condition": ["condition/chair.png"],
+        "truth": ["truth/chair.glb", "truth/chair.png"],
+        "teacher-25x2": ["teacher-25x2/chair.glb"],
+        "vm-1x2": ["vm-1x2/chair.glb"],
+    }
+    assert found[IDS[EMPTY]]["vm-1x2"] == found[IDS[BROKEN]]["vm-1x2"] == found[UNREADABLE]["truth"] == []
+    assert found[IDS[2]]["condition"] == [f"condition/{safe_path(IDS[2])}.png"]
+    fine = IDS[FINE_ROW]
+    assert found[fine]["vm-1x2"] == [f"vm-1x2/{fine}.glb", f"view/vm-1x2/{fine}.glb"]
+    whole, few = (read_mesh(shop.out / "export" / name) for name in found[fine]["vm-1x2"])
+    assert 1000 < len(few.faces) <= VIEWED_FACES < len(whole.faces) == len(FINE.faces)
+    export(cells, shop, subjects(), ("png",))
+    assert listed(shop)["chair"]["vm-1x2"] == ["vm-1x2/chair.glb", "vm-1x2/chair.png"]  # of the earlier call too
+
+
+def test_what_belongs_to_other_test_assets_is_replaced(shop: Workshop):
+    cells = [cell for cell in cells_of(make_plan()) if cell.who.label == "teacher"]
+    assemble_all(shop, cells)
+    export(cells, shop, subjects(), ("png",))
+    folder = shop.out / "export"
+    old = {path: path.stat().st_mtime_ns for path in folder.glob("[ct]*[nh]/chair.*")}
+    export(cells, shop, subjects(), ("png",))
+    assert {path: path.stat().st_mtime_ns for path in old} == old
+    export(cells, shop, subjects(shade=41, digest="toys 2"), ("png",))
+    assert len(old) == 3
+    assert all(path.stat().st_mtime_ns != time for path, time in old.items())
+
+
+def test_meshes_for_viewers_keep_place_and_colour():
+    few = viewed(FINE, 500)
+    assert 100 < len(few.faces) <= 500
+    np.testing.assert_allclose(few.colours, np.tile(np.float32(RGB), (len(few.vertices), 1)), atol=1e-6)
+    low, high = few.vertices.min(0), few.vertices.max(0)
+    np.testing.assert_allclose((low, high), (FINE.vertices.min(0), FINE.vertices.max(0)), atol=0.06)  # a cell
+    same = viewed(SOLID)
+    assert len(same.vertices) == len(SOLID.vertices)  # corners are joined again
+    areas = [
+        np.linalg.norm(np.cross(t[:, 1] - t[:, 0], t[:, 2] - t[:, 0]), axis=1).sum() / 2
+        for t in (SOLID.triangles, same.vertices[same.faces])
+    ]
+    np.testing.assert_allclose(*areas, rtol=1e-12)
+
+
+def test_textured_faces_are_cut_until_vertices_show_the_texture():
+    """One square of two faces; its texture is black on the left and white on the right."""
+    texture = np.zeros((4, 64, 4), np.uint8)
+    texture[:, 32:] = 255
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], float)
+    faces = np.array([[0, 1, 2], [0, 2, 3]])
+    uv = vertices[faces][..., :2].astype(np.float32)
+    square = Mesh(vertices, faces, np.ones((2, 3, 4), np.float32), uv, np.zeros(2, np.int64), (texture,))
+    few = viewed(square, 600)
+    assert len(few.faces) == 2 * 4**4  # the next power would be above the limit
+    inside = (few.vertices[:, 0] > 0.02) & (few.vertices[:, 0] < 0.98)  # the texture repeats beyond its edges
+    away = inside & (np.abs(few.vertices[:, 0] - 0.5) > 0.02)  # from where black meets white
+    np.testing.assert_array_equal(few.colours[away, 0], few.vertices[away, 0] > 0.5)
+    assert {0.0, 1.0} <= set(few.colours[away, 0])
+
+
 def test_only_the_first_training_and_generation_seed_are_written(shop: Workshop):
     cells = cells_of(make_plan())
     assemble_all(shop, cells)
-    export(cells, shop, IDS, ("ply",))
-    marks = {path.parent.name: path.read_text().strip() for path in shop.out.glob("export/*/source.txt")}
+    export(cells, shop, subjects(), ("ply",))
+    marks = {path.parent.name: path.read_text().strip() for path in shop.out.glob("export/*x2/source.txt")}
     [vm] = [c for c in cells if c.stage == BOTH and c.seed == 5 and [t.seed for t in c.trainings] == [3, 3]]
     assert marks["vm-1x2"] == vm.folder
     assert all("-gen5-" in folder for folder in marks.values())
@@ -164,24 +299,24 @@ def test_only_the_first_training_and_generation_seed_are_written(shop: Workshop)
 def test_what_is_there_is_not_written_again_and_what_is_missing_is(shop: Workshop):
     cells = cells_of(make_plan())
     assemble_all(shop, cells)
-    export(cells, shop, IDS, ("glb",))
+    export(cells, shop, subjects(), ("glb",))
     before = written(shop)
     (shop.out / "export" / "vm-1x2" / "chair.glb").unlink()
-    failed = export(cells, shop, IDS, ("glb",))
+    failed = export(cells, shop, subjects(), ("glb",))
     after = written(shop)
     assert before.keys() == after.keys()
     assert {name for name in after if after[name] != before[name]} == {"vm-1x2/chair.glb"}
-    assert failed == 2 * len(set(map(folder_name, cells)))  # listed again, though nothing had to be made
+    assert failed == 2 * len(set(map(folder_name, cells))) + 1  # listed again, though nothing had to be made
 
 
 def test_files_of_other_settings_are_replaced(shop: Workshop):
     first, second = cells_of(make_plan()), cells_of(make_plan("train.steps=7"))
     assemble_all(shop, [*first, *second])
-    export(first, shop, IDS, ("glb", "ply"))
+    export(first, shop, subjects(), ("glb", "ply"))
     before = written(shop)
     kept = shop.out / "export" / "vm-1x2" / "notes.txt"
     kept.touch()
-    export(second, shop, IDS, ("glb",))
+    export(second, shop, subjects(), ("glb",))
     after = written(shop)
     assert {name for name in after if name not in before or after[name] != before[name]} == {
         name for name in before if name.startswith("vm-") and name.endswith(".glb")
@@ -234,7 +369,7 @@ def test_colours_of_vertices_are_those_of_their_corners():
 
 def test_an_unknown_format_is_a_usage_error():
     assert formats_of(("ply", "glb", "ply")) == ("ply", "glb")
-    with pytest.raises(UsageError, match=r"Unknown export format 'obj'\. Available: glb, ply\."):
+    with pytest.raises(UsageError, match=r"Unknown export format 'obj'\. Available: glb, ply, png\."):
         formats_of(("glb", "obj"))
 
 

@@ -12,10 +12,12 @@ from whole_plans import asset_plan
 
 from mdtbench.harness.asset_jobs import AssembledCell
 from mdtbench.harness.measure_assets import AssetReferences, measure_assets
+from mdtbench.harness.measurement import Measurement
 from mdtbench.harness.plan import AssetCell, SecondStagePlan
 from mdtbench.harness.prepare import Prepared
 from mdtbench.harness.workshop import AssetTruth
 from mdtbench.metrics import WholeAssets
+from mdtbench.results.asset_values import AssetValue
 from mdtbench.results.rows import (
     BOTH,
     COST_METRICS,
@@ -66,12 +68,16 @@ TEST = Prepared(
 )
 
 
-def measured(failed: dict[str, str] | None = None, references: AssetReferences = REFERENCES) -> tuple[Row, ...]:
+def measurement(failed: dict[str, str] | None = None, references: AssetReferences = REFERENCES) -> Measurement:
     def assembled(cell: AssetCell) -> AssembledCell:
         assert not any(training.folder in (failed or {}) for training in cell.trainings), "it was never made"
         return assets_of(cell)
 
     return measure_assets(PLAN, CELLS, TEST, references, failed or {}, assembled)
+
+
+def measured(failed: dict[str, str] | None = None, references: AssetReferences = REFERENCES) -> tuple[Row, ...]:
+    return measurement(failed, references).rows
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +193,46 @@ def test_controls(rows: tuple[Row, ...]):
     assert found["shuffled", "ULIP_tiny_mesh"].value == pytest.approx(100 * shuffled, rel=1e-5)
     alone = measured(references=replace(REFERENCES, held_out=None))
     assert "floor" not in {row.method for row in alone}
+
+
+def asset_rows(values: Sequence[AssetValue], cell: AssetCell) -> list[AssetValue]:
+    who, seed = cell.who, cell.trainings[0].seed if cell.trainings else None
+    key = (cell.stage, who.name, who.variant, seed, cell.steps, cell.seed)
+    return [v for v in values if (v.stage, v.method, v.variant, v.train_seed, v.steps, v.seed) == key]
+
+
+def test_rows_are_averages_of_the_values_of_assets():
+    found = measurement()
+    for cell in CELLS:
+        assets, by_metric = asset_rows(found.assets, cell), cell_rows(found.rows, cell)
+        averages = {"ULIP_tiny_mesh", "MSE_slat"} & by_metric.keys()
+        assert [(v.asset, v.ok, v.error) for v in assets] == [
+            ("a", True, ""),
+            ("b", True, ""),
+            ("c", False, "no surface"),
+        ]
+        assert all(v.values.keys() == averages | set(COST_METRICS) for v in assets)
+        assert {v.run_id for v in assets} == {PLAN.run_id}
+        assert {(v.sampler, v.own_sampler) for v in assets} == {
+            (row.sampler, row.own_sampler) for row in by_metric.values()
+        }
+        for name in averages:
+            mean = np.mean([v.values[name] for v in assets])
+            assert mean == pytest.approx(by_metric[name].value, rel=1e-12)  # the same sum, in another order at most
+        assert [v.values["ULIP_tiny_mesh"] for v in assets][2] == 0
+        assert [v.values["latency_s"] for v in assets] == [2.5, 3.0, 10.25]  # the sums of each asset's parts
+
+
+def test_controls_have_values_of_assets_too_and_students_that_failed_have_none():
+    found = measurement()
+    controls = {v.method: v for v in found.assets if v.seed is None}
+    assert controls.keys() == {"reconstruction", "truth", "shuffled"}  # the floor has distances alone
+    embedding = TRUTH.assets.embedding
+    shuffled = 100 * (embedding[[2, 0, 1]] * TRUTH.embedding).sum(1)
+    values = [v for v in found.assets if v.method == "shuffled"]
+    assert [v.asset for v in values] == ["a", "b", "c"]
+    assert [v.values["ULIP_tiny_mesh"] for v in values] == pytest.approx(shuffled.tolist(), rel=1e-5)
+    assert [v.ok for v in found.assets if v.method == "reconstruction"] == [True, True, False]
+    structure = next(t for t in PLAN.trainings if t.entrant.label == "vm")
+    lost = measurement({structure.folder: "vm broke"})
+    assert {v.stage for v in lost.assets if v.method == "vm"} == {TEACHER_THEN_SLAT}

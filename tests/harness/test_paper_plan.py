@@ -1,4 +1,4 @@
-"""Tables at full size: what the plan says, what it counts, and that nothing runs."""
+"""Tables at full size: what the plan says, what it counts, and what it lacks on a machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mdtbench.base.errors import MissingError, UsageError
-from mdtbench.harness import commands, doctor
+from mdtbench.harness import doctor
 from mdtbench.harness.cli import main
 from mdtbench.harness.config import PRESETS
 from mdtbench.harness.doctor import Finding
@@ -297,8 +297,11 @@ def test_the_presence_of_a_table_decides():
 def test_disk_is_the_sum_of_what_is_written(default: TablesPlan):
     sizes = disk_bytes(default)
     assert sizes["students, weights and average"] == 20 * 8 * (555_543_560 + 600_432_520)
-    latent = 8 * 16**3 * 4 + 20000 * (8 * 4 + 3)
-    assert sizes["generated latents"] == 45 * 3218 * latent
+    assert sizes["assets of a cell, until it is measured"] == 3218 * 60e6
+    assert sizes["assets of measured cells that stay"] == 45 * 16 * 60e6
+    assert sizes["pictures of generated assets"] == pytest.approx(45 * 3218 * 8 * 0.25 * 0.6e6)
+    every = disk_bytes(replace(default, config=load_tables("paper", ["places.keep_assets=5000"])))
+    assert every["assets of measured cells that stay"] == 45 * 3218 * 60e6
     assert sizes["features"] == 46 * 3218 * 4 * (2048 + 1024) * 4  # the references' are one more
     assert sizes["pictures of test assets"] == pytest.approx(3218 * (4 * 0.25 + 1) * 0.6e6)
 
@@ -358,14 +361,12 @@ def test_what_is_there_is_not_missing(bare: Path, monkeypatch: pytest.MonkeyPatc
     assert "a GPU" not in lacking(needs(config))
 
 
-def test_nothing_runs():
-    """Missing things first; where all is there, the message says what does not exist."""
+def test_nothing_runs_while_something_is_missing():
     absent, there = Finding("GPU", "missing", "a GPU"), Finding("Blender", "4.5")
     with pytest.raises(MissingError, match="1 of 2 things are missing: a GPU") as raised:
         check_runnable([absent, there])
     assert raised.value.exit_code == 4
-    with pytest.raises(UsageError, match="not built yet; nothing was computed"):
-        check_runnable([there, replace(absent, needed="")])
+    check_runnable([there, replace(absent, needed="")])
 
 
 def test_the_dry_run_on_a_bare_machine(bare: Path, mdtbench: Callable):
@@ -377,7 +378,7 @@ def test_the_dry_run_on_a_bare_machine(bare: Path, mdtbench: Callable):
         "was measured",
         "left out, name them with --methods: vm:paper, mdt:paper",
         "on this machine: 13 of 13 missing",
-        "Nothing was computed.",
+        "Nothing was computed: this is a plan.",
     ):
         assert part in out
     assert not list(bare.iterdir())
@@ -390,13 +391,6 @@ def test_a_run_on_a_bare_machine_ends_before_it_begins(bare: Path, mdtbench: Cal
     assert err.count("\n") == 1
     assert "mdtbench fetch --preset paper" in out
     assert not list(bare.iterdir())
-
-
-def test_a_run_with_everything_says_that_training_is_not_built(mdtbench: Callable, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(commands, "needs", lambda config: [Finding("all", "there")])
-    code, _, err = mdtbench("run", "--preset", "paper")
-    assert code == 2
-    assert "not built yet" in err
 
 
 @pytest.mark.parametrize("option", ["--assets", "--steps", "--samplers", "--budget", "--export", "--stages"])

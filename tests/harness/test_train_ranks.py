@@ -19,7 +19,7 @@ SMALL = ("data.train=3", "train.steps=1", "train.batch=2")
 def call(folder: Path, monkeypatch: pytest.MonkeyPatch, *changes: str) -> BaseException | None:
     """The entry in this process, alone; also keeps its plan in `plans`."""
     in_process = (train_ranks.InProcess(), train_ranks.InProcess())
-    monkeypatch.setattr(train_ranks, "teams", lambda count, device, report: nullcontext(in_process))
+    monkeypatch.setattr(train_ranks, "teams", lambda count, device, report, plugins=(): nullcontext(in_process))
     options = [f"--set={change}" for change in changes]
     args = ["--preset", "smoke", "--methods", "vm", "--out", str(folder / "out"), "--cache", str(folder / "cache")]
     return CliRunner().invoke(train_ranks.app, [*args, *options]).exception

@@ -65,6 +65,22 @@ def test_the_mean_and_its_standard_error():
     assert mean_score(np.array([2.0])) == Score(2.0, None)
 
 
+def test_a_mean_keeps_what_it_is_of():
+    found = mean_score(np.array([1, 2, 3], np.float32))
+    assert found.per_asset is not None
+    assert (found.per_asset.dtype, found.per_asset.tolist()) == (np.float64, [1, 2, 3])
+    some = mean_score(np.array([1.0, 7.0, 4.0]), np.array([True, False, True]))
+    assert some.value == 2.5
+    assert some.stderr == pytest.approx(1.5, rel=1e-12)  # of 1 and 4 alone: sd sqrt(4.5), over sqrt(2)
+    assert some.per_asset is not None
+    assert np.array_equal(some.per_asset, [1, np.nan, 4], equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["FD_tiny2d", "FD_tiny3d"])
+def test_distances_have_no_values_of_assets(name: str):
+    assert score(name, shapes(0), shapes(1)).per_asset is None
+
+
 def test_iou_scores_compare_with_their_own_reference():
     made = replace(shapes(0), occupancy=np.repeat(cells(0, 1), N, 0))
     truth = replace(shapes(1), occupancy=np.repeat(cells(1), N, 0))

@@ -102,3 +102,5 @@ def test_mse_is_over_the_assets_that_have_voxels():
     found = score("MSE_slat", replace(some, latents=some.latents + 3), others, some)
     assert found is not None
     assert found.value == pytest.approx(9.0, rel=1e-6)
+    assert found.per_asset is not None
+    assert found.per_asset == pytest.approx([9, np.nan, 9], rel=1e-6, nan_ok=True)  # the second has no voxels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mdtbench.results.asset_values import AssetValue
 from mdtbench.results.rows import Row
 
 METHODS = ("mdt", "vm", "scm", "pcm", "cm")
@@ -85,3 +86,9 @@ def _whole(method: str, fd: float, ulip: float, **at) -> list[Row]:
     seconds = SECONDS | {"latency_s": sum(SECONDS.values())}
     costs = [row(method, name, s * at["steps"], unit="s", wall_s=s * at["steps"], **at) for name, s in seconds.items()]
     return [row(method, "FD_gs", fd, **at), row(method, "ULIP_tiny", ulip, unit="x100", **at), *costs]
+
+
+def asset(name: str, values: dict[str, float] | None = None, method: str = "cm", **changes) -> AssetValue:
+    """A valid value of one asset, of the cell that `row` is of."""
+    cell = {"run_id": "run", "method": method, "train_seed": 0, "steps": 1, "seed": 0, "asset": name, "ok": True}
+    return AssetValue.model_validate(cell | {"values": {} if values is None else values} | changes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mdtbench.base.errors import UsageError
-from mdtbench.results.evaluation_tables import evaluation_table
+from mdtbench.results.evaluation_tables import ERRORS_NOTE, NOT_CALIBRATED, evaluation_table
 from mdtbench.results.report import FORMATS, RunResults, report, tables
 
 METRICS = {"KD_incep": (0.1, "x100"), "FD_incep": (20.0, ""), "FD_dinov2": (150.0, ""), "ULIP_I": (37.0, "x100")}
@@ -130,3 +130,47 @@ def test_random_and_official_metrics_are_different_columns(system):
 
 def test_two_systems_with_one_reference_share_its_controls(system, controls):
     assert len(evaluation_table([*system("A"), *controls, *system("B"), *controls]).rows) == 4
+
+
+def test_several_seeds_of_a_system_are_one_line_with_their_mean_and_sd(system, controls):
+    seeds = [system("A", better=seed, seed=seed, run_id=f"A{seed}") for seed in (0, 1, 2)]
+    table = evaluation_table([*controls, *(row for rows in seeds for row in rows), *system("B")])
+    assert texts(table, "method") == ["A", "B", "Ground truth", "Ground truth, shuffled pairs"]
+    # 20, 19, 18 and 37, 38, 39: sd (ddof=1) exactly 1
+    assert texts(table, "FD_incep")[:2] == ["19.00 ± 1.00", "20.00"]
+    assert texts(table, "ULIP_I")[:2] == ["38.00 ± 1.00", "37.00"]
+    assert any("Mean ± sd over generation seeds" in note for note in table.notes)
+    with pytest.raises(UsageError, match="Two runs hold the same measurement"):
+        evaluation_table([*system("A", seed=1), *system("A", seed=1, run_id="again")])
+    with pytest.raises(UsageError, match="more than one reference"):
+        evaluation_table([*system("A", seed=1), *system("A", seed=2, run_id="again", reference_sha="s")])
+
+
+def test_errors_of_one_seed_are_shown_and_never_mixed_with_the_sd_over_seeds(system):
+    one = [row.model_copy(update={"stderr": 0.25} if row.metric == "ULIP_I" else {}) for row in system("A", seed=0)]
+    table = evaluation_table(one)
+    assert texts(table, "ULIP_I") == ["37.00 ± 0.25"]
+    assert texts(table, "FD_incep") == ["20.00"]
+    assert ERRORS_NOTE in table.notes
+    assert table.column("ULIP_I")[0].sd is None  # that of seeds is not known
+    both = evaluation_table([*one, *system("A", seed=1, better=1, run_id="other")])
+    assert texts(both, "ULIP_I") == ["37.50 ± 0.71"]
+    assert ERRORS_NOTE not in both.notes
+
+
+def test_an_error_smaller_than_the_columns_digits_shows_more_of_them(system):
+    rows = [
+        row.model_copy(update={"stderr": 0.0004, "n_ok": 60}) for row in system("A", metrics=("KD_incep", "ULIP_I"))
+    ]
+    short = [rows[0], rows[1].model_copy(update={"n_ok": 64})]
+    assert texts(evaluation_table(short), "KD_incep") == ["0.1000 ± 0.0004 (60/64)"]
+
+
+def test_a_teacher_in_the_table_calibrates_all(system):
+    calibration = "calibration: calibrated (FD_incep 11.80, published 11.80: +0.0% of +-10%)"
+    alone = evaluation_table(system("A", note=f"{COMMON}; {NOT_CALIBRATED}"))
+    assert any(NOT_CALIBRATED[1:] in note for note in alone.notes)
+    teacher = system("TRELLIS", note=f"{COMMON}; {calibration}")
+    table = evaluation_table([*system("A", note=f"{COMMON}; {NOT_CALIBRATED}"), *teacher])
+    assert table.footnotes == (f"TRELLIS: {calibration}",)
+    assert not any(NOT_CALIBRATED[1:] in text for text in (*table.notes, *table.footnotes))

@@ -1,0 +1,199 @@
+"""What lies in a folder of runs: each run with its kind, state and size, read from the files that it left."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from ..base.errors import MdtbenchError, MissingError
+from ..base.files import read_json
+from .evaluation_tables import is_evaluation
+from .merge import IMPORTED
+from .oracle_tables import is_oracle
+from .places import ALL_METHODS, CONTROLS
+from .rows import Row, latest, read_rows
+from .students import StudentRecord, read_students
+
+ROWS_FILE: Final = "rows.jsonl"
+MANIFEST_FILE: Final = "manifest.json"
+COMMIT_LENGTH: Final = 7
+
+Kind = Literal["run", "oracle", "evaluation", "imported"]
+State = Literal["complete", "unfinished", "rows only", "damaged"]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One run.
+
+    Attributes:
+        manifest: empty where there is none, as in baselines.
+        rows: the latest of each measurement.
+        damage: why a file cannot be read, else empty.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    rows: Sequence[Row] = ()
+    students: Sequence[StudentRecord] = ()
+    damage: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def kind(self) -> Kind:
+        """Told by the manifest, without one by the rows."""
+        if self.manifest.get("kind") == IMPORTED or any(row.git_commit == IMPORTED for row in self.rows):
+            return "imported"
+        if "protocol" in self.manifest or is_evaluation(self.rows):
+            return "evaluation"
+        return "oracle" if "oracle" in self.config or is_oracle(self.rows) else "run"
+
+    @property
+    def state(self) -> State:
+        """unfinished: the command that made it goes on from where it stopped."""
+        if self.damage:
+            return "damaged"
+        if not self.manifest:
+            return "rows only"
+        return "complete" if self.rows and "finished_s" in self.manifest else "unfinished"
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.manifest.get("config") or {}
+
+    @property
+    def methods(self) -> list[str]:
+        """Labels of what was, or is to be, measured, controls left out; manifests do not keep the order."""
+        measured = [label_of(row) for row in self.rows]
+        planned = self.manifest.get("methods", {})
+        known = {*measured, *planned}
+        asked = (self.config.get("oracle") or {}).get("methods", ALL_METHODS)
+        ordered = dict.fromkeys([*measured, *(label for label in asked if label in known), *planned])
+        return [label for label in ordered if label.partition(":")[0] not in CONTROLS]
+
+    @property
+    def train_seeds(self) -> list[int]:
+        found = {row.train_seed for row in self.rows if row.train_seed is not None}
+        return sorted(found | set(self.manifest.get("train_seeds", ())))
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of generation."""
+        planned = (self.config.get("evaluate") or {}).get("seeds", ())
+        return sorted({row.seed for row in self.rows if row.seed is not None} or set(planned))
+
+    @property
+    def counts(self) -> list[int]:
+        """Numbers of assets, the largest first; stages may have different ones."""
+        return sorted({row.n_total for row in self.rows}, reverse=True)
+
+    @cached_property
+    def made(self) -> datetime | None:
+        """When it was finished, or else begun."""
+        for key in ("finished_s", "started_s"):
+            if key in self.manifest:
+                return datetime.fromtimestamp(self.manifest[key], UTC)
+        times = [datetime.fromisoformat(row.created_utc) for row in self.rows]
+        return max((time if time.tzinfo else time.replace(tzinfo=UTC) for time in times), default=None)
+
+    @property
+    def commit(self) -> str:
+        """Of the code, short, with a + when there were changes beside it; empty where it is not known."""
+        known = [(row.git_commit, row.git_dirty) for row in self.rows]
+        commit, dirty = next(iter(known), (self.manifest.get("git_commit"), self.manifest.get("git_dirty")))
+        if not commit or commit == IMPORTED:
+            return commit or ""
+        return f"{commit[:COMMIT_LENGTH]}{'+' if dirty else ''}"
+
+    @property
+    def failed(self) -> list[Row]:
+        """Measurements without a value."""
+        return [row for row in self.rows if row.value is None]
+
+    @property
+    def assets_failed(self) -> list[tuple[str, str]]:
+        """(what, reason) of each line of the run's lists of failures. Raises MissingError when one is damaged."""
+        files = (self.folder / "failures.csv", self.folder / "export" / "failures.csv")
+        return [failure for file in files if file.is_file() for failure in _failures(file)]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder has what a run leaves."""
+    return any((folder / name).is_file() for name in (MANIFEST_FILE, ROWS_FILE))
+
+
+def read_info(folder: Path) -> RunInfo:
+    """A run, as far as its files can be read.
+
+    Raises:
+        MissingError: there is no run in the folder.
+    """
+    if not is_run(folder):
+        raise MissingError(f"There is no run at {folder}. Name a folder with a {MANIFEST_FILE} or {ROWS_FILE}.")
+    manifest: Mapping[str, Any] = {}
+    rows: Sequence[Row] = ()
+    try:
+        if (folder / MANIFEST_FILE).is_file():
+            manifest = _mapping(folder / MANIFEST_FILE)
+        if (folder / ROWS_FILE).is_file():
+            rows = latest(read_rows(folder / ROWS_FILE))
+        return RunInfo(folder, manifest, rows, read_students(folder))
+    except MdtbenchError as error:
+        return RunInfo(folder, manifest, rows, damage=str(error))
+
+
+def runs_in(root: Path) -> list[RunInfo]:
+    """The runs right below a folder, the newest first, those without a date last.
+
+    Raises:
+        MissingError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise MissingError(f"There is no folder {root}. Make a run with `mdtbench run`, or name another folder.")
+    runs = [read_info(folder) for folder in sorted(root.iterdir()) if folder.is_dir() and is_run(folder)]
+    oldest = datetime.min.replace(tzinfo=UTC)
+    return sorted(runs, key=lambda run: run.made or oldest, reverse=True)
+
+
+def disk_use(folder: Path) -> dict[str, int]:
+    """Bytes of each file and folder right in `folder`, the largest first; links are not followed."""
+    found = {entry.name: _size(Path(entry)) for entry in os.scandir(folder) if not entry.is_symlink()}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def label_of(one: Row | StudentRecord) -> str:
+    """Method and variant, as the command line names them."""
+    return f"{one.method}:{one.variant}" if one.variant else one.method
+
+
+def _size(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    files = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+    return sum(file.lstat().st_size for file in files)
+
+
+def _mapping(path: Path) -> Mapping[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise MissingError(f"{path} is not a manifest. Restore the file or run again.")
+    return value
+
+
+def _failures(path: Path) -> list[tuple[str, str]]:
+    """The last column is the reason; what comes before says of what."""
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            _, *lines = [line for line in csv.reader(stream) if line] or [[]]
+    except UnicodeDecodeError as error:
+        raise MissingError(f"{path} is not a list of failures ({error}). Run the same command again.") from error
+    return [(" ".join(line[:-1]), line[-1]) for line in lines]

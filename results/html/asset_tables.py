@@ -1,0 +1,155 @@
+"""What a page says of one asset in numbers: a table per stage, a line per method, a column per metric."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..asset_values import AssetValue
+from ..cells import NO_VALUE, Column
+from ..places import ALL_METHODS, Key, Place, block_places, control_places, other_methods
+from ..rows import BOTH, COST_METRICS, STRUCTURE, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT, Row
+
+STAGE_TITLES = {
+    BOTH: "Whole assets",
+    STRUCTURE_THEN_TEACHER: "Whole assets, SLAT the teacher's",
+    TEACHER_THEN_SLAT: "Whole assets, structure the teacher's",
+    STRUCTURE: "Structures",
+}
+
+
+@dataclass(frozen=True)
+class ValueCell:
+    """text: the mean over seeds. title: of how many, and from where to where."""
+
+    text: str
+    title: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class ValueLine:
+    """failed: how many seeds lost the asset, and why; empty where none did."""
+
+    label: str
+    steps: str
+    cells: tuple[ValueCell, ...]
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class ValueTable:
+    """One stage."""
+
+    title: str
+    heads: tuple[str, ...]
+    lines: tuple[ValueLine, ...]
+
+    @property
+    def has_failures(self) -> bool:
+        return any(line.failed for line in self.lines)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Places in the order of the run's tables; columns: of each metric by name."""
+
+    places: tuple[Place, ...]
+    columns: Mapping[str, Column]
+
+    @staticmethod
+    def of(rows: Sequence[Row]) -> Layout:
+        methods = [*ALL_METHODS, *other_methods(rows)]
+        columns = {
+            row.metric: Column(row.metric, row.metric, "metric", row.higher_is_better, row.unit)
+            for row in sorted(rows, key=lambda row: row.metric in COST_METRICS)  # costs last
+        }
+        return Layout((*block_places(rows, methods), *control_places(rows)), columns)
+
+    def stage_places(self, stage: str) -> list[Place]:
+        return [place for place in self.places if place.stage == stage]
+
+    @property
+    def stages(self) -> list[str]:
+        """Whole assets first."""
+        order = [*STAGE_TITLES, *dict.fromkeys(place.stage for place in self.places)]
+        return [stage for stage in dict.fromkeys(order) if self.stage_places(stage)]
+
+
+def value_key(value: AssetValue) -> Key:
+    """Of the place that an asset's value belongs in."""
+    return value.method, value.variant, value.steps, "" if value.own_sampler else value.sampler or "", value.stage
+
+
+def by_place(values: Iterable[AssetValue]) -> dict[Key, list[AssetValue]]:
+    """The values of one asset."""
+    places: dict[Key, list[AssetValue]] = {}
+    for value in values:
+        places.setdefault(value_key(value), []).append(value)
+    return places
+
+
+def mean(values: Sequence[AssetValue], metric: str) -> float | None:
+    """Over seeds; None where no seed has a value."""
+    known = [value.values[metric] for value in values if metric in value.values]
+    return statistics.fmean(known) if known else None
+
+
+def failure(values: Sequence[AssetValue]) -> str:
+    """How many of an asset's seeds failed and the first reason; empty where none did."""
+    lost = [value for value in values if not value.ok]
+    if not lost:
+        return ""
+    reason = next((value.error for value in lost if value.error), "")
+    share = "failed" if len(lost) == len(values) else f"{len(lost)} of {len(values)} failed"
+    return f"{share}: {reason}" if reason else share
+
+
+def value_tables(values: Iterable[AssetValue], layout: Layout) -> list[ValueTable]:
+    """The tables of one asset, those of stages without values left out."""
+    found = by_place(values)
+    tables = [_table(stage, found, layout) for stage in layout.stages]
+    return [table for table in tables if table.lines]
+
+
+def _table(stage: str, found: Mapping[Key, Sequence[AssetValue]], layout: Layout) -> ValueTable:
+    places = [place for place in layout.stage_places(stage) if place.key in found]
+    present = {metric for place in places for value in found[place.key] for metric in value.values}
+    columns = [column for metric, column in layout.columns.items() if metric in present]
+    best = {column.key: _best(column, places, found) for column in columns}
+    lines = [
+        ValueLine(
+            place.label,
+            place.sampling,
+            tuple(_cell(found[place.key], column.key, place.key in best[column.key]) for column in columns),
+            failure(found[place.key]),
+        )
+        for place in places
+    ]
+    return ValueTable(STAGE_TITLES.get(stage, stage), tuple(column.heading for column in columns), tuple(lines))
+
+
+def _cell(values: Sequence[AssetValue], metric: str, best: bool) -> ValueCell:
+    known = [value.values[metric] for value in values if metric in value.values]
+    if not known:
+        return ValueCell(NO_VALUE)
+    span = f"mean of {len(known)} seeds, {spelled(min(known))} to {spelled(max(known))}" if len(known) > 1 else ""
+    return ValueCell(spelled(statistics.fmean(known)), span, best)
+
+
+def spelled(value: float) -> str:
+    """Four significant digits."""
+    return f"{value:.4g}"
+
+
+def _best(column: Column, places: Iterable[Place], found: Mapping[Key, Sequence[AssetValue]]) -> set[Key]:
+    """The students of the best value, where there are several to compare; seconds of one asset are no contest."""
+    if column.key in COST_METRICS:
+        return set()
+    means = {place.key: mean(found[place.key], column.key) for place in places if place.role == "student"}
+    known = {key: value for key, value in means.items() if value is not None}
+    if len(known) < 2 or column.higher_is_better is None:
+        return set()
+    first = max(known.values()) if column.higher_is_better else min(known.values())
+    return {key for key, value in known.items() if value == first}

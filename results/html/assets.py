@@ -1,0 +1,210 @@
+"""Pages of single assets: a grid of all of them, and one page each with its pictures, meshes and values."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment
+
+from ...base.errors import RunError
+from ...base.files import write_text
+from ..asset_values import AssetValue
+from ..places import Place
+from ..rows import BOTH
+from .asset_tables import Layout, by_place, failure, mean, spelled, value_tables
+from .data import ReportData
+from .media import CONDITION, MEDIA, TRUTH, Exported, MediaFolder, Shown, page_name, read_exported
+
+PAGES: Final = "assets"  # folder of the pages
+LIST_PAGE: Final = "assets.html"
+CHUNK: Final = 500  # assets per script of the list
+LABELS: Final = {CONDITION: "Condition", TRUTH: "Ground truth"}
+
+
+@dataclass(frozen=True)
+class AssetIndex:
+    """Where the pages are. pages, thumbnails: by asset id, relative to the report's folder."""
+
+    pages: Mapping[str, str]
+    thumbnails: Mapping[str, str]
+
+    @property
+    def count(self) -> int:
+        return len(self.pages)
+
+    def thumbnail(self, asset_id: str) -> str | None:
+        """A small picture of the asset, None where there is none."""
+        return self.thumbnails.get(asset_id)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A picture or mesh on an asset's page. reason: why there is none."""
+
+    label: str
+    steps: str
+    shown: Shown
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """All that is known of an asset."""
+
+    id: str
+    page: str
+    cards: tuple[Card, ...]
+    thumbnail: str | None
+    values: tuple[AssetValue, ...]
+    unusable: str = ""
+
+    @property
+    def has_models(self) -> bool:
+        return any(card.shown.model for card in self.cards)
+
+
+def write_asset_pages(data: ReportData, out: Path, env: Environment) -> AssetIndex:
+    """Write assets.html, assets/, media/ and vendor/; the folders' earlier content is removed.
+
+    Assets are those of the run's exports, of its values and of its failures; the rest of a page is as much as the
+    run has: meshes, pictures, or values alone.
+
+    Args:
+        out: folder of the report.
+
+    Raises:
+        MissingError: a file of the run is damaged. UsageError: it is of another version.
+        RunError: a file cannot be written.
+    """
+    for folder in (PAGES, MEDIA):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    layout, subjects = Layout.of(data.rows), _subjects(data, out)
+    _write_list(subjects, layout, out, env)
+    _write_pages(subjects, layout, out, env)
+    if any(subject.has_models for subject in subjects):
+        _copy_viewer(out)
+    thumbnails = {subject.id: subject.thumbnail for subject in subjects if subject.thumbnail}
+    return AssetIndex({subject.id: subject.page for subject in subjects}, thumbnails)
+
+
+def _subjects(data: ReportData, out: Path) -> list[Subject]:
+    exported, media, layout = read_exported(data.folder), MediaFolder(out), Layout.of(data.rows)
+    values: dict[str, list[AssetValue]] = {}
+    for value in data.asset_values:
+        values.setdefault(value.asset, []).append(value)
+    unusable = {failed.asset: failed.reason for failed in data.failures}
+    subjects = []
+    for asset_id in dict.fromkeys((*exported.files, *values, *unusable)):
+        cards = tuple(_cards(asset_id, exported, media, layout))
+        picture = next((card.shown for card in cards if card.shown.picture), Shown())
+        subjects.append(
+            Subject(
+                asset_id,
+                f"{PAGES}/{page_name(asset_id)}.html",
+                cards,
+                media.thumbnail(asset_id, picture),
+                tuple(values.get(asset_id, ())),
+                unusable.get(asset_id, ""),
+            )
+        )
+    return subjects
+
+
+def _cards(asset_id: str, exported: Exported, media: MediaFolder, layout: Layout) -> Iterable[Card]:
+    """Condition, ground truth, then methods in the order of the run's tables."""
+    found = exported.files.get(asset_id, {})
+    whole = {maker_of(place): place for place in layout.stage_places(BOTH) if not place.other_sampler}
+    known = [maker for maker in (CONDITION, TRUTH, *whole) if maker in found]
+    for maker in (*known, *(maker for maker in found if maker not in known)):
+        place = whole.get(maker)
+        reason = exported.reasons.get((maker, asset_id), "")
+        if found[maker] or reason:
+            label = place.label if place else LABELS.get(maker, maker)
+            steps = f"{place.sampling} steps" if place else ""
+            yield Card(label, steps, media.show(maker, asset_id, found[maker]), reason)
+
+
+def maker_of(place: Place) -> str:
+    """The folder of exports of a method's whole assets."""
+    name = f"{place.method}_{place.variant}" if place.variant else place.method
+    return f"{name}-{place.steps}x2"
+
+
+def _write_pages(subjects: Sequence[Subject], layout: Layout, out: Path, env: Environment) -> None:
+    template = env.get_template("asset.html")
+    for i, subject in enumerate(subjects):
+        text = template.render(
+            root="../",
+            subject=subject,
+            tables=value_tables(subject.values, layout),
+            number=i + 1,
+            count=len(subjects),
+            before=subjects[i - 1] if i else None,
+            after=subjects[i + 1] if i + 1 < len(subjects) else None,
+        )
+        write_text(out / subject.page, text)
+
+
+def _write_list(subjects: Sequence[Subject], layout: Layout, out: Path, env: Environment) -> None:
+    """The page of all assets. Its data lie in scripts of `CHUNK` assets, so that the first are shown at once."""
+    places, metrics = _listed(subjects, layout)
+    scripts = []
+    for start in range(0, len(subjects), CHUNK):
+        scripts.append(f"{MEDIA}/list-{start // CHUNK:03d}.js")
+        entries = [_entry(subject, places, metrics) for subject in subjects[start : start + CHUNK]]
+        text = json.dumps(entries, separators=(",", ":"), allow_nan=False)
+        write_text(out / scripts[-1], f"mdtbenchAssets.push(...{text});\n")
+    columns = [layout.columns[metric] for metric in metrics]
+    settings = {
+        "methods": [place.where for place in places],
+        "metrics": [{"title": column.heading, "higher": column.higher_is_better} for column in columns],
+    }
+    text = env.get_template(LIST_PAGE).render(root="", count=len(subjects), settings=settings, scripts=scripts)
+    write_text(out / LIST_PAGE, text)
+
+
+def _listed(subjects: Iterable[Subject], layout: Layout) -> tuple[list[Place], list[str]]:
+    """Places and metrics of the values that the list can sort by: of whole assets where there are any."""
+    values = [value for subject in subjects for value in subject.values]
+    stages = {value.stage for value in values}
+    stage = next((stage for stage in layout.stages if stage in stages), BOTH)
+    found = by_place(value for value in values if value.stage == stage)
+    present = {metric for value in values if value.stage == stage for metric in value.values}
+    return (
+        [place for place in layout.stage_places(stage) if place.key in found],
+        [metric for metric in layout.columns if metric in present],
+    )
+
+
+def _entry(subject: Subject, places: Sequence[Place], metrics: Sequence[str]) -> dict[str, Any]:
+    """What the list knows of an asset; values: [methods][metrics], null where there is none."""
+    found = by_place(subject.values)
+    lost = [place.where for place in places if failure(found.get(place.key, ()))]
+    return {
+        "id": subject.id,
+        "page": subject.page,
+        "picture": subject.thumbnail,
+        "failed": subject.unusable or ", ".join(lost),
+        "values": [[_short(mean(found.get(place.key, ()), metric)) for metric in metrics] for place in places],
+    }
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(spelled(value))
+
+
+def _copy_viewer(out: Path) -> None:
+    """Put the viewer beside the pages, with its licence."""
+    target = out / "vendor"
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for source in files("mdtbench.results.html").joinpath("vendor").iterdir():
+            (target / source.name).write_bytes(source.read_bytes())
+    except OSError as error:
+        raise RunError(f"Cannot write {target}: {error.strerror}. Free the disk or choose another --out.") from error

@@ -1,0 +1,83 @@
+"""All that the pages of a report show, read from a run's folder."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...base.errors import MissingError
+from ...base.files import read_json
+from ..asset_values import AssetValue, read_asset_values
+from ..report import read_run, tables
+from ..rows import Row
+from ..students import StudentRecord
+from ..sweep import SweepRecord
+from ..tables import Table
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An asset that could not be used. `what` says of which part, where a run says so."""
+
+    asset: str
+    reason: str
+    what: str = ""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What a run left. All but rows and tables are empty where the run has no such file, as those of earlier versions.
+
+    Attributes:
+        folder: Of the run.
+        manifest: `manifest.json`: configuration, versions, machine.
+        failures: Test assets that could not be prepared.
+        asset_values: A value per asset, method and metric, of metrics that have one.
+    """
+
+    folder: Path
+    rows: Sequence[Row]
+    tables: Sequence[Table]
+    students: Sequence[StudentRecord] = ()
+    sweep: SweepRecord | None = None
+    manifest: Mapping[str, Any] | None = None
+    failures: Sequence[Failure] = ()
+    asset_values: Sequence[AssetValue] = ()
+
+
+def read_data(folder: Path) -> ReportData:
+    """Raises MissingError when there are no rows or a file is damaged, UsageError when rows do not fit in one table."""
+    run = read_run(folder)
+    return ReportData(
+        folder=folder,
+        rows=run.rows,
+        tables=tables(run),
+        students=run.students,
+        sweep=run.sweep,
+        manifest=_read_manifest(folder),
+        failures=_read_failures(folder / "failures.csv"),
+        asset_values=read_asset_values(folder),
+    )
+
+
+def _read_manifest(folder: Path) -> Mapping[str, Any] | None:
+    path = folder / "manifest.json"
+    return read_json(path) if path.is_file() else None
+
+
+def _read_failures(path: Path) -> tuple[Failure, ...]:
+    if not path.is_file():
+        return ()
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            return tuple(_failure(row) for row in csv.DictReader(stream))
+    except (KeyError, UnicodeDecodeError) as error:
+        raise MissingError(f"{path} is not a list of failures ({error}). Run the same command again.") from error
+
+
+def _failure(row: Mapping[str, str]) -> Failure:
+    parts = [row[name] for name in ("side", "what") if row.get(name)]
+    return Failure(row["id"], row["reason"], ", ".join(parts))

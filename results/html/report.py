@@ -1,0 +1,109 @@
+"""The report of a run as a folder of pages that open from disk, without network. See `write_report`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment
+
+from ...base.errors import RunError, UsageError
+from ...base.files import write_json, write_text
+from .assets import AssetIndex, write_asset_pages
+from .curves import stages
+from .data import ReportData, read_data
+from .environment import environment
+from .extremes import extremes
+from .logs import TrainingLog, read_logs
+from .pareto import Styles, families, styles_of
+from .provenance import provenances
+from .summary import LISTED, controls, failed_assets, failed_students, failed_values, head
+from .tables import view
+
+MARKER: Final = "report.json"  # tells a folder that this module made, and may write again
+OWN_FOLDERS: Final = ("assets", "media")  # of an earlier report: their pages may be of assets that are gone
+PAPER_URL: Final = "https://arxiv.org/abs/2509.04406"
+
+
+def write_report(folder: Path, out: Path) -> Path:
+    """Write the report of a run; again over an earlier report. Returns the path of index.html.
+
+    Args:
+        folder: Of the run. out: Of the report; all of it is written below, nothing elsewhere.
+
+    Raises:
+        UsageError: `out` holds something that is no report, or rows that do not belong in one table.
+        MissingError: the run has no rows, or a file of it is damaged.
+        RunError: a file cannot be written.
+    """
+    data = read_data(folder)
+    logs = read_logs(folder, data.students)
+    _claim(out, data)
+    _copy_static(out)
+    env = environment()
+    assets = write_asset_pages(data, out, env)
+    page = out / "index.html"
+    write_text(page, index_page(data, logs, assets, env))
+    return page
+
+
+def index_page(data: ReportData, logs: Sequence[TrainingLog], assets: AssetIndex, env: Environment) -> str:
+    """The text of index.html. assets: The pages that it leads to."""
+    return env.get_template("index.html").render(root="", **_content(data, logs, assets))
+
+
+def _content(data: ReportData, logs: Sequence[TrainingLog], assets: AssetIndex) -> dict[str, Any]:
+    styles = _styles(data, logs)
+    figures = families(data.tables, styles)
+    plotted = {who for family in figures for who in family.whos}
+    trained = {(log.method, log.variant) for log in logs}
+    return {
+        "head": head(data),
+        "tables": [view(table) for table in data.tables],
+        "families": figures,
+        "plotted": [style for who, style in styles.items() if who in plotted],
+        "trained": [style for who, style in styles.items() if who in trained],
+        "stages": stages(logs, styles),
+        "extremes": extremes(data.rows, data.asset_values),
+        "assets": assets,
+        "failures": data.failures,
+        "failed_values": failed_values(data.rows),
+        "failed_students": failed_students(data),
+        "failed_assets": failed_assets(data),
+        "listed": LISTED,
+        "controls": controls(data.rows),
+        "provenances": provenances(data),
+        "paper_url": PAPER_URL,
+    }
+
+
+def _styles(data: ReportData, logs: Sequence[TrainingLog]) -> Styles:
+    """One look per method, in the order of the tables."""
+    of_tables = [(line.method, line.variant) for table in data.tables for line in table.rows]
+    return styles_of([*of_tables, *((log.method, log.variant) for log in logs)])
+
+
+def _claim(out: Path, data: ReportData) -> None:
+    """Make `out` the folder of a report. Raises UsageError when it holds something else."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file()):
+        raise UsageError(
+            f"{out} exists and is not an earlier report - a report is written into a new or empty folder, or over "
+            "a report - choose another --out."
+        )
+    write_json(out / MARKER, {"format": 1, "made_by": "mdtbench report", "run_id": data.rows[0].run_id})
+    for name in OWN_FOLDERS:
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+
+
+def _copy_static(out: Path) -> None:
+    target = out / "static"
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for source in files("mdtbench.results.html").joinpath("static").iterdir():
+            (target / source.name).write_bytes(source.read_bytes())
+    except OSError as error:
+        raise RunError(f"Cannot write {target}: {error.strerror}. Free the disk or choose another --out.") from error

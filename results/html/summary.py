@@ -1,0 +1,144 @@
+"""What the head and the lists of the index say: the run in a sentence, its controls, what failed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..asset_values import AssetValue
+from ..places import CONTROLS, label_of
+from ..rows import Row
+from .data import ReportData
+
+CONTROL_SENTENCES = {
+    "floor": "Real data measured against as much other real data: the distance that is left when nothing was "
+    "generated, because both sets are finite.",
+    "truth": "The ground truth of each asset beside its own condition: what a perfect method would score.",
+    "shuffled": "Ground truth beside the condition of another asset: what a method scores that ignores its condition.",
+    "reconstruction": "The ground truth encoded and decoded again: what is lost before anything is generated.",
+    "teacher": "The model that the students were distilled from, with its own sampler and number of steps.",
+    "none": "The teacher at the students' few steps without any training, with and without guidance (CFG): what "
+    "distillation has to beat.",
+}
+LISTED = 200  # failures on the index; the rest is counted
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control of this run."""
+
+    label: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why values are missing. where: of what; count: how many values."""
+
+    where: str
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of the index. `facts` are names and values, `notes` are what joining several runs took."""
+
+    title: str
+    sentence: str
+    facts: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+
+def head(data: ReportData) -> Head:
+    """Which run, of what, when, on what; nothing about who is better."""
+    manifest = data.manifest or {}
+    last = max(data.rows, key=lambda row: row.created_utc)
+    config = manifest.get("config") or {}
+    runs = list(dict.fromkeys(row.run_id for row in data.rows))
+    facts = (
+        ("Folder", data.folder.resolve().name),
+        ("Protocol", _text(manifest, "protocol", "name")),
+        ("World", str(config.get("world", ""))),
+        ("Test assets", _text(manifest, "test", "source")),
+        ("Finished", last.created_utc[:16].replace("T", " ")),
+        ("Device", last.device),
+    )
+    title = f"Run{'s' * (len(runs) > 1)} {', '.join(runs)}"
+    notes = tuple(manifest.get("notes", ()))
+    return Head(title, sentence(data.rows), tuple(fact for fact in facts if fact[1]), notes)
+
+
+def sentence(rows: Sequence[Row]) -> str:
+    """How much was measured."""
+    methods = {(row.method, row.variant) for row in rows if row.method not in CONTROLS}
+    steps = sorted({row.steps for row in rows if row.method not in CONTROLS and row.steps is not None})
+    assets = max((row.n_total for row in rows), default=0)
+    seeds = len({row.seed for row in rows} - {None})
+    train_seeds = len({row.train_seed for row in rows} - {None})
+    failed = sum(row.status == "failed" for row in rows)
+    parts = [
+        _counted(len(methods), "method"),
+        f"at {_listed(steps)} step{'s' * (steps != [1])}" if steps else "",
+        f"on {_counted(assets, 'asset')}" if assets else "",
+        f"with {_counted(seeds, 'generation seed')}" if seeds else "",
+        f"and {_counted(train_seeds, 'training seed')}" if seeds and train_seeds else "",
+    ]
+    values = (
+        f"{_counted(len(rows), 'value')}, {failed} of them failed." if failed else f"{_counted(len(rows), 'value')}."
+    )
+    return f"{' '.join(part for part in parts if part)}; {values}"
+
+
+def controls(rows: Sequence[Row]) -> tuple[Control, ...]:
+    """Those that the run measured, each with a sentence."""
+    found = [name for name in CONTROLS if any(row.method == name for row in rows)]
+    labels = {"none": "Undistilled"}
+    return tuple(Control(labels.get(name, label_of(name)), CONTROL_SENTENCES[name]) for name in found)
+
+
+def failed_values(rows: Iterable[Row]) -> tuple[Reason, ...]:
+    """Failed rows, equal reasons of one line together."""
+    failed = [row for row in rows if row.status == "failed"]
+    counted = Counter((_where(row), row.error or "") for row in failed)
+    return tuple(Reason(where, reason, count) for (where, reason), count in counted.items())
+
+
+def failed_students(data: ReportData) -> tuple[Reason, ...]:
+    """Students whose training failed."""
+    failed = [student for student in data.students if student.error]
+    return tuple(
+        Reason(f"{label_of(s.method, s.variant)}, {s.stage}, training seed {s.train_seed}", s.error or "", 1)
+        for s in failed
+    )
+
+
+def failed_assets(data: ReportData) -> tuple[Reason, ...]:
+    """Assets that a method could not make, equal reasons of one line together."""
+    failed = [value for value in data.asset_values if not value.ok and value.error]
+    counted = Counter((_where(value), value.error) for value in failed)
+    return tuple(Reason(where, reason, count) for (where, reason), count in counted.items())
+
+
+def _where(value: Row | AssetValue) -> str:
+    """The line of a row or of an asset's values."""
+    steps = _counted(value.steps, "step") if value.steps is not None else ""
+    return ", ".join(part for part in (label_of(value.method, value.variant), steps, value.stage) if part)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _text(manifest: Mapping[str, Any], *keys: str) -> str:
+    value: Any = manifest
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return str(value) if value is not None else ""

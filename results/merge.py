@@ -1,0 +1,252 @@
+"""Several runs as one: their rows in one table where they measured the same thing in the same way.
+
+Lines of one run stay as they are. Seeds of one method that are in several runs are pooled, when all else about the
+method is the same. What two runs both measured is shown once, when they agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any, Final
+
+from ..base.errors import UsageError
+from ..base.files import read_json
+from .places import CONTROLS
+from .report import RunResults, read_run
+from .rows import COST_METRICS, Row, latest
+from .students import StudentRecord
+from .sweep import SweepRecord, Trial
+
+IMPORTED: Final = "imported"  # in place of a commit in rows of other tools
+ROUNDING: Final = 1e-3  # of a control's value: what another machine's rounding may change, as `compare` allows
+COMMIT_LENGTH: Final = 7
+ADVICE: Final = "report them one by one, or use `mdtbench compare`"
+
+# What rows of one stage and metric must have in common, as errors name it. Of evaluations the networks are the
+# extractor and the configuration is the protocol.
+_SHARED: Final = {
+    "split": "split",
+    "n_total": "number of assets",
+    "metric_version": "version",
+    "unit": "unit",
+    "higher_is_better": "better direction",
+    "reference_sha": "reference",
+    "weights_sha": "networks",
+}
+_EVALUATION: Final = "evaluation"
+_SHARED_BY_EVALUATIONS: Final = _SHARED | {"weights_sha": "extractor", "config_sha": "protocol"}
+_OF_A_METHOD: Final = {
+    "method_version": "version",
+    "cfg_strength": "guidance strength",
+    "nfe": "network passes",
+    "sampler": "sampler",
+}
+_TRAINING: Final = ("world", "train", "slat", "data.train", "data.seed", "oracle.width")  # keys of a configuration
+
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of the runs. name: as errors name it. manifest: empty where a run has none."""
+
+    name: str
+    results: RunResults
+    manifest: Mapping[str, Any]
+
+    @property
+    def stages(self) -> set[str]:
+        """What was measured."""
+        return {row.stage for row in self.results.rows}
+
+
+def read_runs(folders: Sequence[Path]) -> RunResults:
+    """The results of one run, or of several as one.
+
+    Raises:
+        MissingError: as `read_run`.
+        UsageError: the runs cannot be in one table; names the first difference and the two runs.
+    """
+    if len(folders) == 1:
+        return read_run(folders[0])
+    for folder in folders:
+        if [other.resolve() for other in folders].count(folder.resolve()) > 1:
+            raise UsageError(f"{folder} is named twice - each run is shown once - name another run.")
+    return merged([Run(str(folder), read_run(folder), _manifest(folder)) for folder in folders])
+
+
+def merged(runs: Sequence[Run]) -> RunResults:
+    """Rows, students and sweeps of all runs, in their order; what several runs hold is that of the first.
+
+    Raises:
+        UsageError: as `read_runs`.
+    """
+    for first, other in pairwise(runs):
+        if first.stages.isdisjoint(other.stages):
+            raise _different(first.name, other.name, "stages", [_spelled(run.stages) for run in (first, other)])
+    for check in (_shared, _made):
+        _check_equal((run.name, check(run)) for run in runs)
+    rows: dict[Key, tuple[Row, str]] = {}
+    for run in runs:
+        for row in latest(run.results.rows):
+            key = _measurement(row)
+            if key in rows:
+                _check_agree(*rows[key], row, run.name)
+            rows.setdefault(key, (row, run.name))
+    return RunResults(
+        [row for row, _ in rows.values()], _students(runs), _sweep(runs), (_sources(runs), *_differences(runs))
+    )
+
+
+def _manifest(folder: Path) -> Mapping[str, Any]:
+    path = folder / "manifest.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _shared(run: Run) -> dict[str, Any]:
+    """What must be the same where both runs have it: per stage and metric, the split, reference, ..."""
+    found: dict[str, set] = {}
+    for row in run.results.rows:
+        names = _SHARED_BY_EVALUATIONS if row.stage == _EVALUATION else _SHARED
+        for name, title in names.items():
+            found.setdefault(f"{title} of {row.metric} (stage {row.stage})", set()).add(getattr(row, name))
+    return {name: _spelled(values) for name, values in found.items()}
+
+
+def _made(run: Run) -> dict[str, Any]:
+    """What must be the same of a method whose seeds are pooled."""
+    found: dict[str, set] = {}
+    for row in run.results.rows:
+        line = f"{_label(row)} at {row.steps} steps, {row.sampler}, stage {row.stage}"
+        for name, title in _OF_A_METHOD.items():
+            found.setdefault(f"{title} of {line}", set()).add(getattr(row, name))
+    made = {name: _spelled(values) for name, values in found.items()}
+    for student in run.results.students:
+        given = student.model_dump(include={"budget", "steps", "batch", "forwards", "lr"})
+        made |= {f"{name} of {_label(student)} ({student.stage})": str(value) for name, value in given.items()}
+    labels = {_label(row) for row in run.results.rows}
+    known = {label: about for label, about in run.manifest.get("methods", {}).items() if label in labels}
+    made |= {f"parameters of {label}": str(about.get("parameters")) for label, about in known.items()}
+    trained = {_label(student) for student in run.results.students}
+    settings = _settings(run.manifest)
+    return made | {f"{name} of {label}": value for label in sorted(trained) for name, value in settings.items()}
+
+
+def _settings(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """How students were trained, by dotted key."""
+    return {
+        key: str(value)
+        for key, value in flat(manifest.get("config") or {}).items()
+        if any(key == name or key.startswith(f"{name}.") for name in _TRAINING)
+    }
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, with dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return leaves
+
+
+def _check_equal(found: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Raises UsageError where two runs have another value under the same name."""
+    seen: dict[str, tuple[Any, str]] = {}
+    for run, values in found:
+        for name, value in values.items():
+            before, first = seen.setdefault(name, (value, run))
+            if before != value:
+                raise _different(first, run, name, [before, value])
+
+
+def _different(first: str, other: str, what: str, got: Sequence[Any]) -> UsageError:
+    values = " and ".join(str(value) or "none" for value in got)
+    return UsageError(
+        f"{first} and {other} cannot be in one table: other {what} (got {values}) - what is shown or pooled together "
+        f"must be the same - {ADVICE}."
+    )
+
+
+def _measurement(row: Row) -> Key:
+    """As `latest` tells measurements apart."""
+    line = (row.stage, row.split, row.method, row.variant, row.sampler, row.steps)
+    return *line, row.train_seed, row.seed, row.metric
+
+
+def _check_agree(row: Row, run: str, again: Row, other: str) -> None:
+    """Raises UsageError when one measurement has two values. Seconds are never the same: the first run's are shown."""
+    control = row.method in CONTROLS
+    if row.metric in COST_METRICS or _agree(row.value, again.value, ROUNDING if control else 0.0):
+        return
+    values = " and ".join("failed" if value is None else f"{value:.6g}" for value in (row.value, again.value))
+    seeds = f"seeds {row.train_seed} (training) and {row.seed} (generation)"
+    where = f"{row.metric} of {_label(row)} ({row.stage}, steps {row.steps}, {seeds})"
+    way_out = (
+        "what measures or the teacher has changed; " if control else "run one of them with other --seeds or name; "
+    )
+    raise UsageError(
+        f"{run} and {other} have other values of {where}: {values} - a table shows one value of a measurement - "
+        f"{way_out}{ADVICE}."
+    )
+
+
+def _agree(a: float | None, b: float | None, rounding: float) -> bool:
+    if a is None or b is None:
+        return a is b
+    return math.isclose(a, b, rel_tol=rounding)
+
+
+def _students(runs: Iterable[Run]) -> list[StudentRecord]:
+    students: dict[Key, StudentRecord] = {}
+    for student in chain.from_iterable(run.results.students for run in runs):
+        students.setdefault((student.method, student.variant, student.stage, student.train_seed), student)
+    return list(students.values())
+
+
+def _sweep(runs: Iterable[Run]) -> SweepRecord | None:
+    """The trials of all sweeps that scored in the same way; None where sweeps differ, as one table cannot show them."""
+    sweeps = [run.results.sweep for run in runs if run.results.sweep]
+    if not sweeps or any(_scored(sweep) != _scored(sweeps[0]) for sweep in sweeps):
+        return None
+    trials: dict[Key, Trial] = {}
+    for trial in chain.from_iterable(sweep.trials for sweep in sweeps):
+        trials.setdefault((trial.method, trial.variant, trial.stage, trial.lr), trial)
+    return sweeps[0].model_copy(update={"trials": tuple(trials.values())})
+
+
+def _scored(sweep: SweepRecord) -> dict[str, Any]:
+    return sweep.model_dump(exclude={"trials", "schema_version"})
+
+
+def _sources(runs: Sequence[Run]) -> str:
+    return f"Rows of {len(runs)} runs: {', '.join(run.name for run in runs)}. What several hold is shown once."
+
+
+def _differences(runs: Sequence[Run]) -> list[str]:
+    """What may differ between runs of one table, and the reader must know."""
+    rows = [row for run in runs for row in run.results.rows]
+    notes = []
+    machines = dict.fromkeys(row.device for row in rows if row.metric in COST_METRICS)
+    if len(machines) > 1:
+        notes.append(f"Seconds are of different machines: {'; '.join(machines)}.")
+    commits = dict.fromkeys(row.git_commit[:COMMIT_LENGTH] for row in rows if row.git_commit not in (None, IMPORTED))
+    if len(commits) > 1:
+        notes.append(f"Made by different versions of the code: {', '.join(commits)}.")
+    trained = [_settings(run.manifest) for run in runs if run.results.students]
+    names = dict.fromkeys(chain.from_iterable(trained))
+    changed = [name for name in names if len({settings.get(name) for settings in trained}) > 1]
+    if changed:
+        notes.append(f"Trained under different settings ({', '.join(changed)}), so not under equal conditions.")
+    return notes
+
+
+def _label(one: Row | StudentRecord) -> str:
+    return f"{one.method}:{one.variant}" if one.variant else one.method
+
+
+def _spelled(values: set) -> str:
+    return ", ".join(sorted(str(value) for value in values))

@@ -1,0 +1,43 @@
+"""A run of the tool on a tiny subset, held against one of the code as it is, finds faults and nothing else.
+
+Runs are smaller than `smoke` so that all of them take a minute or two; the same on `smoke`: mutations.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from mutations import MUTATIONS, REGRESSION, Trial, copy_package
+
+OPTIONS = (
+    *("--preset", "smoke", "--stages", "structure", "--methods", "mdt,cm", "--set", "evaluate.steps=[1]"),
+    *("--set", "data.train=32", "--set", "data.test=6", "--set", "train.steps=8", "--set", "train.batch=8"),
+)
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    out = tmp_path_factory.mktemp("regression")
+    return Trial(copy_package(out / "package"), out, OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def baseline(trial: Trial) -> Path:
+    return trial.baseline()
+
+
+def test_every_fault_makes_the_check_exit_with_3(trial: Trial, baseline: Path) -> None:
+    found = {checked.name: checked.code for checked in trial.faults(baseline)}
+    assert found == {mutation.name: REGRESSION for mutation in MUTATIONS}
+
+
+def test_unchanged_code_raises_no_alarm(trial: Trial, baseline: Path) -> None:
+    # One worker process and two: the same numbers to the bit, so nothing is even compared with a tolerance.
+    checked = list(trial.repetitions(baseline, 2))
+    assert [one.code for one in checked] == [0, 0]
+    assert all("0 worse, 0 better" in one.summary for one in checked)

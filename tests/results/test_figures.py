@@ -1,0 +1,350 @@
+"""Figures hold the numbers of the run, under their names; the same run gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mdtbench.base.errors import MissingError, UsageError
+from mdtbench.base.files import write_json, write_text
+from mdtbench.harness.cli import main
+from mdtbench.harness.figure_command import figure_command
+from mdtbench.results.figures.choice import Choice
+from mdtbench.results.figures.curves import draw_curves, panels_of
+from mdtbench.results.figures.grid import ABSENT, FAILED, draw_grid, grid_of
+from mdtbench.results.figures.pareto import draw_pareto, pareto_of
+from mdtbench.results.figures.report import figure_of
+from mdtbench.results.figures.style import COLOURS, COLUMN, DPI, PAGE, looks_of, save
+from mdtbench.results.html.logs import read_logs
+from mdtbench.results.html.media import read_exported
+from mdtbench.results.report import RunResults, tables
+from mdtbench.results.rows import write_rows
+
+pytest.importorskip("matplotlib")
+IDS = ("toy-0", "toy-1", "sub/toy & <2>")
+MAKERS = ("cm-1x2", "cm-2x2", "mdt-1x2", "mdt-2x2", "none-1x2", "teacher-25x2")
+LOGS = {"cm": {"loss": (2.0, 1.0), "rms_gap": (0.5, 0.25)}, "mdt": {"loss": (4.0, 3.0), "grad_norm": (100.0, 1.0)}}
+
+
+@pytest.fixture
+def folder(make, tmp_path):
+    """A run with rows, exported pictures and logs; cm at 1 step failed for the last asset."""
+    run = tmp_path / "run"
+    write_rows(run / "rows.jsonl", make.whole_run())
+    assets = []
+    for i, name in enumerate(IDS):
+        files = {maker: [f"{maker}/{i}.png"] for maker in ("condition", "truth", *MAKERS)}
+        if i == 2:
+            files["cm-1x2"], files["condition"] = [], []
+        for k, paths in enumerate(files.values()):
+            for path in paths:
+                (run / "export" / path).parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (16, 16), (10 * k, 40 * i, 0)).save(run / "export" / path)
+        assets.append({"id": name, "files": files})
+    write_json(run / "export" / "index.json", {"format": 1, "assets": assets})
+    write_text(run / "export" / "failures.csv", f'made_by,id,reason\ncm-1x2,"{IDS[2]}",empty\n')
+    for stage in ("", "slat-"):
+        for method, curves in LOGS.items():
+            lines = [{"step": 10 * i, **{name: values[i] for name, values in curves.items()}} for i in range(2)]
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            write_text(run / "students" / f"{stage}{method}-seed0-abc123" / "log.jsonl", text)
+    return run
+
+
+def whole(make):
+    return tables(RunResults(make.whole_run()))
+
+
+def drawn_spots(figure):
+    """{label: [(x, y, sd)]} of error bars, without those of open markers under names of their own."""
+    [axes] = figure.axes
+    found = {}
+    for container in axes.containers:
+        line, _, (bars,) = container
+        ends = [segment[:, 1] for segment in bars.get_segments()]
+        colour = line.get_color()
+        for x, y, (low, high) in zip(*line.get_data(), ends, strict=True):
+            found.setdefault(colour, []).append((x, y, (high - low) / 2))
+            assert math.isclose(y, (high + low) / 2)
+    return found
+
+
+def texts(figure):
+    from matplotlib.text import Text
+
+    return {text.get_text() for text in figure.findobj(Text)} - {""}
+
+
+def test_points_are_means_and_bars_are_sd(make):
+    data = pareto_of(whole(make), Choice(metric="FD_gs"))
+    figure = draw_pareto(data, whole(make))
+    spots = sorted(spot for mine in drawn_spots(figure).values() for spot in mine)
+    # FD_gs is 100 * index / steps plus seed 0 or 1: means end in a half, the sd is sqrt(1/2). Teacher: 7, one seed.
+    expected = [(2.0 * k, 100.0 * i / k + 0.5, math.sqrt(0.5)) for k in (1, 2) for i in range(1, 7)] + [
+        (88.0, 7.0, 0.0)
+    ]
+    np.testing.assert_allclose(spots, sorted(expected), rtol=1e-12)
+    assert figure.axes[0].get_xscale() == "log"
+    low, high = figure.axes[0].get_ylim()
+    assert low < 7.0
+    assert high > 600.5 + math.sqrt(0.5)
+
+
+def test_front_is_of_the_points_that_nothing_beats(make):
+    data = pareto_of(whole(make), Choice(metric="FD_gs", methods=("cm", "mdt", "teacher")))
+    assert data.front == ((2.0, 100.5), (4.0, 50.5), (88.0, 7.0))
+    higher = pareto_of(whole(make), Choice(metric="ULIP_tiny", methods=("cm", "mdt", "teacher")))
+    assert higher.front == ((2.0, 69.0), (88.0, 75.0))
+    front = next(line for line in draw_pareto(data, whole(make)).axes[0].lines if line.get_label() == "Pareto front")
+    assert [*zip(*front.get_data(), strict=True)] == list(data.front)
+
+
+def test_against_seconds(make):
+    data = pareto_of(whole(make), Choice(metric="FD_gs", methods=("vm",), against="seconds"))
+    assert [(spot.cost, spot.value) for spot in data.spots] == [(0.875, 200.5), (1.75, 100.5)]
+    figure = draw_pareto(data, whole(make))
+    assert "seconds per asset" in figure.axes[0].get_xlabel()
+    assert figure.axes[0].get_ylabel() == "FD_gs ↓"
+
+
+def test_a_method_looks_the_same_whichever_are_shown(make):
+    def colour(choice):
+        figure = draw_pareto(pareto_of(whole(make), choice), whole(make))
+        return {c: ys for c, spots in drawn_spots(figure).items() if (ys := [y for _, y, _ in spots])}
+
+    alone = colour(Choice(metric="FD_gs", methods=("mdt",)))
+    assert len(alone) == 1
+    [(mine, values)] = alone.items()
+    assert colour(Choice(metric="FD_gs"))[mine] == values == [100.5, 50.5]
+
+
+def test_looks_of_many_methods_differ():
+    looks = looks_of([(f"m{i}", "") for i in range(20)] + [("teacher", ""), ("none", ""), ("floor", "")])
+    assert ("floor", "") not in looks
+    assert len({(look.colour, look.marker) for look in looks.values()}) == len(looks) == 22
+    assert {look.colour for look in looks.values()} > {*COLOURS}
+
+
+def test_a_run_of_structures_shows_all_methods(make, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", make.run())
+    figure = figure_of("pareto", tmp_path, Choice(methods=("vm",)))
+    assert sorted(y for spots in drawn_spots(figure).values() for _, y, _ in spots) == [11.0, 21.0]
+
+
+def test_steps_leave_the_teacher(make):
+    data = pareto_of(whole(make), Choice(metric="FD_gs", steps=(2,)))
+    assert {spot.steps for spot in data.spots} == {2, 25}
+
+
+def test_open_markers_are_more_steps(make):
+    figure = draw_pareto(pareto_of(whole(make), Choice(metric="FD_gs", methods=("cm",))), whole(make))
+    faces = {c.lines[0].get_xdata()[0]: c.lines[0].get_markerfacecolor() for c in figure.axes[0].containers}
+    assert faces[4.0] == "white"
+    assert faces[2.0] == figure.axes[0].containers[0].lines[0].get_color()
+
+
+def test_references_only_where_they_are_near(make):
+    rows = [*make.run(), make.row("floor", value=9.0, steps=None, nfe=None, train_seed=None, seed=1)]
+    far = pareto_of(tables(RunResults(make.run())), Choice(methods=("cm",)))
+    assert far.levels == {}  # the floor is 0.1, cm at 26 to 51
+    near = pareto_of(tables(RunResults(rows)), Choice(methods=("mdt", "pcm")))
+    assert near.levels == {"floor": pytest.approx(4.55)}  # the mean of 0.1 and 9
+
+
+def test_losses_apart_and_diagnostics_together(folder):
+    logs = read_logs(folder, ())
+    panels = panels_of(logs, Choice())
+    found = [(panel.stage, panel.title, [who[0] for who, _ in panel.curves]) for panel in panels]
+    one = [("loss", ["cm"]), ("loss", ["mdt"]), ("rms_gap", ["cm"]), ("grad_norm", ["mdt"])]
+    assert found == [(stage, *panel) for stage in ("structure", "slat") for panel in one]
+    figure = draw_curves(panels, logs)
+    assert len(figure.axes) == len(panels)
+    assert [*zip(*figure.axes[1].lines[0].get_data(), strict=True)] == [(0.0, 4.0), (10.0, 3.0)]
+    assert [axes.get_yscale() for axes in figure.axes[:4]] == ["linear", "linear", "linear", "log"]
+    assert {"Structure stage", "SLAT stage", "training step", "loss, CM", "loss, VM+VD (Ours)"} <= texts(figure)
+    assert figure.get_size_inches()[0] == PAGE
+
+
+def test_one_quantity_of_one_method(folder):
+    panels = panels_of(read_logs(folder, ()), Choice(metric="grad_norm", methods=("mdt",)))
+    assert [(panel.stage, panel.title) for panel in panels] == [("structure", "grad_norm"), ("slat", "grad_norm")]
+    assert draw_curves(panels, read_logs(folder, ())).get_size_inches()[0] == COLUMN
+
+
+def grid(folder, make, values=(), **choice):
+    return grid_of(read_exported(folder), make.whole_run(), values, Choice(**choice))
+
+
+def test_grid_is_condition_methods_truth(folder, make):
+    made = grid(folder, make)
+    assert [heading.title for heading in made.headings] == [
+        "Condition",
+        "CM",
+        "VM+VD (Ours)",
+        "Teacher",
+        "Undistilled, no CFG",
+        "Ground truth",
+    ]
+    assert [heading.detail for heading in made.headings[1:4]] == ["1×2, 0.88 s", "1×2, 0.88 s", "25×2, 22 s"]
+    assert [asset for asset, _ in made.rows] == list(IDS)
+    pictures = [tile.picture.parent.name for tile in made.rows[0][1]]
+    assert pictures == ["condition", "cm-1x2", "mdt-1x2", "teacher-25x2", "none-1x2", "truth"]
+    assert [tile.reason for tile in made.rows[2][1]] == [ABSENT, FAILED, "", "", "", ""]
+
+
+def test_grid_in_the_order_that_is_asked_for(folder, make):
+    made = grid(folder, make, methods=("mdt", "cm"), assets=(IDS[2], IDS[0]), steps=(1, 2))
+    assert [heading.detail[:3] for heading in made.headings[1:-1]] == ["1×2", "2×2", "1×2", "2×2"]
+    assert [heading.title for heading in made.headings[1:-1]] == ["VM+VD (Ours)"] * 2 + ["CM"] * 2
+    assert [asset for asset, _ in made.rows] == [IDS[2], IDS[0]]
+
+
+def test_what_lost_an_asset_has_failed(folder, make):
+    values = [make.asset("toy-1", method="mdt", stage="both", ok=False, error="no surface")]
+    (folder / "export" / "mdt-1x2" / "1.png").unlink()
+    (folder / "export" / "mdt-1x2" / "0.png").unlink()
+    rows = dict(grid(folder, make, values).rows)
+    assert [rows[name][2].reason for name in IDS] == [ABSENT, FAILED, ""]
+
+
+def test_grid_shows_the_pixels(folder, make):
+    made = grid(folder, make)
+    figure = draw_grid(made)
+    images = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    assert len(images) == 3 * 6 - 2
+    assert images[0].shape == (16, 16, 3)
+    assert np.asarray(images[5])[0, 0].tolist() == [10, 0, 0]  # of the first asset the truth, the second that was made
+    assert {"failed", "no picture", "toy-0", "Condition"} <= texts(figure)
+    sides = {tuple(np.round(axes.get_position().bounds[2:] * figure.get_size_inches(), 6)) for axes in figure.axes}
+    assert len(sides) == 1
+    [(width, height)] = sides
+    assert width == pytest.approx(height)
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"), [("grid", ".pdf"), ("grid", ".png"), ("pareto", ".png"), ("curves", ".pdf")]
+)
+def test_same_run_same_bytes(folder, kind, suffix, tmp_path):
+    paths = [tmp_path / f"{i}{suffix}" for i in range(2)]
+    for path in paths:
+        save(figure_of(kind, folder, Choice()), path)
+    first, second = (path.read_bytes() for path in paths)
+    assert first == second
+    assert b"CreationDate" not in first
+    if suffix == ".png":
+        with Image.open(paths[0]) as picture:
+            assert picture.info["dpi"] == pytest.approx((DPI, DPI), abs=0.1)
+            width = picture.width / DPI
+            assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+        assert width == pytest.approx(COLUMN if kind == "pareto" else PAGE, abs=0.05)  # pictures have a largest size
+
+
+@pytest.mark.skipif(not shutil.which("pdftotext"), reason="pdftotext is not installed")
+def test_text_of_a_pdf_is_text(folder, tmp_path):
+    save(figure_of("grid", folder, Choice()), tmp_path / "grid.pdf")
+    shown = subprocess.run(
+        ["pdftotext", str(tmp_path / "grid.pdf"), "-"], capture_output=True, check=True
+    ).stdout.decode()
+    for word in ("Condition", "VM+VD", "25×2, 22 s", "failed", "Ground truth"):
+        assert word in shown
+
+
+def test_names_that_look_like_mathematics_are_names(make, tmp_path):
+    rows = [*make.run(), make.row("$a_b^{c$ 漢 \\x", value=3.0)]
+    shown = tables(RunResults(rows))
+    figure = draw_pareto(pareto_of(shown, Choice()), shown)
+    save(figure, tmp_path / "a.pdf")
+    assert "$a_b^{c$ 漢 \\x" in texts(figure)
+
+
+@pytest.mark.parametrize(
+    ("kind", "choice", "message"),
+    [
+        ("gird", Choice(), "Did you mean 'grid'"),
+        ("pareto", Choice(metric="FD_g"), "Did you mean 'FD_gs'"),
+        ("pareto", Choice(methods=("mtd",)), "Did you mean 'mdt'"),
+        ("pareto", Choice(against="second"), "Did you mean 'seconds'"),
+        ("pareto", Choice(steps=(3,)), "No method has 3 steps in this run - 1, 2 are there"),
+        ("pareto", Choice(assets=("toy-0",)), "--assets has no meaning for `figure pareto`"),
+        ("grid", Choice(assets=("toy-9",)), "Did you mean 'toy-"),
+        ("grid", Choice(methods=("scm",)), "Unknown method 'scm'.*Available: cm, mdt, none, teacher"),
+        ("grid", Choice(metric="FD_gs"), "--metric has no meaning"),
+        ("grid", Choice(steps=(25,)), "No method has 25 steps"),
+        ("curves", Choice(metric="los"), "Did you mean 'loss'"),
+        ("curves", Choice(methods=("vm",)), "Unknown method 'vm'"),
+        ("curves", Choice(steps=(1,)), "--steps has no meaning"),
+    ],
+)
+def test_unknown_names(folder, kind, choice, message):
+    with pytest.raises(UsageError, match=message):
+        figure_of(kind, folder, choice)
+
+
+def test_what_a_run_lacks(make, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", make.whole_run())
+    with pytest.raises(MissingError, match="--export png"):
+        figure_of("grid", tmp_path, Choice())
+    with pytest.raises(MissingError, match="no training logs"):
+        figure_of("curves", tmp_path, Choice())
+    with pytest.raises(MissingError, match=r"rows\.jsonl"):
+        figure_of("pareto", tmp_path / "no", Choice())
+
+
+def test_a_damaged_picture_is_named(folder, make):
+    (folder / "export" / "truth" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(MissingError, match=r"0\.png is no picture"):
+        draw_grid(grid(folder, make))
+
+
+def test_command_writes_where_it_says(folder, tmp_path, monkeypatch, capsys):
+    assert figure_command("pareto", [folder], None, Choice()) == folder / "figure-pareto.pdf"
+    assert (folder / "figure-pareto.pdf").read_bytes().startswith(b"%PDF")
+    out = tmp_path / "new" / "grid.png"
+    monkeypatch.setattr("sys.argv", ["mdtbench", "figure", "grid", str(folder), "--out", str(out), "--assets", "toy-1"])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert exit.value.code == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    assert out.is_file()
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a", "a.svg"])
+def test_other_formats_are_refused_before_anything_is_read(tmp_path, name):
+    with pytest.raises(UsageError, match=re.escape(f"got '{name}'")):
+        figure_command("pareto", [tmp_path], tmp_path / name, Choice())
+
+
+def test_several_runs(folder, make, tmp_path):
+    other = tmp_path / "other"
+    write_rows(other / "rows.jsonl", [make.row("ours", "FD_gs", 33.0, stage="both", nfe=2)])
+    with pytest.raises(UsageError, match="needs --out"):
+        figure_command("pareto", [folder, other], None, Choice())
+    out = tmp_path / "both.pdf"
+    assert figure_command("pareto", [folder, other], out, Choice(methods=("ours", "mdt"), metric="FD_gs")) == out
+    assert figure_command("grid", [folder, other], tmp_path / "g.pdf", Choice()).is_file()
+    assert not list(other.glob("*.pdf"))
+
+
+def test_without_matplotlib(folder, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    with pytest.raises(UsageError, match=r"pip install 'mdtbench\[figures\]'"):
+        figure_of("pareto", folder, Choice())
+
+
+def test_long_lists_of_methods_fit(make, tmp_path):
+    rows = [make.row(f"method number {i} with a long name", value=float(i), nfe=i + 1) for i in range(24)]
+    shown = tables(RunResults(rows))
+    figure = draw_pareto(pareto_of(shown, Choice()), shown)
+    save(figure, tmp_path / "a.png")
+    legend = figure.legends[0].get_window_extent()
+    axes = figure.axes[0].get_tightbbox()
+    assert legend.y1 <= axes.y0 + 1  # a pixel: of rounding
+    assert legend.x0 >= 0
+    assert legend.x1 <= figure.bbox.width
