@@ -19,6 +19,7 @@ from ..trellis.pipeline import SLAT_SAMPLER, has_slat, read_sampler
 from .config import Config, load_config
 from .device import AUTO, CPU, device_of
 from .doctor import findings_text
+from .evaluate.toys4k import PREFIX as TOYS4K
 from .evaluate.toys4k import folder_of, meshes_of
 from .export import FOLDER, formats_of
 from .oracle import is_oracle, load_oracle_config, oracle_summary, plan_oracle, run_oracle
@@ -201,8 +202,15 @@ def test_source(config: Config, assets: Path | None, cache: Path) -> Source:
     toys4k = folder_of(assets)
     if toys4k is not None:
         return meshes_of(toys4k, find_blender(), cache.expanduser())
-    name, colon, text = str(assets).partition(":")
-    return SOURCES.get(name).value(text) if colon and not assets.exists() else FolderSource(assets)
+    return _named_source(str(assets)) if ":" in str(assets) and not assets.exists() else FolderSource(assets)
+
+
+def _named_source(argument: str) -> Source:
+    name, _, text = argument.partition(":")
+    if name not in SOURCES.names():
+        hint = "A folder is given by its path, which must exist; a source of your own needs --plugin FILE."
+        raise unknown_name("source", name, [*SOURCES.names(), TOYS4K.removesuffix(":")], hint)
+    return SOURCES.get(name).value(text)
 
 
 def load_plugin(path: Path) -> str:

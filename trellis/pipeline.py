@@ -15,7 +15,7 @@ from ..flow.guidance import Guided
 from ..flow.layout import DenseLayout
 from .adapter import bind_guided
 from .patches import from_blocks, to_blocks
-from .structure_flow import SparseStructureFlowModel
+from .structure_flow import StructureFlow
 from .structure_vae import SparseStructureDecoder, SparseStructureEncoder
 from .weights import load_checkpoint
 
@@ -50,7 +50,7 @@ class StructurePipeline:
     Pictures and occupancy may come from any device; latents must be where the networks are.
     """
 
-    flow: SparseStructureFlowModel
+    flow: StructureFlow
     decoder: SparseStructureDecoder
     encoder: SparseStructureEncoder
     conditioner: nn.Module
@@ -131,7 +131,7 @@ def load_pipeline(folder: Path, device: str | torch.device = "cpu") -> Structure
     networks = [load_checkpoint(folder / stem, device=device) for stem in stems]
     match networks:
         case [
-            SparseStructureFlowModel() as flow,
+            StructureFlow() as flow,
             SparseStructureDecoder() as decoder,
             SparseStructureEncoder() as encoder,
             conditioner,

@@ -22,7 +22,20 @@ from .blocks import (
 from .precision import half_torso, linear_dtype
 
 
-class SparseStructureFlowModel(nn.Module):
+class StructureFlow(nn.Module):
+    """A flow network of the structure stage: v = net(x, t, cond), as `SparseStructureFlowModel.forward` says.
+
+    What the pipeline needs of it beside that are the two sizes. sCM takes its derivative in forward mode.
+
+    Attributes:
+        in_channels: C of the latents [B, C, R, R, R]. resolution: R.
+    """
+
+    in_channels: int
+    resolution: int
+
+
+class SparseStructureFlowModel(StructureFlow):
     """v = net(x, t, cond). Arguments have the names and defaults of the official configurations.
 
     Args:

@@ -1,0 +1,163 @@
+"""The examples of the documentation run as they stand, at miniature size, and the pages show them as they are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pages import DOCS, EXAMPLES, blocks, links
+
+from mdtbench.assets.source import SOURCES
+from mdtbench.metrics.contract import ASSET_METRICS, METRICS, Comparison, Shapes
+from mdtbench.results.rows import BOTH, STRUCTURE, Row, read_rows
+
+README = DOCS.parent / "README.md"
+PAGES = {
+    "adding_a_method.md": "my_method.py",
+    "adding_a_metric.md": "my_metric.py",
+    "adding_a_data_source.md": "my_source.py",
+    "adding_a_backbone.md": "my_backbone.py",
+}
+TINY = (
+    "train.steps=2", "train.batch=4", "slat.steps=1", "slat.batch=2", "data.train=8",
+    "evaluate.seeds=[0]", "evaluate.whole=2",
+)  # fmt: skip
+SIZE = ["--preset", "smoke", "--steps", "1", *(word for change in TINY for word in ("--set", change))]
+
+
+def call(*args: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A process of its own: examples register names, which a process can do once."""
+    done = subprocess.run(
+        [sys.executable, *map(str, args)], cwd=folder, env=os.environ, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def run(folder: Path, *args: object) -> list[Row]:
+    """Rows of `mdtbench run`."""
+    call("-m", "mdtbench.harness", "run", *SIZE, "--cache", "cache", "--out", "run", *args, folder=folder)
+    return read_rows(folder / "run" / "rows.jsonl")
+
+
+def value(rows: list[Row], metric: str, **place: object) -> float:
+    """Of the only row of that place."""
+    [row] = [row for row in rows if row.metric == metric and all(getattr(row, k) == v for k, v in place.items())]
+    assert row.value is not None
+    return row.value
+
+
+@pytest.fixture
+def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Examples can be imported; what they register is forgotten."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    for registry in (METRICS, ASSET_METRICS, SOURCES):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    yield
+    for name in PAGES.values():
+        sys.modules.pop(Path(name).stem, None)
+
+
+@pytest.mark.parametrize(("page", "example"), PAGES.items())
+def test_the_page_shows_the_file(page: str, example: str):
+    [shown] = [block.text for block in blocks(DOCS / page) if block.kind == "python"]
+    assert shown == (EXAMPLES / example).read_text(encoding="utf-8")
+
+
+def test_a_method_and_metrics(tmp_path: Path):
+    """Both stages. Flat and weighted times make different students, and each metric has a value for each."""
+    plugins = ["--plugin", EXAMPLES / "my_method.py", "--plugin", EXAMPLES / "my_metric.py"]
+    rows = run(tmp_path, *plugins, "--methods", "mine,mine:flat", "--limit", 3)
+    assert all(row.status == "ok" for row in rows)
+    errors = [value(rows, "MSE_teacher", method="mine", variant=v) for v in ("", "flat")]
+    assert errors[0] != errors[1]
+    assert value(rows, "fill_gap", stage=STRUCTURE, method="mine", variant="") > 0
+    assert value(rows, "cells_gap", stage=BOTH, method="mine", variant="flat") >= 0
+    assert not any(row.metric == "cells_gap" for row in rows if row.method == "teacher")  # it has no other teacher
+    log = next((tmp_path / "run" / "students").glob("mine-*/*log*"))
+    assert "rms_error" in log.read_text()
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_metric_is_what_it_says():
+    """Two shapes with 2 and 8 cells, of which 4 and 4 are true: 50 % and 100 % off."""
+    from my_metric import FillGap
+
+    assert "fill_gap" in METRICS.names()
+
+    def shapes(counts: list[int]) -> Shapes:
+        grids = np.stack([(np.arange(64) < count).reshape(4, 4, 4) for count in counts])
+        empty = np.zeros((2, 0), np.float32)
+        return Shapes(np.ones(2, bool), empty, grids, empty, empty, empty)
+
+    score = FillGap().score(shapes([2, 8]), Comparison(shapes([4, 4]), np.zeros((2, 0), np.float32), None))
+    assert score.value == pytest.approx(75)
+    assert score.per_asset == pytest.approx([50, 100])
+
+
+def test_a_source(tmp_path: Path):
+    """Shapes are made in worker processes, in the same way each time; the manifest names the source."""
+    args = ["--stages", "structure", "--plugin", EXAMPLES / "my_source.py", "--methods", "vm"]
+    rows = run(tmp_path, *args, "--assets", "superellipsoids:4", "--workers", 2)
+    assert {row.n_ok for row in rows if row.method == "vm"} == {4}
+    assert value(rows, "IoU_truth", method="reconstruction") > 0.6  # the VAE of the toys knows solids like these
+    assert '"superellipsoids"' in (tmp_path / "run" / "manifest.json").read_text()
+    command = ["-m", "mdtbench.harness", "run", "--plugin", EXAMPLES / "my_source.py", "--assets"]
+    for wrong, told in (("superelipsoids:4", "Did you mean 'superellipsoids'?"), ("superellipsoids:x", "got 'x'")):
+        failed = subprocess.run([sys.executable, *map(str, command), wrong], capture_output=True, text=True)
+        assert failed.returncode == 2
+        assert told in failed.stderr
+
+
+@pytest.mark.usefixtures("registries")
+def test_the_shapes_of_the_source_are_closed_and_outward():
+    """The signed volume of a normalised solid is positive, and at most that of its cube."""
+    from my_source import Superellipsoids
+
+    for asset in Superellipsoids(3).assets():
+        triangles = asset.load().triangles
+        volume = np.linalg.det(triangles).sum() / 6
+        assert 0.02 < volume < 0.95**3
+        np.testing.assert_array_equal(triangles, asset.load().triangles)
+
+
+def test_a_backbone(tmp_path: Path):
+    """A world with a network of another class is distilled, in workers too; without the plug-in it is refused."""
+    call(EXAMPLES / "my_backbone.py", "my_world", "--steps", 3, "--toys", 6, "--width", 8, folder=tmp_path)
+    args = ["--stages", "structure", "--methods", "scm", "--limit", 2, "--set", "world=my_world"]
+    rows = run(tmp_path, *args, "--plugin", EXAMPLES / "my_backbone.py", "--workers", 2)
+    assert all(row.status == "ok" for row in rows)
+    assert (tmp_path / "my_world" / "ckpts" / "ss_flow.json").read_text().count("ConvFlow") == 1
+    alone = [sys.executable, "-m", "mdtbench.harness", "run", *SIZE, *map(str, args), "--out", "other"]
+    failed = subprocess.run([*alone, "--workers", "1"], cwd=tmp_path, capture_output=True, text=True)
+    assert failed.returncode == 2
+    assert "Unknown network 'ConvFlow'" in failed.stderr
+    assert "--plugin" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    "page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda page: f"{page.parent.name}/{page.name}"
+)
+def test_links_between_pages(page: Path):
+    """Every page and file that a page refers to is there, every heading too; the index has every page."""
+    for target in links(page):
+        if "://" in target:
+            continue
+        path, _, heading = target.partition("#")
+        found = (page.parent / path) if path else page
+        assert found.exists(), target
+        if heading:
+            assert heading in anchors(found), target
+    assert page.name == "README.md" or f"({page.name})" in (DOCS / "README.md").read_text(encoding="utf-8")
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = [line.lstrip("#").strip() for line in page.read_text(encoding="utf-8").splitlines() if line[:1] == "#"]
+    kept = ["".join(c for c in heading.lower() if c.isalnum() or c in " -_") for heading in headings]
+    return {heading.replace(" ", "-") for heading in kept}
