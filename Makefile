@@ -9,7 +9,7 @@ run: $(VENV)/installed
 	$(BIN)/mdtbench run --preset tiny
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
