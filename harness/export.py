@@ -245,7 +245,7 @@ def _export_truth(root: Path, shop: Workshop, subjects: Subjects) -> list[tuple[
 
 
 def _write_conditions(root: Path, subjects: Subjects) -> None:
-    _claim(root, CONDITION, hashlib.sha256(np.ascontiguousarray(subjects.shown)).hexdigest())
+    _claim(root, CONDITION, hashlib.sha256(np.ascontiguousarray(subjects.shown).data).hexdigest())
     for name, picture in zip(subjects.ids, subjects.shown, strict=True):
         path = Target(root, CONDITION, safe_path(name)).file("png")
         if not path.exists():

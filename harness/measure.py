@@ -12,21 +12,13 @@ import torch
 
 from ..base.files import digest_of
 from ..metrics import METRICS, Comparison, Metric, Shapes
-from ..results.rows import LATENCY_METRIC, Row
+from ..results.rows import LATENCY_METRIC
 from .generate import Generated
-from .measurement import Assets, Measurement, failed_row, joined, measurement, scored
+from .measurement import Assets, Measurement, failed_row, joined, measurement, scored, seconds_row
 from .plan import REFERENCE, Cell, Plan
 from .prepare import Prepared
 from .provenance import device_name, git_state
 from .references import Truth
-
-# which control speaks to which metrics; None: to all
-CONTROL_METRICS: dict[str, tuple[str, ...]] = {
-    "reconstruction": ("FD_tiny2d", "FD_tiny3d", "ULIP_tiny", "IoU_truth"),
-    "truth": ("ULIP_tiny",),
-    "shuffled": ("ULIP_tiny",),
-    "floor": ("FD_tiny2d", "FD_tiny3d"),
-}
 
 
 @dataclass(frozen=True)
@@ -73,7 +65,7 @@ def measure(
 
 
 def controls(references: References) -> Iterator[tuple[str, Shapes, Comparison]]:
-    """Rows without a method: what the best and the worst possible numbers look like.
+    """Rows without a method: what the best and the worst possible numbers look like. Metrics say which are theirs.
 
     reconstruction: the ground truth through the VAE, the best that any flow can do.
     truth: the ground truth itself. shuffled: each picture with the next asset's ground truth.
@@ -97,20 +89,10 @@ def _rows_of(shapes: Shapes, rows: slice) -> Shapes:
 
 
 def _of_cell(generated: Generated, against: Comparison, ids: Sequence[str], cell_fields: dict[str, Any]) -> Measurement:
-    made = {"nfe": int(generated.nfe.max()), "n_ok": generated.errors.count("")}
+    made: dict[str, Any] = {"nfe": int(generated.nfe.max()), "n_ok": generated.errors.count("")}
     shapes, seconds = generated.shapes, float(np.median(generated.seconds))
     assets = Assets(ids, shapes.ok, generated.errors, {LATENCY_METRIC: generated.seconds})
-    latency = Row(
-        **cell_fields,
-        **made,
-        status="ok",
-        metric=LATENCY_METRIC,
-        metric_version=1,
-        unit="s",
-        value=seconds,
-        wall_s=seconds,
-        higher_is_better=False,
-    )
+    latency = seconds_row(LATENCY_METRIC, seconds, cell_fields | made)
     return measurement(scored(_metrics(), shapes, against), assets, cell_fields | made) + Measurement((latency,))
 
 
@@ -134,7 +116,7 @@ def _cell_fields(cell: Cell, test: Prepared) -> dict[str, Any]:
 def _of_control(name: str, shapes: Shapes, against: Comparison, test: Prepared, common: dict[str, Any]) -> Measurement:
     n_ok = int(shapes.ok.sum())
     control_fields = common | {"method": name, "method_version": 1, "n_ok": n_ok, "n_total": test.total}
-    chosen = [metric for metric in _metrics() if metric.name in CONTROL_METRICS[name]]
+    chosen = [metric for metric in _metrics() if name in metric.controls]
     assets = Assets(test.ids, shapes.ok, ("",) * len(test.ids))
     return measurement(scored(chosen, shapes, against), assets, control_fields)
 

@@ -12,17 +12,10 @@ from ..metrics import ASSET_METRICS, Comparison, Metric, WholeAssets
 from ..results.rows import BOTH, COST_METRICS, LATENCY_METRIC, STRUCTURE_THEN_TEACHER, Row
 from .asset_jobs import AssembledCell
 from .measure import common_fields
-from .measurement import Assets, Measurement, failed_row, joined, measurement, scored
+from .measurement import Assets, Measurement, failed_row, joined, measurement, scored, seconds_row
 from .plan import REFERENCE, AssetCell, Plan
 from .prepare import Prepared
 from .workshop import AssetTruth
-
-CONTROL_METRICS: dict[str, tuple[str, ...]] = {
-    "reconstruction": ("FD_tiny_gs", "FD_tiny_mesh", "ULIP_tiny_mesh"),
-    "truth": ("ULIP_tiny_mesh",),
-    "shuffled": ("ULIP_tiny_mesh",),
-    "floor": ("FD_tiny_mesh",),
-}
 
 
 @dataclass(frozen=True)
@@ -91,7 +84,7 @@ def _of_control(
 ) -> Measurement:
     counts = {"n_ok": int(assets.ok.sum()), "n_total": test.total}
     control_fields = common | {"method": name, "method_version": 1, "stage": BOTH} | counts
-    chosen = [metric for metric in _metrics() if metric.name in CONTROL_METRICS[name]]
+    chosen = [metric for metric in _metrics() if name in metric.controls]
     return measurement(
         scored(chosen, assets, against), Assets(test.ids, assets.ok, ("",) * len(test.ids)), control_fields
     )
@@ -102,16 +95,7 @@ def _costs(made: AssembledCell, row_fields: dict[str, Any]) -> Iterator[Row]:
     parts = {name: float(np.median(seconds)) for name, seconds in made.seconds.items()}
     for name in COST_METRICS:
         seconds = sum(parts.values()) if name == LATENCY_METRIC else parts[name]
-        yield Row(
-            **row_fields,
-            status="ok",
-            metric=name,
-            metric_version=1,
-            unit="s",
-            value=seconds,
-            wall_s=seconds,
-            higher_is_better=False,
-        )
+        yield seconds_row(name, seconds, row_fields)
 
 
 def _counts(made: AssembledCell) -> dict[str, Any]:

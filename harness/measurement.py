@@ -60,7 +60,8 @@ def scored(metrics: Iterable[Metric[Seen]], seen: Seen, against: Comparison[Seen
 def joined(parts: Iterable[Measurement]) -> Measurement:
     """All parts, in order."""
     parts = list(parts)
-    rows, assets = (chain.from_iterable(part) for part in ([p.rows for p in parts], [p.assets for p in parts]))
+    rows = chain.from_iterable(part.rows for part in parts)
+    assets = chain.from_iterable(part.assets for part in parts)
     return Measurement(tuple(rows), tuple(assets))
 
 
@@ -96,6 +97,20 @@ def failed_row(metric: Metric, reason: str, row_fields: Mapping[str, Any]) -> Ro
         unit=metric.unit,
         n_ok=0,
         higher_is_better=metric.higher_is_better,
+    )
+
+
+def seconds_row(metric: str, seconds: float, row_fields: Mapping[str, Any]) -> Row:
+    """The row of what an asset costs, or of a part of that."""
+    return Row(
+        **row_fields,
+        status="ok",
+        metric=metric,
+        metric_version=1,
+        unit="s",
+        value=seconds,
+        wall_s=seconds,
+        higher_is_better=False,
     )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..base.errors import unknown_name
 from ..base.registry import Registry
+
+CONTROLS: Final = ("reconstruction", "truth", "shuffled", "floor")  # lines that no method makes
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,24 @@ class Score:
 
 
 class Metric(ABC, Generic[Seen]):
-    """One column of the table: of structures (`METRICS`) or of whole assets (`ASSET_METRICS`)."""
+    """One column of the table: of structures (`METRICS`) or of whole assets (`ASSET_METRICS`).
+
+    Attributes:
+        controls: those of `CONTROLS` whose lines have the metric: where its value says what good or bad numbers are.
+    """
 
     name: ClassVar[str]
     version: ClassVar[int]
     unit: ClassVar[str]
     higher_is_better: ClassVar[bool]
+    controls: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        """Raises UsageError for an unknown control."""
+        super().__init_subclass__()
+        for name in cls.controls:
+            if name not in CONTROLS:
+                raise unknown_name("control", name, CONTROLS, f"Of the metric {cls.__name__}.")
 
     @abstractmethod
     def score(self, shapes: Seen, against: Comparison[Seen]) -> Score | None:

@@ -18,6 +18,7 @@ class PictureFD(Metric[Shapes]):
     """Of `tiny2d` features on the four protocol views, stacked: 4 N samples on each side."""
 
     name, version, unit, higher_is_better = "FD_tiny2d", 1, "", False
+    controls = ("reconstruction", "floor")
 
     def score(self, shapes: Shapes, against: Comparison[Shapes]) -> Score:
         return Score(distance(shapes.picture_features, against.truth.picture_features))
@@ -27,6 +28,7 @@ class PointFD(Metric[Shapes]):
     """Of `tiny3d` features on surface points: N samples on each side."""
 
     name, version, unit, higher_is_better = "FD_tiny3d", 1, "", False
+    controls = ("reconstruction", "floor")
 
     def score(self, shapes: Shapes, against: Comparison[Shapes]) -> Score:
         return Score(distance(shapes.point_features, against.truth.point_features))

@@ -42,6 +42,7 @@ class TruthIoU(Metric[Shapes]):
     """IoU with the ground truth. It rewards the mean of all shapes that fit the picture, hence blur: a check only."""
 
     name, version, unit, higher_is_better = "IoU_truth", 1, "", True
+    controls = ("reconstruction",)
 
     def score(self, shapes: Shapes, against: Comparison[Shapes]) -> Score | None:
         return mean_score(iou(shapes.occupancy, against.truth.occupancy))

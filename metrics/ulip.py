@@ -11,6 +11,7 @@ class UlipTiny(Metric[Shapes]):
     """100 x cosine between the picture's and the points' embedding, mean over assets; a failed shape scores 0."""
 
     name, version, unit, higher_is_better = "ULIP_tiny", 1, "x100", True
+    controls = ("reconstruction", "truth", "shuffled")
 
     def score(self, shapes: Shapes, against: Comparison[Shapes]) -> Score:
         cosine = (shapes.embedding * against.image_embedding).sum(1)

@@ -15,6 +15,7 @@ class GaussianFD(Metric[WholeAssets]):
     """Of `tiny_rgb` features on the four protocol views of the Gaussians, stacked; the truth's are of its mesh."""
 
     name, version, unit, higher_is_better = "FD_tiny_gs", 1, "", False
+    controls = ("reconstruction",)
 
     def score(self, shapes: WholeAssets, against: Comparison[WholeAssets]) -> Score:
         return Score(distance(shapes.gaussian_features, against.truth.gaussian_features))
@@ -24,6 +25,7 @@ class MeshFD(Metric[WholeAssets]):
     """The same on the views of the mesh."""
 
     name, version, unit, higher_is_better = "FD_tiny_mesh", 1, "", False
+    controls = ("reconstruction", "floor")
 
     def score(self, shapes: WholeAssets, against: Comparison[WholeAssets]) -> Score:
         return Score(distance(shapes.mesh_features, against.truth.mesh_features))
@@ -33,6 +35,7 @@ class MeshUlip(Metric[WholeAssets]):
     """100 x cosine between the conditioning picture and coloured points of the mesh; a failed asset scores 0."""
 
     name, version, unit, higher_is_better = "ULIP_tiny_mesh", 1, "x100", True
+    controls = ("reconstruction", "truth", "shuffled")
 
     def score(self, shapes: WholeAssets, against: Comparison[WholeAssets]) -> Score:
         cosine = (shapes.embedding * against.image_embedding).sum(1)

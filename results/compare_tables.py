@@ -57,7 +57,8 @@ def comparison_table(comparison: Comparison, title: str, *, everything: bool = F
     found = [group for verdict in shown for group in _merged(_ranked(comparison.of(verdict)))]
     footnotes: list[str] = []
     lines = tuple(_line(group, footnotes) for group in found)
-    return Table("comparison", title, COLUMNS, lines, tuple(_notes(comparison, everything)), tuple(footnotes))
+    none = () if lines else (f"No line is {' or '.join(shown)}.",)
+    return Table("comparison", title, COLUMNS, lines, (*none, *_notes(comparison, everything)), tuple(footnotes))
 
 
 def to_json(comparison: Comparison) -> str:

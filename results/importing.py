@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -147,12 +147,13 @@ def _value(where: str, line: Mapping[str | None, Any]) -> Value:
             raise UsageError(f"{where} has no {name} - each line is one measured value - fill it in or leave it out.")
     numbers = {name: _number(where, name, cells) for name in ("value", "stderr", "latency_s") if name in cells}
     counts = {name: _count(where, name, cells[name]) for name in ("steps", "nfe", "seed", "n") if name in cells}
+    fields: dict[str, Any] = {**cells, **numbers, **counts}
     if "higher_is_better" in cells:
-        cells["higher_is_better"] = _truth(where, cells["higher_is_better"])
-    return Value(where, **(cells | numbers | counts))
+        fields["higher_is_better"] = _truth(where, cells["higher_is_better"])
+    return Value(where, **fields)
 
 
-def _number(where: str, name: str, cells: Mapping[str, Any]) -> float:
+def _number(where: str, name: str, cells: Mapping[str, str]) -> float:
     try:
         number = float(cells[name])
     except ValueError:
@@ -204,8 +205,17 @@ def _times(value: Value) -> list[Value]:
     """The column latency_s as a value of its own."""
     if value.latency_s is None:
         return []
-    own = {"metric": LATENCY_METRIC, "value": value.latency_s, "unit": "s", "stderr": None, "note": ""}
-    return [Value(**(vars(value) | own | {"higher_is_better": False}))]
+    return [
+        replace(
+            value,
+            metric=LATENCY_METRIC,
+            value=value.latency_s,
+            unit="s",
+            stderr=None,
+            note="",
+            higher_is_better=False,
+        )
+    ]
 
 
 def _row(value: Value, about: Import, run_id: str, stage: str, references: Mapping[str, Row]) -> Row:

@@ -23,8 +23,9 @@ def escape(text: str) -> str:
 
 def _one(table: Table) -> str:
     lines = [f"### {escape(table.title)}", ""]
-    lines.append(_row(escape(column.heading) for column in table.columns))
-    lines.append(_row(":---" if column.kind == "label" else "---:" for column in table.columns))
+    if table.rows:
+        lines.append(_row(escape(column.heading) for column in table.columns))
+        lines.append(_row(":---" if column.kind == "label" else "---:" for column in table.columns))
     for group, members in table.groups():
         lines.append(_row([f"*{escape(group)}*", *[""] * (len(table.columns) - 1)]))
         lines += [_row(_cell(cell) for cell in line.cells) for line in members]

@@ -35,7 +35,7 @@ def to_rich(tables: Iterable[Table], *, width: int = 140, color: bool = False) -
     )
     for table in tables:
         console.print(Text(table.title, style="bold"))
-        for columns in _panels(table, width):
+        for columns in _panels(table, width) if table.rows else ():
             console.print(_grid(table, columns))
         for note in table.notes:
             console.print(Padding(Text(note, style="dim"), (0, 0, 0, 1)))

@@ -14,6 +14,7 @@ class FillGap(Metric[Shapes]):
     """How much too full or too empty a shape is: |filled cells - the true shape's|, in percent of the true shape's."""
 
     name, version, unit, higher_is_better = "fill_gap", 1, "%", False
+    controls = ("reconstruction",)  # what the VAE alone leaves
 
     def score(self, shapes: Shapes, against: Comparison[Shapes]) -> Score:
         made, true = (each.occupancy.sum((1, 2, 3)).astype(np.float64) for each in (shapes, against.truth))

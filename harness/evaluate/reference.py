@@ -77,8 +77,12 @@ class FolderReference:
     def known(self) -> Sequence[str]:
         return sorted(self.meshes)
 
-    @cached_property
+    @property
     def ids(self) -> Sequence[str]:
+        return self._chosen
+
+    @cached_property
+    def _chosen(self) -> Sequence[str]:
         if self.values.assets.subset == "full":
             return self.known
         by_sha: dict[str, list[str]] = {}

@@ -11,6 +11,7 @@ import torch
 
 from ...results.evaluation_tables import CALIBRATION, EVALUATION, NOT_CALIBRATED, RANDOM_MARK, SEPARATOR
 from ...results.rows import LATENCY_METRIC, Row, read_rows
+from ..measurement import seconds_row
 from ..protocol.calibration import Calibration, Teacher, calibrate
 from ..provenance import device_name, git_state
 from .measure import Measured
@@ -24,7 +25,6 @@ def rows_of(plan: Plan, measured: Measured) -> list[Row]:
     """Of the system, then of the controls. What is common to all comes first in each note."""
     commit, dirty = git_state()
     common: dict[str, Any] = {
-        "status": "ok",
         "method_version": 1,
         "stage": EVALUATION,
         "split": plan.reference,
@@ -108,6 +108,7 @@ def _calibration_note(plan: Plan, measured: Measured) -> str:
 def _row(plan: Plan, value: Value, notes: list[str], row_fields: dict[str, Any]) -> Row:
     return Row(
         **row_fields,
+        status="ok",
         metric=value.metric + (RANDOM_MARK if plan.towers.random else ""),
         metric_version=SCORES_VERSION,
         unit=value.unit,
@@ -122,14 +123,5 @@ def _row(plan: Plan, value: Value, notes: list[str], row_fields: dict[str, Any])
 
 def _latency(plan: Plan, measured: Measured, notes: list[str], row_fields: dict[str, Any]) -> Iterator[Row]:
     if plan.latency is not None:
-        yield Row(
-            **row_fields,
-            metric=LATENCY_METRIC,
-            metric_version=1,
-            unit="s",
-            value=plan.latency,
-            wall_s=plan.latency,
-            n_ok=len(measured.pairs),
-            higher_is_better=False,
-            note=SEPARATOR.join([*notes, "time: as given by --latency, not measured here"]),
-        )
+        note = SEPARATOR.join([*notes, "time: as given by --latency, not measured here"])
+        yield seconds_row(LATENCY_METRIC, plan.latency, row_fields | {"n_ok": len(measured.pairs), "note": note})

@@ -42,7 +42,7 @@ class Spooled:
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, chosen: slice | NDArray, /) -> NDArray[np.float32]:
+    def __getitem__(self, chosen: slice | NDArray | tuple[slice, int], /) -> NDArray[np.float32]:
         places = self.places[chosen]
         return _read(self.file, places.reshape(-1), self.dim).reshape(*places.shape, self.dim)
 
@@ -69,7 +69,7 @@ class Spool:
         features = np.ascontiguousarray(features, np.float32)
         try:
             self._file.seek(0, os.SEEK_END)
-            written = self._file.write(features)
+            written = self._file.write(features.data)
         except OSError as error:
             raise RunError(f"Features cannot be written ({error.strerror}). Free the disk or move --cache.") from error
         if written != features.nbytes:
@@ -89,5 +89,5 @@ def _read(file: IO[bytes], places: NDArray[np.intp], dim: int) -> NDArray[np.flo
     for start, end in zip([0, *breaks], [*breaks, len(places)], strict=True):
         if start < end:
             file.seek(int(places[start]) * found.strides[0])
-            file.readinto(memoryview(found[start:end]).cast("B"))  # pyright: ignore[reportAttributeAccessIssue]
+            file.readinto(found[start:end].data.cast("B"))  # pyright: ignore[reportAttributeAccessIssue]
     return found

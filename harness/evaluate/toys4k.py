@@ -62,9 +62,13 @@ class BlenderLook:
         """Digest of all that the mesh is made of: the file, our scripts, Blender's version."""
         return digest_of(self.asset.blender.inputs(self.asset.id, ExportJob()))
 
-    @cached_property
+    @property
     def content(self) -> str:
         """Digest of all that the mesh and the pictures are made of."""
+        return self._content
+
+    @cached_property
+    def _content(self) -> str:
         return digest_of(self._inputs(self.views))
 
     def load(self) -> Mesh:
@@ -120,7 +124,7 @@ class Toys4kReference:
         blender = next(iter(self.assets.values())).blender.blender
         return f"Blender {blender.version}"
 
-    @cached_property
+    @property
     def ids(self) -> Sequence[str]:
         """Of the protocol's subset; an id is the sha256 of the .blend file."""
         return tuple(self.assets)

@@ -141,8 +141,14 @@ def asset_of(recipe: Recipe, subject: Subject, rgba: Picture) -> tuple[Decoded, 
     latents, slat_nfe = _latents(recipe, subject, conds[1], coords)
     decoding = clock(slat.device)
     asset = _decoded(recipe, coords, latents)
-    seconds = {"structure_s": sampled - start, "slat_s": decoding - sampled, "decode_s": clock(slat.device) - decoding}
-    return asset, Account(source=recipe.source(subject), nfe=nfe + slat_nfe, **seconds)
+    ended = clock(slat.device)
+    return asset, Account(
+        source=recipe.source(subject),
+        nfe=nfe + slat_nfe,
+        structure_s=sampled - start,
+        slat_s=decoding - sampled,
+        decode_s=ended - decoding,
+    )
 
 
 def _structure(recipe: Recipe, subject: Subject, cond: Tensor) -> tuple[NDArray, int]:

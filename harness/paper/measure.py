@@ -36,6 +36,7 @@ from ..evaluate.measure import Measured
 from ..evaluate.options import EvaluateOptions
 from ..evaluate.plan import resolve
 from ..evaluate.scores import SCORES_VERSION
+from ..measurement import seconds_row
 from ..progress import Reporter
 from ..provenance import device_name, git_state
 from .generate import Account
@@ -217,19 +218,7 @@ def _seconds(common: Mapping[str, Any], ok: Sequence[Account], n_total: int) -> 
     }
     values = {**parts, LATENCY_METRIC: sum(parts.values())}
     return [
-        Row(
-            **common,
-            status="ok",
-            metric=metric,
-            metric_version=1,
-            unit="s",
-            value=value,
-            wall_s=value,
-            n_ok=len(ok),
-            n_total=n_total,
-            higher_is_better=False,
-        )
-        for metric, value in values.items()
+        seconds_row(metric, value, {**common, "n_ok": len(ok), "n_total": n_total}) for metric, value in values.items()
     ]
 
 

@@ -108,7 +108,7 @@ def verdicts_text(found: Sequence[Verdict], calibration: Calibration) -> str:
     by_row: dict[tuple[str, int], list[Verdict]] = {}
     for verdict in found:
         by_row.setdefault((verdict.method, verdict.steps), []).append(verdict)
-    cells = [("row", "steps", *MAIN)]
+    cells: list[tuple[str, ...]] = [("row", "steps", *MAIN)]
     for (method, steps), row in by_row.items():
         words = {verdict.metric: f"{verdict.words} {verdict.range}" for verdict in row}
         cells.append((method, f"{steps}x2", *(words.get(metric, "-") for metric in MAIN)))

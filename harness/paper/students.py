@@ -106,7 +106,7 @@ class StageRoom:
         """Files of the stage's students."""
         on_grid = [student for student in students if student.on_grid]
         best = self._best(on_grid)
-        made = {(label, self.stage, trial.seed): path for label, (trial, path) in best.items()}
+        made: dict[Key, Path] = {(label, self.stage, trial.seed): path for label, (trial, path) in best.items()}
         for student in self._others(students, {label: trial for label, (trial, _) in best.items()}):
             path, reason = self._student(student)
             if path:

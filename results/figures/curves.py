@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...base.errors import MissingError, unknown_name
-from ..html.curves import MEANINGS, OWN
+from ..html.curves import diagnostics_of
 from ..html.logs import LOSS, Curve, TrainingLog
 from .choice import Choice, Who, chosen_methods
 from .style import COLUMN, PAGE, Look, looks_of, new_figure, settings
@@ -92,14 +92,8 @@ def _panels(logs: Sequence[TrainingLog], wanted: set[str], methods: Sequence[Who
         mine = _curves([log for log in logs if (log.method, log.variant) == who], LOSS)
         if mine:
             panels.append(Panel(stage, LOSS, mine))
-    others = sorted({name for log in logs for name in log.curves if name in wanted} - {LOSS}, key=_order)
+    others = [name for name in diagnostics_of(logs) if name in wanted]
     return [*panels, *(Panel(stage, name, _curves(logs, name)) for name in others)]
-
-
-def _order(name: str) -> tuple[int, str]:
-    """Diagnostics that all methods share first, as in the HTML report."""
-    known, base = list(MEANINGS), name.removesuffix(OWN)
-    return known.index(base) if base in known else len(known), name
 
 
 def _curves(logs: Sequence[TrainingLog], name: str) -> tuple[tuple[Who, Curve], ...]:

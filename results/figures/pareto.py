@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...base.errors import UsageError, unknown_name
-from ..cells import Cell, Column
-from ..html.pareto import COSTS, LOG_FROM, NEAR, REFERENCES, front, shown_tables
+from ..cells import Column
+from ..pareto import COSTS, Spot, front_of, is_log, references_of, spots_of
 from ..places import CONTROLS
 from ..rows import LATENCY_METRIC
 from ..tables import Line, Table
-from .choice import Choice, Who, chosen_methods, chosen_steps
+from .choice import Choice, chosen_methods, chosen_steps
 from .style import COLUMN, GREY, INK, SMALL, Look, looks_of, new_figure, settings, shortened
 
 if TYPE_CHECKING:
@@ -30,19 +30,6 @@ ROUND = 1e-9
 
 
 @dataclass(frozen=True)
-class Spot:
-    """A line of a table as a point. sampler: of another sampler than the method's own. sd: over generation seeds."""
-
-    who: Who
-    sampler: str
-    steps: int | None
-    cost: float
-    value: float
-    sd: float
-    failed: bool
-
-
-@dataclass(frozen=True)
 class Pareto:
     """What is drawn. levels: values of references near the points, by name."""
 
@@ -56,6 +43,9 @@ class Pareto:
 def pareto_of(tables: Sequence[Table], choice: Choice) -> Pareto:
     """The points of one metric: of the first table that has it, whole assets before stages alone.
 
+    Args:
+        tables: Of `plotted_tables`.
+
     Raises:
         UsageError: no table of quality against cost; an unknown metric, method, number of steps or cost; no point.
     """
@@ -68,13 +58,13 @@ def pareto_of(tables: Sequence[Table], choice: Choice) -> Pareto:
     found = [line.steps for line in lines if line.steps is not None and line.method != "teacher"]
     steps = chosen_steps(choice.steps, found) if choice.steps else []
     kept = [line for line in lines if (line.method, line.variant) in methods and _is_kept(line, steps)]
-    spots = _spots(table, kept, metric.key, AGAINST[against])
+    spots = [spot for spot in spots_of(table, metric.key, AGAINST[against]) if spot.line in kept]
     if not spots:
         raise UsageError(
             f"No point to draw (got {metric.key} against {against}) - one line with both is needed - choose another "
             f"--metric, --against, --methods or --steps."
         )
-    best = front([(spot.cost, spot.value) for spot in spots if not spot.failed], higher=bool(metric.higher_is_better))
+    best = front_of(spots, higher=bool(metric.higher_is_better))
     return Pareto(tuple(spots), metric, against, tuple(best), _levels(table, metric.key, spots))
 
 
@@ -84,11 +74,11 @@ def draw_pareto(data: Pareto, tables: Sequence[Table]) -> Figure:
     Markers of a method's fewest steps are filled, others open.
 
     Args:
-        tables: All of the run, so that a method looks the same in all of its figures.
+        tables: All `plotted_tables` of the run, so that a method looks the same in all of its figures.
     """
-    looks = looks_of([(line.method, line.variant) for table in shown_tables(tables) for line in table.rows])
+    looks = looks_of([(line.method, line.variant) for table in tables for line in table.rows])
     with settings():
-        shown = list(dict.fromkeys((spot.who, spot.sampler) for spot in data.spots))
+        shown = list(dict.fromkeys((spot.who, _sampler(spot)) for spot in data.spots))
         names = {(who, sampler): _name(looks[who], sampler) for who, sampler in shown}
         longest = max(map(len, names.values()))
         columns = next((n for n, letters in LEGEND_LETTERS.items() if longest <= letters), 1)
@@ -98,7 +88,7 @@ def draw_pareto(data: Pareto, tables: Sequence[Table]) -> Figure:
         bottom = (0.38 + legend) / height
         axes = figure.add_axes((0.145, bottom, 0.835, 1 - bottom - 0.06 / height))
         for i, (who, sampler) in enumerate(shown):
-            spots = [spot for spot in data.spots if (spot.who, spot.sampler) == (who, sampler)]
+            spots = [spot for spot in data.spots if (spot.who, _sampler(spot)) == (who, sampler)]
             _draw_method(axes, spots, looks[who], names[who, sampler], _shift(data, i, len(shown)))
         _draw_front(axes, data)
         _draw_levels(axes, data)
@@ -118,7 +108,7 @@ def draw_pareto(data: Pareto, tables: Sequence[Table]) -> Figure:
 
 
 def _table_and_metric(tables: Sequence[Table], metric: str) -> tuple[Table, Column]:
-    pairs = [(table, column) for table in shown_tables(tables) for column in table.columns if column.kind == "metric"]
+    pairs = [(table, column) for table in tables for column in table.columns if column.kind == "metric"]
     if not pairs:
         raise UsageError(
             "This run has no table of quality against cost - runs and evaluations of methods have one - name another."
@@ -134,33 +124,14 @@ def _is_kept(line: Line, steps: Sequence[int]) -> bool:
     return not steps or line.method == "teacher" or line.steps in steps
 
 
-def _spots(table: Table, lines: Sequence[Line], metric: str, cost: str) -> list[Spot]:
-    keys = [column.key for column in table.columns]
-    if cost not in keys:
-        return []
-    spots = [_spot(line, line.cells[keys.index(cost)], line.cells[keys.index(metric)]) for line in lines]
-    return [spot for spot in spots if spot]
-
-
-def _spot(line: Line, cost: Cell, cell: Cell) -> Spot | None:
-    """None without a cost or a value."""
-    if not cost.value or cell.value is None:
-        return None
-    other = line.cells[0].text.rpartition(", ")[2] if line.sampler and line.cells[0].text.endswith(line.sampler) else ""
-    who = (line.method, line.variant)
-    return Spot(who, other, line.steps, cost.value, cell.value, cell.sd or 0.0, bool(cell.n_failed))
-
-
 def _levels(table: Table, metric: str, spots: Sequence[Spot]) -> dict[str, float]:
-    """References near the points. Farther ones would squash them."""
-    low, high = min(spot.value for spot in spots), max(spot.value for spot in spots)
-    room = NEAR * (high - low)
-    found = {
-        REFERENCES[line.method]: cell.value
-        for line, cell in zip(table.rows, table.column(metric), strict=True)
-        if line.method in REFERENCES
-    }
-    return {name: value for name, value in found.items() if value is not None and low - room <= value <= high + room}
+    return {one.name: one.value for one in references_of(table, metric, spots) if one.near}
+
+
+def _sampler(spot: Spot) -> str:
+    """Another one than the method's own, which the table names; "" for that."""
+    label, sampler = spot.line.cells[0].text, spot.line.sampler
+    return label.rpartition(", ")[2] if sampler and label.endswith(sampler) else ""
 
 
 def _shift(data: Pareto, i: int, n: int) -> float:
@@ -180,7 +151,7 @@ def _draw_method(axes: Axes, spots: Sequence[Spot], look: Look, name: str, shift
     moved = axes.transData + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans)
     ordered = sorted(spots, key=lambda spot: spot.cost)
     few = min((spot.steps for spot in spots if spot.steps is not None), default=None)
-    line = ":" if spots[0].sampler else "-"
+    line = ":" if _sampler(spots[0]) else "-"
     path = [(spot.cost, spot.value) for spot in ordered]
     axes.plot(*zip(*path, strict=True), line, color=look.colour, linewidth=0.7, alpha=0.6, transform=moved, zorder=2)
     for filled in (True, False):
@@ -206,7 +177,7 @@ def _draw_method(axes: Axes, spots: Sequence[Spot], look: Look, name: str, shift
 
 
 def _draw_front(axes: Axes, data: Pareto) -> None:
-    if len({(spot.who, spot.sampler) for spot in data.spots}) < len(data.spots):
+    if len({(spot.who, _sampler(spot)) for spot in data.spots}) < len(data.spots):
         axes.plot([], [], "o", color=GREY, markersize=4.2, markerfacecolor="white", label="open: more steps")
     if len(data.front) > 1:
         xs, ys = zip(*data.front, strict=True)
@@ -235,7 +206,7 @@ def _label_axes(axes: Axes, data: Pareto) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     costs = sorted({spot.cost for spot in data.spots})
-    log = costs[-1] > LOG_FROM * costs[0]
+    log = is_log(costs)
     if log:
         axes.set_xscale("log")
         room = max((costs[-1] / costs[0]) ** 0.09, 1.1)

@@ -10,8 +10,8 @@ from ...base.errors import UsageError, unknown_name
 from ..asset_values import read_asset_values
 from ..html.logs import read_logs
 from ..html.media import read_exported
+from ..pareto import plotted_tables
 from ..report import RunResults, read_run, tables
-from ..whole_tables import stage_table
 from .choice import Choice
 from .curves import draw_curves, panels_of
 from .grid import draw_grid, grid_of
@@ -53,10 +53,7 @@ def _grid(folder: Path, run: RunResults, choice: Choice) -> Figure:
 
 
 def _pareto(folder: Path, run: RunResults, choice: Choice) -> Figure:
-    shown = tables(run)
-    names = {table.name for table in shown}
-    if "table_2" in names and "table_1" not in names:  # Table 2 has not all methods
-        shown = (stage_table(run.rows), *shown)
+    shown = plotted_tables(run.rows, tables(run))
     return draw_pareto(pareto_of(shown, choice), shown)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ...base.errors import UsageError
 from ...base.files import replacing
@@ -15,6 +15,9 @@ from ..html.pareto import styles_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
+
+Dash = Literal["-", "--", "-.", ":"]  # as matplotlib spells styles of lines
 
 COLUMN, PAGE = 3.3, 7.0  # inches: widths of a column and of the text of a two-column paper
 SMALL = 6.0  # points: of what is beside the point
@@ -22,9 +25,9 @@ INK, GREY, PALE = "#222222", "#6e6e6e", "#e4e4e4"
 # Okabe and Ito's colours, which colour-blind readers tell apart; their yellow is too pale for lines on white.
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6D1F", "#5E4FA2")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
-LINES: Final = ("-", "--", "-.", ":")
+LINES: Final[tuple[Dash, ...]] = ("-", "--", "-.", ":")
 DPI: Final = 300  # of PNG
-SETTINGS: Final[dict[str, Any]] = {
+SETTINGS: Final[dict[RcKeyType, Any]] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that all machines draw the same
     "font.size": 7.0,
     "axes.titlesize": 7.0,
@@ -60,7 +63,7 @@ class Look:
     label: str
     colour: str
     marker: str
-    line: str
+    line: Dash
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -6,19 +6,18 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment
 
-from ...base.errors import RunError
 from ...base.files import write_text
 from ..asset_values import AssetValue
 from ..places import Place
 from ..rows import BOTH
 from .asset_tables import Layout, by_place, failure, mean, spelled, value_tables
 from .data import ReportData
+from .environment import copy_package_files
 from .media import CONDITION, MEDIA, TRUTH, Exported, MediaFolder, Shown, page_name, read_exported
 
 PAGES: Final = "assets"  # folder of the pages
@@ -88,7 +87,7 @@ def write_asset_pages(data: ReportData, out: Path, env: Environment) -> AssetInd
     _write_list(subjects, layout, out, env)
     _write_pages(subjects, layout, out, env)
     if any(subject.has_models for subject in subjects):
-        _copy_viewer(out)
+        copy_package_files("vendor", out)  # the viewer, with its licence
     thumbnails = {subject.id: subject.thumbnail for subject in subjects if subject.thumbnail}
     return AssetIndex({subject.id: subject.page for subject in subjects}, thumbnails)
 
@@ -197,14 +196,3 @@ def _entry(subject: Subject, places: Sequence[Place], metrics: Sequence[str]) ->
 
 def _short(value: float | None) -> float | None:
     return None if value is None else float(spelled(value))
-
-
-def _copy_viewer(out: Path) -> None:
-    """Put the viewer beside the pages, with its licence."""
-    target = out / "vendor"
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        for source in files("mdtbench.results.html").joinpath("vendor").iterdir():
-            (target / source.name).write_bytes(source.read_bytes())
-    except OSError as error:
-        raise RunError(f"Cannot write {target}: {error.strerror}. Free the disk or choose another --out.") from error

@@ -56,8 +56,12 @@ def meaning(quantity: str) -> str:
     return f"{text}, at the student's own samples" if text and quantity.endswith(OWN) else text
 
 
-def _rank(quantity: str) -> tuple:
-    """Known ones in their order, those at the student's own samples next to the others."""
+def diagnostics_of(logs: Sequence[TrainingLog]) -> list[str]:
+    """All quantities but the loss: known ones in their order, those at the student's own samples next to the others."""
+    return sorted({name for log in logs for name in log.curves} - {LOSS}, key=_rank)
+
+
+def _rank(quantity: str) -> tuple[int, str]:
     known = list(MEANINGS)
     base = quantity.removesuffix(OWN)
     return known.index(base) if base in known else len(known), quantity
@@ -66,7 +70,7 @@ def _rank(quantity: str) -> tuple:
 def _stage(name: str, logs: Sequence[TrainingLog], styles: Styles) -> Stage:
     labels = dict.fromkeys(log.label for log in logs)
     losses = [_loss(name, [log for log in logs if log.label == label], styles) for label in labels]
-    quantities = sorted({key for log in logs for key in log.curves} - {LOSS}, key=_rank)
+    quantities = diagnostics_of(logs)
     diagnostics = [_diagnostic(name, quantity, logs, styles) for quantity in quantities]
     return Stage(
         STAGE_NAMES.get(name, name.capitalize()), tuple(panel for panel in losses if panel), tuple(diagnostics)

@@ -1,12 +1,17 @@
-"""Where templates come from. All text that they show is escaped."""
+"""What of this package goes into a report: templates, whose text is all escaped, and files as they are."""
 
 from __future__ import annotations
 
 from functools import partial
+from importlib.resources import files
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ...base.errors import RunError
 from .svg import marker
+
+PACKAGE = "mdtbench.results.html"
 
 
 def environment() -> Environment:
@@ -15,7 +20,7 @@ def environment() -> Environment:
     A page sets `root`, the relative path to the report's folder: "" or "../".
     """
     env = Environment(
-        loader=PackageLoader("mdtbench.results.html"),
+        loader=PackageLoader(PACKAGE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -24,3 +29,21 @@ def environment() -> Environment:
     )
     env.globals["drawn_marker"] = partial(marker, x=7, y=7)
     return env
+
+
+def copy_package_files(folder: str, out: Path) -> None:
+    """Copy a folder of this package into the report.
+
+    Args:
+        out: folder of the report.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    target = out / folder
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for source in files(PACKAGE).joinpath(folder).iterdir():
+            (target / source.name).write_bytes(source.read_bytes())
+    except OSError as error:
+        raise RunError(f"Cannot write {target}: {error.strerror}. Free the disk or choose another --out.") from error

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment
 
-from ...base.errors import RunError, UsageError
+from ...base.errors import UsageError
 from ...base.files import write_json, write_text
+from ..pareto import plotted_tables
+from ..tables import Table
 from .assets import AssetIndex, write_asset_pages
 from .curves import stages
 from .data import ReportData, read_data
-from .environment import environment
+from .environment import copy_package_files, environment
 from .extremes import extremes
 from .logs import TrainingLog, read_logs
 from .pareto import Styles, families, styles_of
@@ -42,7 +43,7 @@ def write_report(folder: Path, out: Path) -> Path:
     data = read_data(folder)
     logs = read_logs(folder, data.students)
     _claim(out, data)
-    _copy_static(out)
+    copy_package_files("static", out)
     env = environment()
     assets = write_asset_pages(data, out, env)
     page = out / "index.html"
@@ -56,8 +57,9 @@ def index_page(data: ReportData, logs: Sequence[TrainingLog], assets: AssetIndex
 
 
 def _content(data: ReportData, logs: Sequence[TrainingLog], assets: AssetIndex) -> dict[str, Any]:
-    styles = _styles(data, logs)
-    figures = families(data.tables, styles)
+    plots = plotted_tables(data.rows, data.tables)
+    styles = _styles([*data.tables, *plots], logs)
+    figures = families(plots, styles)
     plotted = {who for family in figures for who in family.whos}
     trained = {(log.method, log.variant) for log in logs}
     return {
@@ -80,9 +82,9 @@ def _content(data: ReportData, logs: Sequence[TrainingLog], assets: AssetIndex) 
     }
 
 
-def _styles(data: ReportData, logs: Sequence[TrainingLog]) -> Styles:
+def _styles(tables: Sequence[Table], logs: Sequence[TrainingLog]) -> Styles:
     """One look per method, in the order of the tables."""
-    of_tables = [(line.method, line.variant) for table in data.tables for line in table.rows]
+    of_tables = [(line.method, line.variant) for table in tables for line in table.rows]
     return styles_of([*of_tables, *((log.method, log.variant) for log in logs)])
 
 
@@ -97,13 +99,3 @@ def _claim(out: Path, data: ReportData) -> None:
     for name in OWN_FOLDERS:
         if (out / name).is_dir():
             shutil.rmtree(out / name)
-
-
-def _copy_static(out: Path) -> None:
-    target = out / "static"
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        for source in files("mdtbench.results.html").joinpath("static").iterdir():
-            (target / source.name).write_bytes(source.read_bytes())
-    except OSError as error:
-        raise RunError(f"Cannot write {target}: {error.strerror}. Free the disk or choose another --out.") from error

@@ -78,6 +78,8 @@ def test_a_method_and_metrics(tmp_path: Path):
     assert errors[0] != errors[1]
     assert value(rows, "fill_gap", stage=STRUCTURE, method="mine", variant="") > 0
     assert value(rows, "cells_gap", stage=BOTH, method="mine", variant="flat") >= 0
+    assert value(rows, "fill_gap", method="reconstruction", stage=STRUCTURE) >= 0
+    assert not any(row.metric == "fill_gap" for row in rows if row.method in ("truth", "shuffled", "floor"))
     assert not any(row.metric == "cells_gap" for row in rows if row.method == "teacher")  # it has no other teacher
     log = next((tmp_path / "run" / "students").glob("mine-*/*log*"))
     assert "rms_error" in log.read_text()

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from silent import Silent
 from torch import nn
 
 from mdtbench.base.errors import UsageError
@@ -21,15 +22,6 @@ from mdtbench.harness.bench import (
 )
 
 METHODS = ("cm", "pcm", "scm", "vm", "mdt")
-
-
-class Quiet:
-    def note(self, text: str) -> None: ...
-
-    def start(self, label: str, total: int, done: int = 0) -> int:
-        return 0
-
-    def update(self, task: int, done: int, info: str = "") -> None: ...
 
 
 def options(*methods: str, world: str = "tiny") -> BenchOptions:
@@ -120,10 +112,10 @@ def test_the_json_holds_everything():
 
 def test_a_misspelt_benchmark_is_a_usage_error():
     with pytest.raises(UsageError, match=r"Unknown benchmark 'lokstep'\. Did you mean 'lockstep'\?"):
-        bench("lokstep", options("vm"), False, Quiet())
+        bench("lokstep", options("vm"), False, Silent())
     assert list(BENCHMARKS) == ["fd", "lockstep", "render", "sparse"]
 
 
 def test_a_method_that_does_not_train_is_a_usage_error():
     with pytest.raises(UsageError, match="'none' does not train"):
-        bench("lockstep", options("vm", "none"), False, Quiet())
+        bench("lockstep", options("vm", "none"), False, Silent())

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from silent import Silent
 from torch.nn import functional as F
 
 from mdtbench.harness.bench_sparse import (
@@ -36,15 +37,6 @@ FLOW = {
     "num_io_res_blocks": 1,
     "io_block_channels": [32],
 }
-
-
-class Quiet:
-    def note(self, text: str) -> None: ...
-
-    def start(self, label: str, total: int, done: int = 0) -> int:
-        return 0
-
-    def update(self, task: int, done: int, info: str = "") -> None: ...
 
 
 def occupied(shell: Shell) -> torch.Tensor:
@@ -90,7 +82,7 @@ def test_large_parts_are_repeated_less():
         x = torch.ones(3, requires_grad=True)
         return Work("part", "ours", voxels, 1.0, lambda: 2 * x, (x,))
 
-    found = measured([lambda _: counted(100), lambda _: counted(100_000)], "cpu", 7, Quiet())
+    found = measured([lambda _: counted(100), lambda _: counted(100_000)], "cpu", 7, Silent())
     assert [(timing.passes, len(timing.seconds)) for timing in found] == [
         (FORWARD, 7),
         (BOTH_WAYS, 7),

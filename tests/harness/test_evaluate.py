@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from torch import nn
+from silent import Silent
+from small_towers import PICTURES, POINTS
 
 from mdtbench.assets.gaussian_ply import write_gaussians
 from mdtbench.assets.mesh_export import write_glb, write_ply
@@ -39,12 +40,8 @@ from mdtbench.harness.export import safe_path
 from mdtbench.harness.protocol.model import load_protocol
 from mdtbench.metrics.frechet import Moments, frechet_distance
 from mdtbench.metrics.kernel import draw_subsets, kernel_distance
-from mdtbench.metrics.official import resize, ulip
-from mdtbench.metrics.official.clip_vision import ClipVision, TowerShape
-from mdtbench.metrics.official.picture_extractors import PictureSpec, random_extractor, version_of
-from mdtbench.metrics.official.pointbert import PointBertConfig
-from mdtbench.metrics.official.points import Preparation
-from mdtbench.metrics.official.weights import WeightsFile
+from mdtbench.metrics.official import ulip
+from mdtbench.metrics.official.picture_extractors import random_extractor, version_of
 from mdtbench.render.cameras import protocol_views
 from mdtbench.render.gaussian_rasteriser import MIP
 from mdtbench.render.gaussians import Gaussians
@@ -52,32 +49,8 @@ from mdtbench.results.evaluation_tables import NOT_CALIBRATED
 from mdtbench.results.report import RunResults, report
 from mdtbench.results.rows import read_rows
 
-TOWER = TowerShape(width=32, layers=1, heads=4, hidden=48, embedding=8, activation=nn.functional.gelu)
-PICTURES = PictureSpec(
-    "small", 1, WeightsFile("small", "", "", 0), partial(ClipVision, TOWER), resize.clip_224, TOWER.embedding
-)
-POINTS = replace(
-    ulip.ULIP2_SPEC,
-    config=PointBertConfig(channels=6, depth=1, embedding=8, trans_dim=48, num_group=8, group_size=4),
-    preparation=Preparation(64),
-)
 SIDE = 48  # pixels of a picture
 LOADED: list[str] = []  # towers, in the order of their loading
-
-
-class Silent:
-    """A reporter that keeps its notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def start(self, label: str, total: int, done: int = 0) -> int:
-        return 0
-
-    def update(self, task: int, done: int, info: str = "") -> None: ...
 
 
 def box(path: Path, extent: tuple[float, float, float], colour: float = 0.5, *, write=write_glb) -> None:

@@ -9,14 +9,14 @@ import pickle
 import shutil
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import fake_blender
 import numpy as np
 import pytest
 from PIL import Image
-from torch import nn
+from silent import Silent
+from small_towers import PICTURES, POINTS
 
 from mdtbench.assets.blend import condition_views, find_blender
 from mdtbench.assets.folder import FolderSource
@@ -35,36 +35,12 @@ from mdtbench.harness.evaluate.options import EvaluateOptions
 from mdtbench.harness.evaluate.plan import Plan, resolve
 from mdtbench.harness.evaluate.toys4k import folder_of, open_toys4k
 from mdtbench.harness.protocol.model import PROTOCOLS, load_protocol
-from mdtbench.metrics.official import resize, ulip
-from mdtbench.metrics.official.clip_vision import ClipVision, TowerShape
-from mdtbench.metrics.official.picture_extractors import PictureSpec, random_extractor, version_of
-from mdtbench.metrics.official.pointbert import PointBertConfig
-from mdtbench.metrics.official.points import Preparation
-from mdtbench.metrics.official.weights import WeightsFile
+from mdtbench.metrics.official import ulip
+from mdtbench.metrics.official.picture_extractors import random_extractor, version_of
 from mdtbench.results.rows import read_rows
 
-TOWER = TowerShape(width=32, layers=1, heads=4, hidden=48, embedding=8, activation=nn.functional.gelu)
-PICTURES = PictureSpec(
-    "small", 1, WeightsFile("small", "", "", 0), partial(ClipVision, TOWER), resize.clip_224, TOWER.embedding
-)
-POINTS = replace(
-    ulip.ULIP2_SPEC,
-    config=PointBertConfig(channels=6, depth=1, embedding=8, trans_dim=48, num_group=8, group_size=4),
-    preparation=Preparation(64),
-)
 SIDE, CONDITION_SIDE = 48, 1024  # pixels of a picture and of a conditioning picture
 KINDS = {"car/a.blend": "good", "car/b.blend": "good", "cup/c.blend": "good", "d.blend": "exit", "e.blend": "good"}
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def note(self, text: str) -> None: ...
-
-    def start(self, label: str, total: int, done: int = 0) -> int:
-        return 0
-
-    def update(self, task: int, done: int, info: str = "") -> None: ...
 
 
 def rgba(path: Path, side: int, seed: int, covered: float = 0.5) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.harness import doctor
-from mdtbench.harness.cli import main
 from mdtbench.harness.config import PRESETS
 from mdtbench.harness.doctor import Finding
 from mdtbench.harness.downloads import LIST, items_of, size_text
@@ -63,20 +61,6 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr("mdtbench.harness.paper.machine.cuda_devices", list)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def mdtbench(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mdtbench", *args])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return (int(ended.value.code or 0), *capsys.readouterr())
-
-    return call
 
 
 def plan(*methods: str, seeds: tuple[int, ...] = (), limit: int | None = None, changes: tuple[str, ...] = ()):

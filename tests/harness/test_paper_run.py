@@ -9,8 +9,7 @@ import csv
 import json
 import re
 import shutil
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from silent import Silent
 from small_stage import COND, IMAGE, NETWORKS, network, small_pipeline
 from torch import nn
 
@@ -28,7 +28,6 @@ from mdtbench.assets.toys4k import COLUMNS
 from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.base.files import file_sha256, read_json
 from mdtbench.harness.assemble import Decoded
-from mdtbench.harness.cli import main
 from mdtbench.harness.evaluate import command
 from mdtbench.harness.evaluate import plan as evaluation_plan
 from mdtbench.harness.evaluate.features import Tower, Towers
@@ -121,21 +120,6 @@ def write_repository(folder: Path) -> None:
         **{CONDITIONER: f"ckpts/{CONDITIONER}"},
         **{NORMALISATION: {"mean": slat.mean.tolist(), "std": slat.std.tolist()}},
     )
-
-
-class Silent:
-    """A reporter that keeps its notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def start(self, label: str, total: int, done: int = 0) -> int:
-        return 0
-
-    def update(self, task: int, done: int, info: str = "") -> None: ...
 
 
 def small_towers(*args, conditions: bool = False, **kwargs) -> Towers:
@@ -645,22 +629,14 @@ def test_names_say_what_a_cell_is(site):
 # --------------------------------------------------------------------------------------------------- the command line
 
 
-def test_the_verb_runs_and_prints(finished, site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_the_verb_runs_and_prints(finished, site, mdtbench: Callable, monkeypatch: pytest.MonkeyPatch):
     _, out, _ = finished
-
-    def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mdtbench", *args])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return (int(ended.value.code or 0), *capsys.readouterr())
-
     monkeypatch.setattr("mdtbench.harness.paper.machine.cuda_devices", list)
     options = ["run", "--preset", "paper", "--methods", "mdt:released", "--out", str(out), "--workers", "1"]
     options += ["--cache", str(site / "cache"), *(word for c in settings(site) for word in ("--set", c))]
-    code, text, error = call(*options)
+    code, text, error = mdtbench(*options)
     assert (code, "a GPU" in error) == (4, True)
-    code, text, error = call(*options, "--device", "cpu")
+    code, text, error = mdtbench(*options, "--device", "cpu")
     assert code == 0, error
     for part in ("Table 1", "Table 2", "Table 3", "Calibration: not judged", "Expected: found", "measured/"):
         assert part in text

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mdtbench.metrics import METRICS, Comparison, Score, Shapes
-from mdtbench.metrics.contract import mean_score
+from mdtbench.base.errors import UsageError
+from mdtbench.metrics import METRICS, Comparison, Metric, Score, Shapes
+from mdtbench.metrics.contract import CONTROLS, mean_score
 from mdtbench.metrics.fidelity import iou
 from mdtbench.metrics.frechet import Moments, frechet_distance
 
@@ -49,6 +50,23 @@ def test_metrics_say_what_they_are():
     for name in METRICS.names():
         entry = METRICS.get(name)
         assert (entry.value.name, entry.value.version) == (name, entry.version)
+
+
+def test_controls_have_the_metrics_that_they_say_something_of():
+    found = {one: {name for name in METRICS.names() if one in METRICS.get(name).value.controls} for one in CONTROLS}
+    assert found == {
+        "reconstruction": {"FD_tiny2d", "FD_tiny3d", "ULIP_tiny", "IoU_truth"},
+        "truth": {"ULIP_tiny"},
+        "shuffled": {"ULIP_tiny"},
+        "floor": {"FD_tiny2d", "FD_tiny3d"},
+    }
+
+
+def test_a_control_that_there_is_not_is_refused():
+    with pytest.raises(UsageError, match="Did you mean 'floor'"):
+
+        class Mine(Metric[Shapes]):
+            controls = ("truth", "flor")
 
 
 def test_iou_of_known_grids():

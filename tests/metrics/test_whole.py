@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mdtbench.metrics import Comparison, WholeAssets
-from mdtbench.metrics.contract import ASSET_METRICS, Score
+from mdtbench.metrics.contract import ASSET_METRICS, CONTROLS, Score
 from mdtbench.metrics.frechet import Moments, frechet_distance
 
 COUNTS = (2, 1, 3)
@@ -40,6 +40,16 @@ def test_metrics_say_what_they_are():
     for name in ASSET_METRICS.names():
         entry = ASSET_METRICS.get(name)
         assert (entry.value.name, entry.value.version) == (name, entry.version)
+
+
+def test_controls_have_the_metrics_that_they_say_something_of():
+    metrics = [ASSET_METRICS.get(name).value for name in ASSET_METRICS.names()]
+    assert {one: {metric.name for metric in metrics if one in metric.controls} for one in CONTROLS} == {
+        "reconstruction": {"FD_tiny_gs", "FD_tiny_mesh", "ULIP_tiny_mesh"},
+        "truth": {"ULIP_tiny_mesh"},
+        "shuffled": {"ULIP_tiny_mesh"},
+        "floor": {"FD_tiny_mesh"},
+    }
 
 
 @pytest.mark.parametrize(("name", "array"), [("FD_tiny_gs", "gaussian_features"), ("FD_tiny_mesh", "mesh_features")])

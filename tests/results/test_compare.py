@@ -13,6 +13,7 @@ from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.results.compare import BLIND_SPREADS, SPREADS, compare
 from mdtbench.results.compare_tables import comparison_table
 from mdtbench.results.differences import ALPHA, Comparison, Difference
+from mdtbench.results.render_markdown import to_markdown
 from mdtbench.results.render_rich import to_rich
 from mdtbench.results.rows import Row
 from mdtbench.results.tolerances import Tolerance, read_tolerances
@@ -289,6 +290,17 @@ def test_the_table_lists_worse_lines_first_and_merges_what_is_missing(make):
     assert found.summary.startswith("6 worse, 2 better, ")
     everything = comparison_table(found, "all", everything=True)
     assert "Same" in [group for group, _ in everything.groups()]
+
+
+def test_a_table_without_lines_says_so_without_a_head(make):
+    table = comparison_table(compare(make.run(), make.run()), "a run against itself")
+    assert table.rows == ()
+    for text in (to_rich([table], width=160), to_markdown([table])):
+        assert "No line is worse or better." in text
+        assert "Verdict" not in text
+        assert "Baseline" not in text
+    full = comparison_table(compare(make.run(), make.run()), "all", everything=True)
+    assert "No line is" not in to_rich([full], width=160)
 
 
 def test_tolerances_are_read_and_checked(tmp_path):

@@ -24,6 +24,7 @@ from mdtbench.results.figures.report import figure_of
 from mdtbench.results.figures.style import COLOURS, COLUMN, DPI, PAGE, looks_of, save
 from mdtbench.results.html.logs import read_logs
 from mdtbench.results.html.media import read_exported
+from mdtbench.results.pareto import plotted_tables
 from mdtbench.results.report import RunResults, tables
 from mdtbench.results.rows import write_rows
 
@@ -58,8 +59,12 @@ def folder(make, tmp_path):
     return run
 
 
+def plotted(rows):
+    return plotted_tables(rows, tables(RunResults(rows)))
+
+
 def whole(make):
-    return tables(RunResults(make.whole_run()))
+    return plotted(make.whole_run())
 
 
 def drawn_spots(figure):
@@ -152,9 +157,9 @@ def test_open_markers_are_more_steps(make):
 
 def test_references_only_where_they_are_near(make):
     rows = [*make.run(), make.row("floor", value=9.0, steps=None, nfe=None, train_seed=None, seed=1)]
-    far = pareto_of(tables(RunResults(make.run())), Choice(methods=("cm",)))
+    far = pareto_of(plotted(make.run()), Choice(methods=("cm",)))
     assert far.levels == {}  # the floor is 0.1, cm at 26 to 51
-    near = pareto_of(tables(RunResults(rows)), Choice(methods=("mdt", "pcm")))
+    near = pareto_of(plotted(rows), Choice(methods=("mdt", "pcm")))
     assert near.levels == {"floor": pytest.approx(4.55)}  # the mean of 0.1 and 9
 
 
@@ -258,7 +263,7 @@ def test_text_of_a_pdf_is_text(folder, tmp_path):
 
 def test_names_that_look_like_mathematics_are_names(make, tmp_path):
     rows = [*make.run(), make.row("$a_b^{c$ 漢 \\x", value=3.0)]
-    shown = tables(RunResults(rows))
+    shown = plotted(rows)
     figure = draw_pareto(pareto_of(shown, Choice()), shown)
     save(figure, tmp_path / "a.pdf")
     assert "$a_b^{c$ 漢 \\x" in texts(figure)
@@ -340,7 +345,7 @@ def test_without_matplotlib(folder, monkeypatch):
 
 def test_long_lists_of_methods_fit(make, tmp_path):
     rows = [make.row(f"method number {i} with a long name", value=float(i), nfe=i + 1) for i in range(24)]
-    shown = tables(RunResults(rows))
+    shown = plotted(rows)
     figure = draw_pareto(pareto_of(shown, Choice()), shown)
     save(figure, tmp_path / "a.png")
     legend = figure.legends[0].get_window_extent()

@@ -16,12 +16,13 @@ from mdtbench.results.html.data import Failure, ReportData, read_data
 from mdtbench.results.html.environment import environment
 from mdtbench.results.html.extremes import averaged, extremes
 from mdtbench.results.html.logs import downsampled, read_logs
-from mdtbench.results.html.pareto import families, front, styles_of
+from mdtbench.results.html.pareto import families, styles_of
 from mdtbench.results.html.provenance import provenances
 from mdtbench.results.html.report import MARKER, index_page, write_report
 from mdtbench.results.html.summary import CONTROL_SENTENCES, controls, sentence
 from mdtbench.results.html.svg import Axis, Chart, Point, axis, draw, number
 from mdtbench.results.html.tables import view
+from mdtbench.results.pareto import front, plotted_tables
 from mdtbench.results.places import CONTROLS
 from mdtbench.results.report import RunResults, read_run, tables
 from mdtbench.results.rows import write_rows
@@ -311,7 +312,7 @@ def test_front_keeps_what_no_other_beats():
 def test_figures_show_the_lines_with_a_cost(make):
     shown = tables_of(make.whole_run())
     styles = styles_of([(line.method, line.variant) for table in shown for line in table.rows])
-    whole, structure = families(shown, styles)
+    whole, structure = families(plotted_tables(make.whole_run(), shown), styles)
     assert (whole.title, structure.title) == ("Whole assets", "Structure stage alone")
     assert [figure.metric for figure in whole.figures] == ["FD_gs", "ULIP_tiny"]
     nfe, seconds = whole.figures[0].charts
@@ -321,6 +322,18 @@ def test_figures_show_the_lines_with_a_cost(make):
     assert "against seconds" in seconds
     assert structure.figures[0].beyond == ()
     assert ">floor</text>" in structure.figures[0].charts[0]  # near the students' values, so drawn
+
+
+def test_figures_of_structures_show_methods_that_table_2_lacks(make, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", make.run())
+    data = read_data(tmp_path)
+    assert "vm" not in {line.method for line in data.tables[0].rows}
+    page = index_page(data, (), AssetIndex({}, {}), environment())
+    assert 'data-metric="stage_structure-FD_tiny2d"' in page
+    assert 'data-metric="table_2-FD_tiny2d"' not in page
+    figure = page.partition('data-metric="stage_structure-FD_tiny2d"')[2].partition("</figure>")[0]
+    assert "<title>VM, 1: 21." in figure
+    assert "<title>VM+VD (Ours), 1: " in figure
 
 
 def test_axes():
