@@ -175,3 +175,10 @@ def test_assets_of_several_seeds_are_not_read(runs: Path, mdtbench: Callable):
     write_rows(runs / "good" / "rows.jsonl", teacher)
     (runs / "good" / "assets.jsonl").write_text("{}\n")
     assert mdtbench("compare", runs / "good", runs / "good").code == 0
+
+
+def test_the_shipped_baseline_of_smoke_is_whole_and_brings_its_tolerances(mdtbench: Callable):
+    done = mdtbench("compare", "smoke-x86_64", "smoke-x86_64", "--any-change")
+    assert done.code == 0
+    assert "147 same, 0 not comparable" in done.out  # five methods, both stages, two numbers of steps, controls
+    assert "smoke-x86_64/tolerances.toml" in done.out.replace("\n", "").replace(" ", "")
