@@ -231,8 +231,14 @@ def load_config(preset: str, changes: list[str] | None = None) -> Config:
     """The configuration of a preset (a shipped name or a .toml file) with `key.sub=value` changes applied.
 
     Raises:
-        UsageError: unknown or unreadable preset, unknown key, value of the wrong type.
+        UsageError: unknown or unreadable preset, unknown key, value of the wrong type, or a preset without a world.
     """
+    given = {*read_preset(preset), *(change.partition("=")[0].strip() for change in changes or [])}
+    if "world" not in given:
+        raise UsageError(
+            f"Preset '{preset}' names no world of networks - presets like tiny and smoke do - choose one of those, or "
+            "use it with `mdtbench run`."
+        )
     return load_as(Config, preset, changes or [])
 
 

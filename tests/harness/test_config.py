@@ -115,6 +115,12 @@ def test_a_wrong_change_says_what_is_wrong_and_what_is_allowed(change: str, part
         assert part in text
 
 
+@pytest.mark.parametrize("preset", ["paper", "oracle"])
+def test_a_preset_of_another_kind_says_what_it_lacks(preset: str):
+    with pytest.raises(UsageError, match=f"Preset '{preset}' names no world of networks"):
+        load_config(preset)
+
+
 def test_an_unknown_preset_suggests_the_nearest():
     assert "Did you mean 'smoke'?" in message(preset="smok")
 
