@@ -1,14 +1,17 @@
-# Two commands: `make run` and `make test`. Each makes .venv and installs on a bare machine first.
+# `make run`, `make test` (minutes), `make test-all`. Each makes .venv and installs on a bare machine first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types clean
+.PHONY: run test test-all lint types clean
 
 run: $(VENV)/installed
 	$(BIN)/mdtbench run --preset tiny
 
 test: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-all: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed

@@ -25,7 +25,7 @@ from PIL import Image
 
 from ..base.errors import AssetError, MissingError, RunError
 from ..base.files import digest_of, file_sha256, read_json, write_json
-from ..render.cameras import sphere_hammersley
+from ..geometry.cameras import sphere_hammersley
 
 SCRIPTS = Path(__file__).parent / "blender_scripts"
 VARIABLE = "MDTBENCH_BLENDER"

@@ -12,7 +12,7 @@ from typing import cast
 
 from ..base.errors import AssetError, MissingError, UsageError
 from ..base.files import digest_of, file_sha256
-from .mesh import Mesh
+from ..geometry.mesh import Mesh
 from .mesh_files import UP_AXIS, Up, read_mesh
 
 MANIFEST = "manifest.csv"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..base.errors import AssetError
 from ..base.files import replacing
-from ..render.gaussians import Gaussians
+from ..geometry.gaussians import Gaussians
 from .ply_files import CODES
 
 PLACE, NORMAL, COLOUR, OPACITY = ("x", "y", "z"), ("nx", "ny", "nz"), ("f_dc_0", "f_dc_1", "f_dc_2"), ("opacity",)

@@ -27,9 +27,9 @@ from trimesh.resolvers import FilePathResolver
 from trimesh.scene.transforms import SceneGraph
 
 from ..base.errors import AssetError
+from ..geometry.mesh import Mesh, concatenate
 from .file_colours import Surface, gltf_surface, other_surface, stl_face_colours
 from .gltf_header import primitive_materials, read_header
-from .mesh import Mesh, concatenate
 from .off_files import read_off
 from .ply_files import as_ascii, with_line_feeds
 

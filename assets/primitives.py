@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .mesh import Mesh
+from ..geometry.mesh import Mesh
 
 # A point as a tuple or as an array.
 Point = Sequence[float] | NDArray[np.float64]

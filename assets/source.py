@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..base.registry import Registry
-from .mesh import Mesh
+from ..geometry.mesh import Mesh
 
 
 class Asset(Protocol):

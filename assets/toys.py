@@ -14,8 +14,8 @@ import numpy as np
 from ..base.errors import UsageError
 from ..base.files import digest_of
 from ..base.seeds import seed_of
+from ..geometry.mesh import Mesh
 from . import toy_figures, toy_household, toy_vehicles
-from .mesh import Mesh
 from .primitives import mesh_of
 from .toy_draw import Draw, Parts
 

@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 
 from ..base.errors import AssetError, MissingError, UsageError, unknown_name
 from ..base.files import digest_of, file_sha256
+from ..geometry.mesh import Mesh
 from .blend import BlendCache, ExportJob, Job, Made
-from .mesh import Mesh
 from .mesh_files import read_mesh
 
 CSV = "Toys4k.csv"

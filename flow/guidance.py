@@ -16,7 +16,7 @@ class GuidedVelocity(Protocol):
     def __call__(self, x: Tensor, t: Tensor, cfg_strength: float) -> Tensor: ...
 
 
-def combine(v_cond: Tensor, v_neg: Tensor, cfg_strength: float) -> Tensor:
+def combine(v_cond: Tensor, v_neg: Tensor, cfg_strength: float | Tensor) -> Tensor:
     """`(1 + s) v_cond - s v_neg`, TRELLIS' form: s = 0 is no guidance. Others call g = 1 + s the scale."""
     return (1 + cfg_strength) * v_cond - cfg_strength * v_neg
 
@@ -61,7 +61,8 @@ class SharedTeacher:
         self._kept: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, t: Tensor, cfg_strength: float) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, cfg_strength: float | Tensor) -> Tensor:
+        """cfg_strength: of all samples, or expanded to the rows of x."""
         return combine(*self._pair(x, t), cfg_strength)
 
     def _pair(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from ..flow.layout import rms
 from ..flow.path import jump
 from ..flow.samplers import Renoise, Sampler
 from ..flow.times import LogitNormal
-from .contract import METHODS, Distillation, Loss, Step
+from .contract import EVERYWHERE, METHODS, Distillation, Loss, Step
 from .distances import DISTANCES, Distance, SampleHuber, SquaredError, WeightedSquaredError
 from .reduction import REDUCTIONS, PerSample, PerVoxel, Reduction
 
@@ -17,7 +17,12 @@ VARIANTS = {
     "": {},
     "sane": {},
     # The `cm` branch of the released MDT-dist. It ships no configuration for it, hence no learning rate here.
-    "official": {"distance": SquaredError(), "times": LogitNormal(1.0, 1.0), "reduction": PerVoxel()},
+    "official": {
+        "distance": SquaredError(),
+        "times": LogitNormal(1.0, 1.0),
+        "reduction": PerVoxel(),
+        "cfg_interval": EVERYWHERE,
+    },
     "weighted": {"distance": WeightedSquaredError()},
     "ema": {"target_decay": 0.95},
 }

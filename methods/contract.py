@@ -15,6 +15,8 @@ from ..flow.layout import Layout
 from ..flow.samplers import Sampler
 from ..flow.times import UNIFORM, LogitNormal, TimeDensity
 
+EVERYWHERE = (0.0, 1.0)  # cfg_interval of released code, which follows the guided teacher at all times
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -38,8 +40,8 @@ class Step:
         student: velocity with the student's weights; gradients flow.
         frozen_student: velocity with the target weights (the online ones, or their moving average when the
             method has a `target_decay`). Use it through `target` and `target_derivative`.
-        teacher: guided teacher velocity, no gradient. Its networks run once per batch at (x_t, t), however
-            many methods and guidance strengths ask.
+        teacher: guided teacher velocity, no gradient; guidance acts at the times of the method's `cfg_interval`. Its
+            networks run once per batch at (x_t, t), however many methods and guidance strengths ask.
         generator: private to the method and this step, for draws beyond the shared x_0, noise and t.
         auxiliary: the method's `auxiliary()` network; trained with the student, by the same optimiser.
     """
@@ -75,10 +77,12 @@ class Method(ABC):
 
     Attributes:
         cfg_strength: the teacher's guidance strength s in (1 + s) v_cond - s v_neg.
+        cfg_interval: times at which guidance acts: one rule for the teacher's own rows and for what students follow.
         rescale_t: time warp of the sampler.
     """
 
     cfg_strength: float
+    cfg_interval: tuple[float, float] = EVERYWHERE
     rescale_t: float = 1.0
 
     @abstractmethod

@@ -21,14 +21,12 @@ class KnowledgeDistillation(Distillation):
     DEVIATION(Luhman and Luhman): pairs are made in the step, from the batch's noise, in place of a stored set.
 
     Attributes:
-        teacher_steps: Euler steps from noise to data.
-        cfg_interval: times at which guidance acts, as the teacher is sampled.
+        teacher_steps: Euler steps from noise to data; the world's own number by default.
         reduction: how samples of different size weigh.
     """
 
     lr: float = 3e-4
     teacher_steps: int = 25
-    cfg_interval: tuple[float, float] = (0.0, 1.0)
     reduction: Reduction = field(default=PerSample(), metadata={"choices": REDUCTIONS})
 
     def loss(self, step: Step) -> Loss:

@@ -14,7 +14,7 @@ from ..flow.layout import rms
 from ..flow.path import jump
 from ..flow.samplers import Phase, Sampler
 from ..flow.times import LogitNormal, sampling_times
-from .contract import METHODS, Distillation, Loss, Step
+from .contract import EVERYWHERE, METHODS, Distillation, Loss, Step
 from .distances import DISTANCES, Distance, ElementHuber, SquaredError, WeightedSquaredError
 from .reduction import REDUCTIONS, PerSample, PerVoxel, Reduction
 
@@ -76,6 +76,7 @@ VARIANTS = {
     "sd3": {"phases": 4, "lr": 5e-6, "cfg_strength": 3.0, "rescale_t": 3.0, "times": ShiftedUniform(3.0)},
     # The released MDT-dist's `cm` with `multiphase` = 4; its configuration says 1, which is cm:official.
     "official": {
+        "cfg_interval": EVERYWHERE,
         "phases": 4,
         "rescale_t": 1.0,
         "pairing": Straddling(),

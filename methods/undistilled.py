@@ -16,7 +16,6 @@ class Undistilled(Method):
     """The teacher at few steps: without guidance (the students' cost), or as it is meant to be sampled (twice that)."""
 
     guided: bool = False
-    cfg_interval: tuple[float, float] = (0.0, 1.0)
 
     def sampler(self, n_steps: int) -> Sampler:
         strength = self.cfg_strength if self.guided else 0.0
@@ -29,7 +28,6 @@ class Teacher(Method):
     """The reference row: guided, at its full step count, whatever count the students use."""
 
     steps: int = 25
-    cfg_interval: tuple[float, float] = (0.0, 1.0)
 
     def sampler(self, n_steps: int) -> Sampler:
         del n_steps

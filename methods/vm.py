@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ..flow.samplers import Sampler
 from ..flow.times import LogitNormal
-from .contract import METHODS, Distillation, Loss, Step
+from .contract import EVERYWHERE, METHODS, Distillation, Loss, Step
 from .reduction import REDUCTIONS, PerSample, PerVoxel, Reduction, reduced_mean
 from .residual import (
     DERIVATIVES,
@@ -28,6 +28,7 @@ RELEASED_TIMES = LogitNormal(1.0, 1.0)
 RELEASED = {
     "lr": 4e-8,
     "cfg_strength": 40.0,
+    "cfg_interval": EVERYWHERE,
     "times": RELEASED_TIMES,
     "scaling": DerivativeL2(0.1),
     "reduction": PerVoxel(),

@@ -1,38 +1,52 @@
-"""Fréchet distances between the features of the shapes and those of the same test objects' ground truth."""
+"""Fréchet distances between features of what was made and those of the same test objects' ground truth."""
 
 from __future__ import annotations
 
-from numpy.typing import NDArray
+from dataclasses import dataclass
 
-from .contract import METRICS, Comparison, Metric, Score, Shapes
-from .frechet import Moments, frechet_distance
-
-
-def distance(a: NDArray, b: NDArray) -> float:
-    """Fréchet distance of two sets of features [..., D]; leading axes are all samples."""
-    dim = a.shape[-1]
-    return frechet_distance(Moments.of(a.reshape(-1, dim)), Moments.of(b.reshape(-1, dim)))
+from .contract import METRICS, Comparison, Level, Metric, Score, Seen
+from .frechet import frechet_distance
+from .streams import Features, flat, moments
 
 
-class PictureFD(Metric[Shapes]):
-    """Of `tiny2d` features on the four protocol views, stacked: 4 N samples on each side."""
-
-    name, version, unit, higher_is_better = "FD_tiny2d", 1, "", False
-    controls = ("reconstruction", "floor")
-
-    def score(self, shapes: Shapes, against: Comparison[Shapes]) -> Score:
-        return Score(distance(shapes.picture_features, against.truth.picture_features))
+def distance(a: Features, b: Features) -> float:
+    """Fréchet distance of two sets of features [N, V, D]; all views of all assets are samples."""
+    return frechet_distance(moments(flat(a)), moments(flat(b)))
 
 
-class PointFD(Metric[Shapes]):
-    """Of `tiny3d` features on surface points: N samples on each side."""
+@dataclass(frozen=True)
+class FrechetDistance(Metric):
+    """Of one extractor's features of one look: N V samples on each side."""
 
-    name, version, unit, higher_is_better = "FD_tiny3d", 1, "", False
-    controls = ("reconstruction", "floor")
+    name: str
+    look: str
+    extractor: str
+    level: Level
+    controls: tuple[str, ...] = ("reconstruction", "floor")
+    version: int = 1
+    unit: str = ""
+    higher_is_better: bool = False
+    few: str = ""
 
-    def score(self, shapes: Shapes, against: Comparison[Shapes]) -> Score:
-        return Score(distance(shapes.point_features, against.truth.point_features))
+    @property
+    def made(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f"{self.look}:{self.extractor}",)
+
+    truth = made  # type: ignore[assignment]
+
+    def score(self, made: Seen, against: Comparison) -> Score:
+        assert against.truth is not None
+        seen = made[self.made[0]]
+        count, dim = seen.shape[0] * seen.shape[1], seen.shape[-1]
+        few = f"{self.few}: {count} pictures, fewer than its {dim} features: dominated by bias"
+        return Score(distance(seen, against.truth[self.truth[0]]), note=few if self.few and count < dim else "")
 
 
-METRICS.register("FD_tiny2d", version=1, source="Heusel et al., arXiv:1706.08500, with our features")(PictureFD())
-METRICS.register("FD_tiny3d", version=1, source="Heusel et al., arXiv:1706.08500, with our features")(PointFD())
+FID = "Heusel et al., arXiv:1706.08500, with our features"
+for metric in (
+    FrechetDistance("FD_tiny2d", "voxels", "tiny2d", "structure"),
+    FrechetDistance("FD_tiny3d", "voxel_points", "tiny3d", "structure"),
+    FrechetDistance("FD_tiny_gs", "gaussians", "tiny_rgb", "assets", controls=("reconstruction",)),
+    FrechetDistance("FD_tiny_mesh", "mesh", "tiny_rgb", "assets"),
+):
+    METRICS.register(metric.name, version=metric.version, source=FID)(metric)

@@ -25,9 +25,19 @@ class Features(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
+    @property
+    def rows(self) -> Features:
+        """[N, V, D] as [N V, D]; of arrays see `flat`."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any, /) -> NDArray: ...
+
+
+def flat(features: Features) -> Features:
+    """[N, V, D] as [N V, D]: all views of all assets are samples."""
+    return features.reshape(-1, features.shape[-1]) if isinstance(features, np.ndarray) else features.rows
 
 
 def moments(features: Features, rows: NDArray[np.intp] | None = None) -> Moments:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from ..assets.mesh import Mesh
-from ..assets.surface import SurfaceSamples, face_normals, surface_samples
-from ..assets.voxels import coordinates
 from ..base.errors import UsageError
+from ..geometry.mesh import Mesh
+from ..geometry.surface import SurfaceSamples, face_normals, surface_samples
+from ..geometry.voxels import coordinates
 from .meshes import surface_colours
 
 SUB_CELLS = 2  # along each side of a cell

@@ -14,10 +14,10 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 from trimesh.triangles import closest_point, points_to_barycentric
 
-from ..assets.mesh import Mesh
-from ..assets.surface import face_normals, surface_samples
-from ..assets.voxels import surface_voxels
 from ..base.errors import UsageError
+from ..geometry.mesh import Mesh
+from ..geometry.surface import face_normals, surface_samples
+from ..geometry.voxels import surface_voxels
 from .meshes import MeshRenderer, surface_colours
 
 # Distance between the surface samples that suggest nearest triangles, and how many of them are asked.

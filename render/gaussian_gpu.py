@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ..base.errors import MissingError, UsageError
-from .cameras import Camera
+from ..geometry.cameras import Camera
+from ..geometry.gaussians import GaussianTensors
 from .gaussian_rasteriser import MIP, Lens, Splatting
-from .gaussians import GaussianTensors
 
 ALPHA_MAX = 0.999  # compiled into gsplat 1.5.3
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..base.errors import AssetError
+from ..geometry.cameras import Camera, protocol_views
+from ..geometry.gaussians import Gaussians
 from . import gaussian_kernels as kernels
-from .cameras import Camera, protocol_views
-from .gaussians import Gaussians
 from .meshes import on_background, to_uint8
 
 # Slopes are bounded at this part of the image's half side beyond its edge: the linearised projection is bad there.

@@ -13,11 +13,11 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from .cameras import Camera
+from ..geometry.cameras import Camera
+from ..geometry.gaussians import GaussianTensors
 from .gaussian_gpu import render_cuda
 from .gaussian_kernels import LEAST_TRANSMITTANCE, columns_of, falloff_at, reach_of, rows_of, tile_window
 from .gaussian_rasteriser import MIP, Lens, Splatting, Tiles, bin_splats, composite
-from .gaussians import GaussianTensors
 
 
 def render_tensors(

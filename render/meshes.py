@@ -13,8 +13,8 @@ from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 from numpy.typing import NDArray
 
-from ..assets.mesh import Mesh
-from .cameras import Camera, protocol_views
+from ..geometry.cameras import Camera, protocol_views
+from ..geometry.mesh import Mesh
 
 # Rays cast at once; bounds memory to about 100 MB whatever the resolution.
 RAYS_PER_CHUNK = 1 << 18

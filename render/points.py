@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..assets.mesh import Mesh
 from ..base.errors import AssetError
+from ..geometry.mesh import Mesh
 from .meshes import surface_colours
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import label, uniform_filter
 
-from ..assets.mesh import Mesh
+from ..geometry.mesh import Mesh
 
 # Grey of a face by its normal (-x, +x, -y, +y, -z, +z), as if lit from above and from one side.
 TONES = np.array([0.42, 0.62, 0.50, 0.70, 0.30, 0.86], np.float32)

@@ -16,12 +16,13 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from ..base.errors import MdtbenchError, MissingError, UsageError
+from ..base.errors import MissingError, UsageError
 from ..base.files import replacing
 from .rows import STRUCTURE, Count, Name
 
 ASSET_VALUES_FILE: Final = "assets.jsonl"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+READABLE: Final = (1, 2)
 
 
 class AssetValue(BaseModel):
@@ -29,12 +30,12 @@ class AssetValue(BaseModel):
 
     `asset` is its id. `error` says why a cell's asset is not `ok`; of controls no reason is recorded. `values` are by
     name of the metric, in its unit; seconds (`rows.COST_METRICS`) are among them where they are known. An asset that
-    is not `ok` has the values that entered the averages, such as 0 of an agreement.
+    is not `ok` has the values that entered the averages, such as 0 of an agreement. Version 1 has no `extra_sampler`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     run_id: Name
     stage: Name = STRUCTURE
     method: Name
@@ -42,6 +43,7 @@ class AssetValue(BaseModel):
     train_seed: int | None = None
     sampler: Name | None = None
     own_sampler: bool = True
+    extra_sampler: bool = False
     steps: Count | None = None
     seed: int | None = None
     asset: Name
@@ -107,20 +109,31 @@ def _parse(path: Path, number: int, line: str) -> AssetValue:
     try:
         return AssetValue.model_validate_json(line)
     except ValidationError as error:
-        raise _bad_line(path, number, line, error) from error
+        return _parse_earlier(path, number, line, error)
 
 
-def _bad_line(path: Path, number: int, line: str, error: ValidationError) -> MdtbenchError:
-    """What is wrong with a line; only looked at when something is, as files are long."""
+def _parse_earlier(path: Path, number: int, line: str, error: ValidationError) -> AssetValue:
+    """A line that the model refuses: one of an earlier version, else a mistake. Apart, as files are long."""
     try:
-        version = json.loads(line).get("schema_version", SCHEMA_VERSION)
-    except (json.JSONDecodeError, AttributeError):
-        version = SCHEMA_VERSION  # not an object: the validation says so
-    if version != SCHEMA_VERSION:
-        return UsageError(
+        values = json.loads(line)
+    except json.JSONDecodeError:
+        values = None
+    version = values.get("schema_version", SCHEMA_VERSION) if isinstance(values, dict) else SCHEMA_VERSION
+    if version not in READABLE:
+        raise UsageError(
             f"{path} line {number} has an unknown schema_version (got {version!r}) - this version of mdtbench reads "
-            f"{SCHEMA_VERSION} - install the version that wrote the file."
+            f"{', '.join(map(str, READABLE))} - install the version that wrote the file."
         )
+    if version == SCHEMA_VERSION:
+        raise _bad_line(path, number, error) from error
+    renewed = {"schema_version": SCHEMA_VERSION, "extra_sampler": values.get("own_sampler") is False}
+    try:
+        return AssetValue.model_validate(values | renewed)
+    except ValidationError as mistake:
+        raise _bad_line(path, number, mistake) from mistake
+
+
+def _bad_line(path: Path, number: int, error: ValidationError) -> MissingError:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     reason = f"{where}: {first['msg']}" if where else first["msg"]

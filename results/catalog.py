@@ -17,7 +17,7 @@ from .evaluation_tables import is_evaluation
 from .merge import IMPORTED
 from .oracle_tables import is_oracle
 from .places import ALL_METHODS, CONTROLS
-from .rows import Row, latest, read_rows
+from .rows import COST_METRICS, Row, latest, read_rows
 from .students import StudentRecord, read_students
 
 ROWS_FILE: Final = "rows.jsonl"
@@ -53,18 +53,19 @@ class RunInfo:
         """Told by the manifest, without one by the rows."""
         if self.manifest.get("kind") == IMPORTED or any(row.git_commit == IMPORTED for row in self.rows):
             return "imported"
-        if "protocol" in self.manifest or is_evaluation(self.rows):
+        if "reference" in self.manifest or is_evaluation(self.rows):
             return "evaluation"
         return "oracle" if "oracle" in self.config or is_oracle(self.rows) else "run"
 
     @property
     def state(self) -> State:
-        """unfinished: the command that made it goes on from where it stopped."""
+        """unfinished: the command that made it goes on from where it stopped, or tries again what it lost."""
         if self.damage:
             return "damaged"
         if not self.manifest:
             return "rows only"
-        return "complete" if self.rows and "finished_s" in self.manifest else "unfinished"
+        lost = any(row.status == "lost" for row in self.rows)
+        return "complete" if self.rows and "finished_s" in self.manifest and not lost else "unfinished"
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -88,13 +89,13 @@ class RunInfo:
     @property
     def seeds(self) -> list[int]:
         """Of generation."""
-        planned = (self.config.get("evaluate") or {}).get("seeds", ())
+        planned = self.manifest.get("seeds") or (self.config.get("evaluate") or {}).get("seeds", ())
         return sorted({row.seed for row in self.rows if row.seed is not None} or set(planned))
 
     @property
     def counts(self) -> list[int]:
-        """Numbers of assets, the largest first; stages may have different ones."""
-        return sorted({row.n_total for row in self.rows}, reverse=True)
+        """Numbers of assets that were measured, the largest first; stages may have different ones."""
+        return sorted({row.n_total for row in self.rows if row.metric not in COST_METRICS}, reverse=True)
 
     @cached_property
     def made(self) -> datetime | None:

@@ -51,7 +51,7 @@ class Cell:
         n: Values that the mean is over (training seeds times generation seeds).
         sd: Over generation seeds, see the module. sd_train, n_train: Over training seeds.
         n_ok, n_total: Assets, in the measured seed that lost most.
-        n_failed: Seeds whose value is missing.
+        n_failed: Seeds whose value is missing, as the method failed or the machine lost it.
         notes: Numbers, from 1, of the table's footnotes.
     """
 
@@ -106,16 +106,22 @@ def with_counts(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def failure_notes(failed: Sequence[Row], n_rows: int, where: str, footnotes: list[str]) -> tuple[int, ...]:
-    """Numbers of the footnotes with the reasons of failures; equal footnotes are written once."""
-    reasons = [_one_line(row.error or "") for row in failed]
+    """Numbers of the footnotes that say what failed or was lost, and why; equal footnotes are written once."""
+    reasons = [(row.status, reason_of(row)) for row in failed]
     numbers = []
-    for reason in dict.fromkeys(reasons):
-        share = f"{reasons.count(reason)} of {n_rows} seeds failed" if n_rows > 1 else "failed"
+    for status, reason in dict.fromkeys(reasons):
+        share = f"{reasons.count((status, reason))} of {n_rows} seeds {status}" if n_rows > 1 else status
         note = f"{where}: {share}: {reason}"
         if note not in footnotes:
             footnotes.append(note)
         numbers.append(footnotes.index(note) + 1)
     return tuple(numbers)
+
+
+def reason_of(row: Row) -> str:
+    """Why a row has no value, in one line; of a lost one also that it can be mended."""
+    reason = _one_line(row.error or "")
+    return f"{reason.rstrip('.')}; the same command tries again" if row.status == "lost" else reason
 
 
 def flag_best(cells: Sequence[Cell], *, higher: bool) -> list[Cell]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from .cells import reason_of
 from .compare_pairs import good, values_of
 from .differences import Difference, Verdict
 from .evaluation_tables import EVALUATION
@@ -46,11 +47,13 @@ def _gap_reason(run: Sequence[Row], baseline: Sequence[Row]) -> tuple[Verdict, s
     mismatch = _mismatch(run, baseline)
     if mismatch:
         return "not comparable", mismatch
-    failed = [row for row in run if row.value is None]
-    if len(failed) * len(baseline) > (len(baseline) - len(good(baseline))) * len(run):
-        return "worse", f"{len(failed)} of {len(run)} failed: {failed[0].error}"
+    missing = [row for row in run if row.value is None]
+    if len(missing) * len(baseline) > (len(baseline) - len(good(baseline))) * len(run):
+        status = missing[0].status
+        count = sum(row.status == status for row in missing)
+        return "worse", f"{count} of {len(run)} {status}: {reason_of(missing[0])}"
     if not good(baseline):
-        return "not comparable", "failed in the baseline"
+        return "not comparable", f"{baseline[0].status} in the baseline"
     return "same", ""
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from .compare_assets import OverAssets
 from .differences import MEASURING, Difference, Pairing
 from .places import Key, key_of
-from .rows import Row
+from .rows import COST_METRICS, Row
 from .spread import (
     FACTORS,
     GENERATION,
@@ -145,7 +145,8 @@ def _terms(values: Mapping[Seeds, float], spread: float | None) -> list[Term]:
 def _over_assets(run: Sequence[Row], baseline: Sequence[Row]) -> Variance | None:
     """Of averages with one value each and no values of assets, which are then not paired: wider than it need be."""
     rows = [*run, *baseline]
-    if rows[0].metric.startswith(KERNEL_DISTANCES):  # their stderr is the sd over subsets of features
+    # The stderr of kernel distances is the sd over subsets of features, that of seconds the sd over repeats.
+    if rows[0].metric.startswith(KERNEL_DISTANCES) or rows[0].metric in COST_METRICS:
         return None
     if len(rows) != 2 or any(row.stderr is None or row.n_ok < 2 for row in rows):
         return None

@@ -161,10 +161,14 @@ def _notes(comparison: Comparison, everything: bool) -> Iterable[str]:
 
 
 def _seconds(comparison: Comparison) -> Iterable[str]:
-    ratios: dict[str, list[float]] = {}
+    """Ratios of seconds; those that were measured in another way have none."""
+    ratios: dict[tuple[str, str], list[float]] = {}
     for one in comparison.of("not judged"):
         if one.run is not None and one.baseline:
-            ratios.setdefault(one.metric, []).append(one.run / one.baseline)
-    for metric, found in ratios.items():
-        ratio = statistics.median(found)
-        yield f"{metric}: {ratio:.2f} times the baseline's (median of {len(found)} lines; not judged)."
+            ratios.setdefault((one.metric, one.reason), []).append(one.run / one.baseline)
+    for (metric, reason), found in ratios.items():
+        if reason:
+            yield f"{metric}: not compared in {len(found)} lines: {reason}."
+        else:
+            ratio = statistics.median(found)
+            yield f"{metric}: {ratio:.2f} times the baseline's (median of {len(found)} lines; not judged)."

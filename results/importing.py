@@ -19,7 +19,7 @@ from .evaluation_tables import SEPARATOR
 from .merge import IMPORTED
 from .paper import QUANTITIES
 from .places import CONTROLS
-from .rows import BOTH, COST_METRICS, LATENCY_METRIC, Row
+from .rows import BOTH, COST_METRICS, LATENCY_METRIC, SECONDS_VERSION, Row
 
 REQUIRED: Final = ("metric", "value")
 OPTIONAL: Final = (
@@ -253,8 +253,8 @@ def _reference(value: Value, references: Mapping[str, Row], stage: str) -> Row |
         if value.metric != LATENCY_METRIC:
             raise unknown_name("metric", value.metric, references, f"{value.where}; the run has these in '{stage}'.")
         some = next(iter(references.values()))
-        own = {"metric": LATENCY_METRIC, "metric_version": 1, "unit": "s", "higher_is_better": False}
-        return some.model_copy(update=own | {"weights_sha": None})
+        own = {"metric": LATENCY_METRIC, "metric_version": SECONDS_VERSION, "unit": "s", "higher_is_better": False}
+        return some.model_copy(update=own | {"n_total": 1, "weights_sha": None})
     return references[value.metric]
 
 
@@ -264,14 +264,15 @@ def _alike(value: Value, reference: Row) -> Setting:
         given, theirs = getattr(value, name), getattr(reference, name)
         if given is not None and given != theirs:
             raise _bad(value, f"{name} of {value.metric} is '{given}'", f"that of the run of --like is '{theirs}'")
-    if value.n is not None and value.n > reference.n_total:
+    timed = value.metric in COST_METRICS  # the run may have timed fewer assets than it measured
+    if value.n is not None and value.n > reference.n_total and not timed:
         raise _bad(value, f"n is {value.n}", f"the run of --like has {reference.n_total} assets")
     shared = ("split", "metric_version", "unit", "higher_is_better", "n_total", "config_sha")
     fields = {name: getattr(reference, name) for name in (*shared, "reference_sha", "weights_sha")}
     notes = ("taken to be comparable on the importer's word",)
-    if value.n is None:
+    if value.n is None and not timed:
         notes += (f"n not given, taken to be all {reference.n_total}",)
-    return Setting(fields | {"n_ok": reference.n_total if value.n is None else value.n}, notes)
+    return Setting(fields | {"n_ok": min(reference.n_total if value.n is None else value.n, reference.n_total)}, notes)
 
 
 def _alone(value: Value) -> Setting:

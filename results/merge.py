@@ -82,6 +82,8 @@ def read_runs(folders: Sequence[Path]) -> RunResults:
 def merged(runs: Sequence[Run]) -> RunResults:
     """Rows, students and sweeps of all runs, in their order; what several runs hold is that of the first.
 
+    What a machine lost in one run is taken from another that has it.
+
     Raises:
         UsageError: as `read_runs`.
     """
@@ -94,11 +96,12 @@ def merged(runs: Sequence[Run]) -> RunResults:
     for run in runs:
         for row in latest(run.results.rows):
             key = _measurement(row)
-            if key in rows:
+            if key not in rows or rows[key][0].status == "lost":
+                rows[key] = row, run.name
+            elif row.status != "lost":
                 _check_agree(*rows[key], row, run.name)
-            rows.setdefault(key, (row, run.name))
     return RunResults(
-        [row for row, _ in rows.values()], _students(runs), _sweep(runs), (_sources(runs), *_differences(runs))
+        [row for row, _ in rows.values()], _students(runs), _sweeps(runs), (_sources(runs), *_differences(runs))
     )
 
 
@@ -121,9 +124,11 @@ def _made(run: Run) -> dict[str, Any]:
     """What must be the same of a method whose seeds are pooled."""
     found: dict[str, set] = {}
     for row in run.results.rows:
-        line = f"{_label(row)} at {row.steps} steps, {row.sampler}, stage {row.stage}"
+        sampler = f", {row.sampler}" if row.extra_sampler else ""
+        line = f"{_label(row)} at {row.steps} steps{sampler}, stage {row.stage}"
         for name, title in _OF_A_METHOD.items():
-            found.setdefault(f"{title} of {line}", set()).add(getattr(row, name))
+            if name != "sampler" or row.sampler:  # rows of version 1 do not say it
+                found.setdefault(f"{title} of {line}", set()).add(getattr(row, name))
     made = {name: _spelled(values) for name, values in found.items()}
     for student in run.results.students:
         given = student.model_dump(include={"budget", "steps", "batch", "forwards", "lr"})
@@ -173,7 +178,7 @@ def _different(first: str, other: str, what: str, got: Sequence[Any]) -> UsageEr
 
 def _measurement(row: Row) -> Key:
     """As `latest` tells measurements apart."""
-    line = (row.stage, row.split, row.method, row.variant, row.sampler, row.steps)
+    line = (row.stage, row.split, row.method, row.variant, row.sampler, row.extra_sampler, row.steps)
     return *line, row.train_seed, row.seed, row.metric
 
 
@@ -182,7 +187,7 @@ def _check_agree(row: Row, run: str, again: Row, other: str) -> None:
     control = row.method in CONTROLS
     if row.metric in COST_METRICS or _agree(row.value, again.value, ROUNDING if control else 0.0):
         return
-    values = " and ".join("failed" if value is None else f"{value:.6g}" for value in (row.value, again.value))
+    values = " and ".join(one.status if one.value is None else f"{one.value:.6g}" for one in (row, again))
     seeds = f"seeds {row.train_seed} (training) and {row.seed} (generation)"
     where = f"{row.metric} of {_label(row)} ({row.stage}, steps {row.steps}, {seeds})"
     way_out = (
@@ -207,19 +212,28 @@ def _students(runs: Iterable[Run]) -> list[StudentRecord]:
     return list(students.values())
 
 
-def _sweep(runs: Iterable[Run]) -> SweepRecord | None:
-    """The trials of all sweeps that scored in the same way; None where sweeps differ, as one table cannot show them."""
-    sweeps = [run.results.sweep for run in runs if run.results.sweep]
-    if not sweeps or any(_scored(sweep) != _scored(sweeps[0]) for sweep in sweeps):
-        return None
+def _sweeps(runs: Iterable[Run]) -> tuple[SweepRecord, ...]:
+    """One of each stage where all sweeps scored in the same way; one table cannot show sweeps that did not."""
+    stages: dict[str, list[SweepRecord]] = {}
+    for record in chain.from_iterable(run.results.sweeps for run in runs):
+        stages.setdefault(record.stage, []).append(record)
+    return tuple(
+        _joined(records)
+        for records in stages.values()
+        if all(_scored(record) == _scored(records[0]) for record in records)
+    )
+
+
+def _joined(records: Sequence[SweepRecord]) -> SweepRecord:
+    """The trials of all records."""
     trials: dict[Key, Trial] = {}
-    for trial in chain.from_iterable(sweep.trials for sweep in sweeps):
-        trials.setdefault((trial.method, trial.variant, trial.stage, trial.lr), trial)
-    return sweeps[0].model_copy(update={"trials": tuple(trials.values())})
+    for trial in chain.from_iterable(record.trials for record in records):
+        trials.setdefault((trial.method, trial.variant, trial.lr, trial.cfg_strength), trial)
+    return records[0].model_copy(update={"trials": tuple(trials.values())})
 
 
-def _scored(sweep: SweepRecord) -> dict[str, Any]:
-    return sweep.model_dump(exclude={"trials", "schema_version"})
+def _scored(record: SweepRecord) -> dict[str, Any]:
+    return record.model_dump(exclude={"trials"})
 
 
 def _sources(runs: Sequence[Run]) -> str:

@@ -13,7 +13,7 @@ from .asset_values import read_asset_values, write_asset_values
 from .merge import read_runs
 from .rows import write_rows
 from .students import write_students
-from .sweep import write_sweep
+from .sweep import write_sweeps
 
 EXPORT = "export"  # files of whole assets in a run's folder
 
@@ -34,8 +34,8 @@ def merged_folder(folders: Sequence[Path]) -> Iterator[Path]:
         into.mkdir()
         write_rows(into / "rows.jsonl", results.rows)
         write_students(into, results.students)
-        if results.sweep:
-            write_sweep(into, results.sweep)
+        if results.sweeps:
+            write_sweeps(into, results.sweeps)
         write_asset_values(into, chain.from_iterable(read_asset_values(folder) for folder in folders))
         _link(into, folders)
         files = [folder / "manifest.json" for folder in folders if (folder / "manifest.json").is_file()]

@@ -10,6 +10,7 @@ from .cells import Cell, Column
 from .places import Place
 
 PUBLISHED_AS = ("", "official", "paper", "released")  # variants that are the published method: the release, the paper
+UNDISTILLED_AS = ("cfg",)  # the paper's undistilled teacher is guided
 
 Find = Callable[[str, int | None, tuple[paper.PaperTable, ...]], paper.PaperRow | None]  # method, steps, tables
 
@@ -41,7 +42,8 @@ class Beside:
         return Cell(f"{value:.1f}" if value >= 100 else f"{value:.2f}", value, n=1)
 
     def _row(self, place: Place) -> paper.PaperRow | None:
-        if place.variant not in PUBLISHED_AS or place.other_sampler:
+        ours = UNDISTILLED_AS if place.method == "none" else PUBLISHED_AS
+        if place.variant not in ours or place.other_sampler:
             return None
         return self.find(place.method, place.steps, self.tables)
 

@@ -1,7 +1,7 @@
 """The lines of a table: which method at how many steps in which stage, in what order, under what name.
 
 Each number of steps is a block. After the paper's methods come all others, then one block of controls. A method
-stands under its plain name with the sampler that it is made for; right below, the same students with others.
+stands under its plain name with the protocol's sampler; right below, the same students with others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Key = tuple[str, str, int | None, str, str]
 
 @dataclass(frozen=True)
 class Place:
-    """What a line of a table shows: one method at one number of steps. other_sampler: "" for the method's own."""
+    """What a line of a table shows: one method at one number of steps. other_sampler: "" for the protocol's."""
 
     method: str
     variant: str
@@ -78,7 +78,7 @@ class Place:
 
 def key_of(row: Row | AssetValue) -> Key:
     """Of the line that a row, or what it is an average of, belongs in."""
-    return row.method, row.variant, row.steps, "" if row.own_sampler else row.sampler or "", row.stage
+    return row.method, row.variant, row.steps, (row.sampler or "") if row.extra_sampler else "", row.stage
 
 
 def other_methods(rows: Sequence[Row]) -> list[str]:

@@ -16,7 +16,7 @@ from .render_markdown import to_markdown
 from .render_rich import to_rich
 from .rows import Row, read_rows
 from .students import StudentRecord, read_students
-from .sweep import SweepRecord, read_sweep
+from .sweep import SweepRecord, read_sweeps
 from .tables import Table, table_2, table_3
 from .training_tables import budget_table, sweep_table
 from .whole_tables import is_whole, whole_tables
@@ -37,29 +37,29 @@ class RunResults:
     """What a run left, or several (`merge.read_runs`).
 
     Attributes:
-        students, sweep: empty in runs of earlier versions, sweep in runs without one.
+        students: empty in runs of earlier versions. sweeps: one per stage that was swept.
         notes: what a reader must know of all tables.
     """
 
     rows: Sequence[Row]
     students: Sequence[StudentRecord] = ()
-    sweep: SweepRecord | None = None
+    sweeps: tuple[SweepRecord, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def read_run(folder: Path) -> RunResults:
     """Raises MissingError when there are no rows, or a file is damaged."""
-    return RunResults(read_rows(folder / "rows.jsonl"), read_students(folder), read_sweep(folder))
+    return RunResults(read_rows(folder / "rows.jsonl"), read_students(folder), read_sweeps(folder))
 
 
 def tables(run: RunResults) -> tuple[Table, ...]:
-    """Tables 2 and 3, the training budget, the sweep; of an oracle run one table per problem.
+    """Tables 2 and 3, the training budget, a table per sweep; of an oracle run one table per problem.
 
     With whole assets Tables 1 to 3 are of those, and tables of the stages follow. Raises UsageError as `table_2`.
     """
     first, *others = _measured(run.rows)
     budget = [budget_table(run.students)] if run.students else []
-    swept = [sweep_table(run.sweep)] if run.sweep else []
+    swept = [sweep_table(record) for record in run.sweeps]
     return replace(first, notes=(*run.notes, *first.notes)), *others, *budget, *swept
 
 

@@ -1,11 +1,11 @@
 """The row: one measured value, or one failure to measure it, with all that tells where it came from.
 
 A run's rows hold, for each (stage, method, variant, train_seed, sampler, steps, seed), one row per metric. They are
-stored as JSON lines. A value that could not be measured is a row with `status="failed"`, never a missing row and
-never NaN.
+stored as JSON lines. A value that could not be measured is a row with `status` "failed" or "lost", never a missing row
+and never NaN.
 
-Files of versions 1 and 2 are read too. Version 1 knows no samplers, all of its rows are of the methods' own; neither
-knows whole assets.
+Files of earlier versions are read too. Version 1 knows no samplers, all of its rows are of the methods' own; versions 1
+and 2 know no whole assets; up to version 3 the lines beside a method's own sampler are those with another one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..base.errors import MissingError, RunError, UsageError
 from ..base.files import write_text
 
-SCHEMA_VERSION: Final = 3
-READABLE: Final = (1, 2, 3)
+SCHEMA_VERSION: Final = 4
+READABLE: Final = (1, 2, 3, 4)
 
 # Stages, the values of `Row.stage`. The set is open: runs on problems with exact answers have stages of their own.
 STRUCTURE: Final = "structure"  # structures alone
@@ -38,6 +38,8 @@ STRUCTURE_SECONDS: Final = "structure_s"
 SLAT_SECONDS: Final = "slat_s"
 DECODE_SECONDS: Final = "decode_s"
 COST_METRICS: Final = (STRUCTURE_SECONDS, SLAT_SECONDS, DECODE_SECONDS, LATENCY_METRIC)
+# Their `metric_version`. 2: the median of repeats, alone on the machine. 1: the median over assets, as they were made.
+SECONDS_VERSION: Final = 2
 
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -50,17 +52,20 @@ class Row(BaseModel):
     `steps`, `nfe`, `cfg_strength`, `train_seed` and `seed` are None where they have no meaning (the floor has
     no sampler, the teacher no training seed). `nfe` counts network forward passes per asset, both passes of
     guidance and, of whole assets, both stages included; `steps` are those of each stage that the method samples.
-    `n_ok` of `n_total` assets entered the value. `wall_s` (seconds per asset) may be set only in the rows of
-    `COST_METRICS`. `note` is what a reader of the table must know of the method's use.
-    `sampler` names the sampler, None where there is none or where it was not recorded; `own_sampler` says whether
-    it is the one that the method is made for.
+    `n_ok` of `n_total` assets entered the value. `stderr` is in the value's unit: a standard error over assets, in the
+    rows of `COST_METRICS` the sd over repeats. `wall_s` (seconds per asset) may be set only in those rows. `note` is
+    what a reader of the table must know of the method's use.
+    `sampler` names the sampler that was used, None where there is none or where it was not recorded; `own_sampler` says
+    whether it does what the one that the method is made for does. `extra_sampler` is true of lines beside the
+    protocol's own, which stand under the method's plain name. `status` is "lost" where a fault of the machine was in
+    the way, which another call may mend; "failed" where the method was.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    schema_version: Literal[3] = SCHEMA_VERSION
+    schema_version: Literal[4] = SCHEMA_VERSION
     run_id: Name
-    status: Literal["ok", "failed"]
+    status: Literal["ok", "failed", "lost"]
     error: str | None = None
     method: Name
     method_version: int
@@ -68,6 +73,7 @@ class Row(BaseModel):
     train_seed: int | None = None
     sampler: Name | None = None
     own_sampler: bool = True
+    extra_sampler: bool = False
     steps: Count | None = None
     nfe: Count | None = None
     cfg_strength: float | None = None
@@ -104,8 +110,8 @@ class Row(BaseModel):
     def _is_consistent(self) -> Row:
         if self.status == "ok" and (self.value is None or self.error is not None):
             raise ValueError("a row with status 'ok' needs a value and no error")
-        if self.status == "failed" and (self.value is not None or not self.error):
-            raise ValueError("a row with status 'failed' needs an error and no value")
+        if self.status != "ok" and (self.value is not None or not self.error):
+            raise ValueError(f"a row with status '{self.status}' needs an error and no value")
         if self.n_ok > self.n_total:
             raise ValueError(f"n_ok ({self.n_ok}) is greater than n_total ({self.n_total})")
         if self.wall_s is not None and self.metric not in COST_METRICS:
@@ -169,7 +175,7 @@ def latest(rows: Sequence[Row]) -> list[Row]:
     kept: dict[tuple, Row] = {}
     for row in rows:
         who = (row.stage, row.split, row.method, row.variant, row.train_seed)
-        key = (*who, row.sampler, row.steps, row.seed, row.metric)
+        key = (*who, row.sampler, row.extra_sampler, row.steps, row.seed, row.metric)
         if key in kept and kept[key].run_id != row.run_id:
             raise UsageError(
                 f"Two runs hold the same measurement (got {row.method} {row.metric} seed {row.seed} in "
@@ -205,6 +211,8 @@ def _parse(path: Path, number: int, line: str) -> Row:
             f"version of mdtbench reads {', '.join(map(str, READABLE))} - install the version that wrote the file."
         )
     try:
+        if values["schema_version"] < SCHEMA_VERSION:
+            values["extra_sampler"] = values.get("own_sampler") is False
         return Row.model_validate(values | {"schema_version": SCHEMA_VERSION})
     except ValidationError as error:
         first = error.errors()[0]

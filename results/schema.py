@@ -22,9 +22,12 @@ class Meaning:
 
 
 MEANINGS: Final = {
-    "schema_version": Meaning("Version of this schema. Versions 1 and 2 are read too: they lack fields."),
+    "schema_version": Meaning("Version of this schema. Versions 1 to 3 are read too: they lack fields."),
     "run_id": Meaning("The run that measured the value: the first 12 digits of the digest of all that decides it."),
-    "status": Meaning("ok: there is a value. failed: there is none, and `error` says why."),
+    "status": Meaning(
+        "ok: there is a value. failed: there is none, as the method could not make it. lost: there is none, as a fault "
+        "of the machine was in the way; the same command tries again. `error` says why."
+    ),
     "error": Meaning("Why there is no value; null when status is ok."),
     "method": Meaning(
         "Distillation method; of evaluations the system; or a control: floor, truth, shuffled, reconstruction, "
@@ -34,7 +37,11 @@ MEANINGS: Final = {
     "variant": Meaning("Named change of the method's parameters; empty for the method itself."),
     "train_seed": Meaning("Seed of the student's training; null where nothing is trained."),
     "sampler": Meaning("How samples are drawn; null where nothing is sampled or it was not recorded."),
-    "own_sampler": Meaning("Whether `sampler` is the one that the method is made for."),
+    "own_sampler": Meaning("Whether `sampler` computes what the one that the method is made for does."),
+    "extra_sampler": Meaning(
+        "Whether the value is of a line beside the method's plain one, which has the protocol's sampler. Up to version "
+        "3: whether `own_sampler` is false."
+    ),
     "steps": Meaning("Sampler steps of each stage that the method samples; null without a sampler.", "steps"),
     "nfe": Meaning(
         "Network forward passes per asset: both passes of guidance count, and of whole assets both stages.", "passes"
@@ -50,10 +57,14 @@ MEANINGS: Final = {
     "metric": Meaning("Name of the metric; [random] at its end: extractors with random weights, so it means nothing."),
     "metric_version": Meaning("Version of the metric's definition: values of two versions are not comparable."),
     "unit": Meaning("Unit of `value` and `stderr`; empty for a pure number. x100: multiplied by 100."),
-    "value": Meaning("The measured value; null when status is failed. Never NaN or infinite.", "`unit`"),
-    "stderr": Meaning("Standard error of `value` over assets; null for distances of distributions.", "`unit`"),
+    "value": Meaning("The measured value; null when status is failed or lost. Never NaN or infinite.", "`unit`"),
+    "stderr": Meaning(
+        "Standard error of `value` over assets; of seconds the standard deviation over repeats; null for distances of "
+        "distributions.",
+        "`unit`",
+    ),
     "n_ok": Meaning("Assets that were generated and measured without a failure.", "assets"),
-    "n_total": Meaning("Assets that were to be measured.", "assets"),
+    "n_total": Meaning("Assets that were to be measured; of seconds, those that are timed.", "assets"),
     "higher_is_better": Meaning("The metric's direction."),
     "note": Meaning("What a reader of a table must know of this value."),
     "config_sha": Meaning("sha256 of all that decides the run; of an evaluation that of the protocol."),

@@ -1,22 +1,30 @@
-"""A sweep over learning rates: what was tried on validation assets, and what was chosen."""
+"""Sweeps over learning rates and guidance: what was tried on validation assets, and what was chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from ..base.errors import MissingError
 from ..base.files import write_text
 from .rows import STRUCTURE, Count, Name
 
 SWEEP_FILE: Final = "sweep.json"
+SCHEMA_VERSION: Final = 3
+
+Setting = Literal["lr", "cfg_strength"]
+SETTINGS: Final[dict[Setting, str]] = {"lr": "learning rate", "cfg_strength": "guidance"}
 
 
 class Trial(BaseModel):
-    """One student of the grid. `score` is None when there is none, and `error` says why. address: of its shapes."""
+    """One student of the grid. `score` is None when there is none, and `error` says why. address: of its folder.
+
+    `cfg_strength` is the guidance of the teacher that it follows, None where it was not recorded.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -24,21 +32,35 @@ class Trial(BaseModel):
     variant: str = ""
     stage: Name = STRUCTURE
     lr: float
+    cfg_strength: float | None = None
     score: float | None = None
     error: str | None = None
     chosen: bool = False
     address: str = ""
 
 
-class SweepRecord(BaseModel):
-    """A sweep. Students were trained and sampled with `seed`, and scored on `assets` validation assets at `steps`.
+@dataclass(frozen=True)
+class Edge:
+    """A chosen trial whose setting is the lowest or highest of its grid: a better one may lie outside."""
 
-    Version 1 knows the structure stage alone.
+    trial: Trial
+    setting: Setting
+
+    @property
+    def value(self) -> float | None:
+        """Of the setting."""
+        return getattr(self.trial, self.setting)
+
+
+class SweepRecord(BaseModel):
+    """The sweep of one stage; all trials are of it.
+
+    Students were trained and sampled with `seed`, and scored on `assets` validation assets at `steps`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    schema_version: Literal[1, 2] = 2
+    stage: Name = STRUCTURE
     metric: Name
     unit: str = ""
     higher_is_better: bool
@@ -47,43 +69,112 @@ class SweepRecord(BaseModel):
     seed: int
     trials: tuple[Trial, ...]
 
-    def trials_of(self, method: str, variant: str, stage: str = STRUCTURE) -> list[Trial]:
-        """By rising learning rate."""
-        who = (method, variant, stage)
-        mine = [trial for trial in self.trials if (trial.method, trial.variant, trial.stage) == who]
-        return sorted(mine, key=lambda trial: trial.lr)
+    @field_validator("trials")
+    @classmethod
+    def _are_of_the_stage(cls, trials: tuple[Trial, ...], info: ValidationInfo) -> tuple[Trial, ...]:
+        stage = info.data.get("stage", STRUCTURE)
+        return tuple(trial.model_copy(update={"stage": stage}) for trial in trials)
 
-    def edges(self) -> list[Trial]:
-        """The chosen trials whose rate is the lowest or highest of its grid: a better one may lie outside."""
-        chosen = [trial for trial in self.trials if trial.chosen]
-        grids = [[t.lr for t in self.trials_of(trial.method, trial.variant, trial.stage)] for trial in chosen]
-        return [t for t, grid in zip(chosen, grids, strict=True) if len(grid) > 1 and t.lr in (grid[0], grid[-1])]
+    def trials_of(self, method: str, variant: str) -> list[Trial]:
+        """By rising learning rate, then guidance."""
+        mine = [trial for trial in self.trials if (trial.method, trial.variant) == (method, variant)]
+        return sorted(mine, key=_rank)
+
+    def varied(self) -> tuple[Setting, ...]:
+        """The settings of which some method has several values."""
+        whos = dict.fromkeys((trial.method, trial.variant) for trial in self.trials)
+        grids = [self.trials_of(*who) for who in whos]
+        return tuple(setting for setting in SETTINGS if any(len(_values(grid, setting)) > 1 for grid in grids))
+
+    def edges(self) -> list[Edge]:
+        """One per chosen trial and varied setting that is at an end of its values. Below 0 there is nothing to try."""
+        return [
+            Edge(trial, setting)
+            for trial in self.trials
+            if trial.chosen
+            for setting in SETTINGS
+            if _is_end(getattr(trial, setting), _values(self.trials_of(trial.method, trial.variant), setting))
+        ]
+
+    def beaten(self) -> list[Trial]:
+        """The trials of which another one of the same method was chosen."""
+        settled = {(trial.method, trial.variant) for trial in self.trials if trial.chosen}
+        return [trial for trial in self.trials if not trial.chosen and (trial.method, trial.variant) in settled]
+
+
+class _Sweeps(BaseModel):
+    """The file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal[3] = SCHEMA_VERSION
+    records: tuple[SweepRecord, ...]
+
+
+class _Earlier(BaseModel):
+    """A file of version 1 or 2: one record, in version 1 of structures alone. Other fields are those of a record."""
+
+    model_config = ConfigDict(extra="allow")
+
+    schema_version: Literal[1, 2]
+    trials: tuple[Trial, ...]
+
+    @property
+    def records(self) -> tuple[SweepRecord, ...]:
+        """One per stage."""
+        fields = self.model_extra or {}
+        stages: dict[str, list[Trial]] = {}
+        for trial in self.trials:
+            stages.setdefault(trial.stage, []).append(trial)
+        return tuple(
+            SweepRecord.model_validate(fields | {"stage": stage, "trials": trials}) for stage, trials in stages.items()
+        )
+
+
+_FILE: Final = TypeAdapter(Annotated[_Sweeps | _Earlier, Field(discriminator="schema_version")])
 
 
 def choose(trials: Sequence[Trial], *, higher: bool) -> list[Trial]:
-    """The trials of one method and stage with the best marked, of equal ones the lowest rate; none without a score."""
+    """The trials of one method and stage with the best marked; none without a score.
+
+    Of equal ones it is that of the lowest rate, then of the lowest guidance.
+    """
     scored = [trial for trial in trials if trial.score is not None]
     sign = -1 if higher else 1
-    best = min(scored, key=lambda trial: (sign * (trial.score or 0.0), trial.lr), default=None)
+    best = min(scored, key=lambda trial: (sign * (trial.score or 0.0), *_rank(trial)), default=None)
     return [trial.model_copy(update={"chosen": trial is best}) for trial in trials]
 
 
-def write_sweep(folder: Path, sweep: SweepRecord) -> None:
+def write_sweeps(folder: Path, records: Sequence[SweepRecord]) -> None:
     """Write the file of a run. Raises RunError when it cannot be written."""
-    write_text(folder / SWEEP_FILE, sweep.model_dump_json(indent=1) + "\n")
+    write_text(folder / SWEEP_FILE, _Sweeps(records=tuple(records)).model_dump_json(indent=1) + "\n")
 
 
-def read_sweep(folder: Path) -> SweepRecord | None:
-    """The sweep of a run, None where it made none.
+def read_sweeps(folder: Path) -> tuple[SweepRecord, ...]:
+    """The sweeps of a run, one per stage; none where it made none.
 
     Raises:
-        MissingError: the file is not that of a sweep.
+        MissingError: the file is not that of sweeps.
     """
     path = folder / SWEEP_FILE
     if not path.is_file():
-        return None
+        return ()
     try:
-        return SweepRecord.model_validate_json(path.read_bytes())
+        return _FILE.validate_json(path.read_bytes()).records
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise MissingError(f"{path} is not a sweep ({reason}). Delete it and run the same command again.") from error
+
+
+def _rank(trial: Trial) -> tuple[float, float]:
+    return trial.lr, trial.cfg_strength or 0.0
+
+
+def _values(trials: Iterable[Trial], setting: Setting) -> list[float]:
+    """Of a setting, rising."""
+    found = {getattr(trial, setting) for trial in trials}
+    return sorted(found - {None})
+
+
+def _is_end(value: float | None, values: Sequence[float]) -> bool:
+    return bool(value) and len(values) > 1 and value in (values[0], values[-1])

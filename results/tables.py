@@ -41,10 +41,8 @@ from .places import (
     step_order,
 )
 from .rows import (
-    BOTH,
     COST_METRICS,
     LATENCY_METRIC,
-    STRUCTURE,
     STRUCTURE_THEN_TEACHER,
     TEACHER_THEN_SLAT,
     WHOLE_ASSETS,
@@ -52,7 +50,7 @@ from .rows import (
     latest,
 )
 
-ABLATED = ("none", "")  # method and variant of the ablation's first row
+ABLATED = ("none", "cfg")  # method and variant of the ablation's first row: the teacher as it is, guided
 METHOD = Column("method", "Method", "label")
 STEPS = Column("steps", "Steps", "count")
 LEAD = (
@@ -141,29 +139,12 @@ def build(
 
     Best values are marked among the students of one block and stage.
     """
-    places = [_guided(place, rows) for place in places]
     columns = (*lead, *_metric_columns(rows), Column("n", "ok/n", "count"), *beside.columns(places))
     footnotes: list[str] = []
     lines = [_line(place, rows, columns, beside, footnotes) for place in places]
     marked = _with_best(lines, columns, [(place.group, place.stage) for place in places])
     notes = (*_notes(rows, columns), *_sampler_notes(rows, places))
     return Table(name, title, columns, marked, notes, tuple(footnotes))
-
-
-def _guided(place: Place, rows: Sequence[Row]) -> Place:
-    """With the label of guidance where the plain line of the undistilled teacher took its passes.
-
-    Some protocols ask for that. The strength in the rows does not tell: it is that of the teacher, used or not.
-    """
-    if place.label != label_of("none") or not any(_has_guided_steps(row) for row in rows if place.holds(row)):
-        return place
-    return replace(place, label=label_of("none", "cfg"))
-
-
-def _has_guided_steps(row: Row) -> bool:
-    """A step without guidance is one pass, in each stage. Rows that are half the teacher's do not tell."""
-    stages = {STRUCTURE: 1, BOTH: 2}.get(row.stage)
-    return None not in (stages, row.nfe, row.steps) and (row.nfe or 0) > (stages or 0) * (row.steps or 0)
 
 
 def checked(rows: Sequence[Row]) -> list[Row]:
@@ -236,19 +217,33 @@ def _measured_note(row: Row, *, whole: bool) -> str:
 
 
 def _sampler_notes(rows: Sequence[Row], places: Iterable[Place]) -> list[str]:
-    """Which sampler each method is made for, and what the lines with another one are."""
-    users: dict[str, dict[str, None]] = {}
-    for place in places:
-        for row in rows if not place.other_sampler else ():
-            if row.sampler and place.holds(row):
-                label = "Undistilled" if place.method == "none" else label_of(place.method, place.variant)
-                users.setdefault(row.sampler, {})[label] = None
-    own = "; ".join(f"{name} for {', '.join(labels)}" for name, labels in users.items())
-    others = [
-        "A method's name with a sampler: the same students with that sampler. It has no line where it computes what "
-        "the method's own does, as all do at 1 step."
+    """Which samplers there are, which are not what a method is made for, and what the lines with another one are."""
+    places = list(places)
+    plain = [
+        (place, row)
+        for place in places
+        for row in (rows if not place.other_sampler else ())
+        if row.sampler and place.holds(row)
     ]
-    return ([f"Samplers: {own}."] if users else []) + (others if any(place.other_sampler for place in places) else [])
+    foreign = [(place, row) for place, row in plain if not row.own_sampler]
+    notes = [f"Samplers: {_by_sampler(plain)}."] if plain else []
+    if foreign:
+        notes.append(f"The protocol's sampler computes something else than the method's own: {_by_sampler(foreign)}.")
+    if any(place.other_sampler for place in places):
+        notes.append(
+            "A method's name with a sampler: the same students with that sampler. It has no line where it computes "
+            "the same as the plain line, as samplers mostly do at 1 step."
+        )
+    return notes
+
+
+def _by_sampler(pairs: Iterable[tuple[Place, Row]]) -> str:
+    """Which methods each sampler is used for."""
+    users: dict[str, dict[str, None]] = {}
+    for place, row in pairs:
+        label = "Undistilled" if place.method == "none" else label_of(place.method, place.variant)
+        users.setdefault(row.sampler or "", {})[label] = None
+    return "; ".join(f"{name} for {', '.join(labels)}" for name, labels in users.items())
 
 
 def _line(place: Place, rows: Sequence[Row], columns: Sequence[Column], beside: Beside, footnotes: list[str]) -> Line:

@@ -1,4 +1,4 @@
-"""What each method got to train with, and what the sweep over learning rates found."""
+"""What each method got to train with, and what sweeps found."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from .cells import FAILED, NO_VALUE, Cell, Column, decimals_of
 from .places import label_of
 from .students import StudentRecord
-from .sweep import SweepRecord, Trial
+from .sweep import SETTINGS, SweepRecord, Trial
 from .tables import Line, Table
 
 METHOD, STAGE = Column("method", "Method", "label"), Column("stage", "Stage", "label")
@@ -48,51 +48,53 @@ def budget_table(students: Sequence[StudentRecord]) -> Table:
     return Table("training_budget", "Training budget", columns, tuple(lines), notes, tuple(footnotes))
 
 
-def sweep_table(sweep: SweepRecord) -> Table:
-    """A line per stage, method and learning rate; the chosen ones are marked as best."""
-    staged = _several(sweep.trials)
-    score = Column(sweep.metric, sweep.metric, "metric", sweep.higher_is_better, sweep.unit)
+def sweep_table(record: SweepRecord) -> Table:
+    """A line per method and setting of a stage; the chosen ones are marked as best. Guidance where it varies."""
+    varied = record.varied()
+    guided = "cfg_strength" in varied
     columns = (
-        *_name_columns(staged),
+        METHOD,
         Column("lr", "Learning rate", "label"),
-        score,
+        *((Column("cfg_strength", "Guidance", "label"),) if guided else ()),
+        Column(record.metric, record.metric, "metric", record.higher_is_better, record.unit),
         Column("chosen", "Chosen", "count"),
     )
     footnotes: list[str] = []
-    decimals = _decimals(trial.score for trial in sweep.trials)
-    group = f"{sweep.assets} validation toys, {sweep.steps} step{'s' * (sweep.steps != 1)}"
-    grids = dict.fromkeys((trial.stage, trial.method, trial.variant) for trial in sweep.trials)
+    decimals = _decimals(trial.score for trial in record.trials)
+    group = f"{record.assets} validation assets, {record.steps} step{'s' * (record.steps != 1)}"
+    grids = dict.fromkeys((trial.method, trial.variant) for trial in record.trials)
     lines = [
-        Line(group, method, variant, sweep.steps, "student", _trial(trial, decimals, staged, footnotes))
-        for stage, method, variant in grids
-        for trial in sweep.trials_of(method, variant, stage)
+        Line(group, *who, record.steps, "student", _trial(trial, decimals, guided, footnotes))
+        for who in grids
+        for trial in record.trials_of(*who)
     ]
-    notes = [f"Seed {sweep.seed} for training and generation. Test toys are not among the validation toys."]
+    notes = [f"Seed {record.seed} for training and generation. Test assets are not among the validation assets."]
     notes += [
-        f"{_where(trial, staged)}: the best learning rate, {trial.lr:g}, is at the edge of the grid; "
-        "a better one may lie outside."
-        for trial in sweep.edges()
+        f"{label_of(edge.trial.method, edge.trial.variant)}: the best {SETTINGS[edge.setting]}, {edge.value:g}, is at "
+        "the edge of the grid; a better one may lie outside."
+        for edge in record.edges()
     ]
-    title = "Learning rates, chosen on validation toys"
-    return Table("learning_rates", title, columns, tuple(lines), tuple(notes), tuple(footnotes))
+    what = " and ".join(SETTINGS[setting] for setting in varied or ("lr",)).capitalize()
+    title = f"{what} of the {record.stage} stage, chosen on validation assets"
+    return Table(f"sweep_{record.stage}", title, columns, tuple(lines), tuple(notes), tuple(footnotes))
 
 
-def _several(records: Iterable[StudentRecord | Trial]) -> bool:
+def _several(students: Iterable[StudentRecord]) -> bool:
     """Whether lines must say of which stage they are."""
-    return len({record.stage for record in records}) > 1
+    return len({student.stage for student in students}) > 1
 
 
 def _name_columns(staged: bool) -> tuple[Column, ...]:
     return (METHOD, STAGE) if staged else (METHOD,)
 
 
-def _name_cells(record: StudentRecord | Trial, staged: bool) -> tuple[Cell, ...]:
-    label = Cell(label_of(record.method, record.variant))
-    return (label, Cell(record.stage)) if staged else (label,)
+def _name_cells(student: StudentRecord, staged: bool) -> tuple[Cell, ...]:
+    label = Cell(label_of(student.method, student.variant))
+    return (label, Cell(student.stage)) if staged else (label,)
 
 
-def _where(record: StudentRecord | Trial, staged: bool) -> str:
-    return ", ".join(cell.text for cell in _name_cells(record, staged))
+def _where(student: StudentRecord, staged: bool) -> str:
+    return ", ".join(cell.text for cell in _name_cells(student, staged))
 
 
 def _budget(students: Sequence[StudentRecord], staged: bool, footnotes: list[str]) -> tuple[Cell, ...]:
@@ -129,14 +131,20 @@ def _seconds(values: Sequence[float]) -> Cell:
     return Cell(f"{mean:.{decimals_of(mean, significant=3)}f}", mean, n=len(values))
 
 
-def _trial(trial: Trial, decimals: int, staged: bool, footnotes: list[str]) -> tuple[Cell, ...]:
+def _trial(trial: Trial, decimals: int, guided: bool, footnotes: list[str]) -> tuple[Cell, ...]:
+    settings = [trial.lr, trial.cfg_strength] if guided else [trial.lr]
+    names = (
+        Cell(label_of(trial.method, trial.variant)),
+        *(Cell(NO_VALUE if value is None else f"{value:g}", value) for value in settings),
+    )
     score = Cell(FAILED, n_failed=1)
     if trial.score is not None:
         score = Cell(f"{trial.score:.{decimals}f}", trial.score, n=1, best=trial.chosen)
     elif trial.error:
-        footnotes.append(f"{_where(trial, staged)}, {trial.lr:g}: {trial.error}")
+        guidance = f", guidance {names[-1].text}" if guided else ""
+        footnotes.append(f"{names[0].text}, {names[1].text}{guidance}: {trial.error}")
         score = Cell(FAILED, n_failed=1, notes=(len(footnotes),))
-    return *_name_cells(trial, staged), Cell(f"{trial.lr:g}", trial.lr), score, Cell("yes" if trial.chosen else "")
+    return *names, score, Cell("yes" if trial.chosen else "")
 
 
 def _decimals(scores: Iterable[float | None]) -> int:

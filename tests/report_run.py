@@ -33,7 +33,8 @@ def write_run(folder: Path, *, models: bool = True, pictures: bool = True, value
     """A run with whole assets of mdt and cm; HOSTILE has no mesh of cm, and UNUSABLE could not be prepared."""
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "rows.jsonl", make.whole_run())
-    _write_table(folder / "failures.csv", ("id", "reason"), [(UNUSABLE, "no <voxel> is occupied")])
+    failures = [("test", UNUSABLE, "no <voxel> is occupied"), ("cm 1 (both, seed 1)", HOSTILE, NO_SURFACE)]
+    _write_table(folder / "failures.csv", ("where", "id", "reason"), failures)
     if values:
         write_asset_values(folder, _values(IDS))
     if models or pictures:

@@ -1,6 +1,6 @@
-"""A second stage small enough for tests: random networks, random structures, nothing trained.
+"""Both stages small enough for tests: random networks, random structures, nothing trained.
 
-Its networks see differences (no layer is left at zero), and its mesh decoder finds a surface around any cells.
+Their networks see differences (no layer is left at zero), and the mesh decoder finds a surface around any cells.
 """
 
 from __future__ import annotations
@@ -12,18 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mdtbench.harness.appearance import Looks
-from mdtbench.harness.slat_task import SlatData
-from mdtbench.harness.world import SecondStage
-from mdtbench.metrics.extractors import EXTRACTORS, NetworkExtractor
+from mdtbench.harness.protocol.values import Stage
+from mdtbench.harness.train.data import DenseData, SparseData
+from mdtbench.harness.train.task import StageTask
 from mdtbench.render.appearance import N_FEATURES
 from mdtbench.trellis import create
-from mdtbench.trellis.pipeline import SamplerParams
+from mdtbench.trellis.pipeline import SamplerParams, StructurePipeline
 from mdtbench.trellis.slat_pipeline import SlatPipeline
 
 RESOLUTION, FINE = 8, 16  # cells along a side: of the latents, of the structures
 CHANNELS, COND, IMAGE = 4, 16, 16
-LOOKS = Looks(RESOLUTION, picture_size=16, points=32)
 SAMPLER = SamplerParams(steps=3, cfg_strength=1.0, cfg_interval=(0.0, 1.0), rescale_t=1.0)
 COMMON = {"resolution": RESOLUTION, "latent_channels": CHANNELS, "num_blocks": 1, "num_heads": 2}
 GAUSSIANS = {
@@ -60,6 +58,25 @@ NETWORKS = {
     ),
     "conditioner": ("ImageConditioner", {"image_size": IMAGE, "channels": COND, "layers": 1}),
 }
+SIDE = 4  # of structure latents
+STRUCTURE_FLOW = {
+    "resolution": SIDE,
+    "in_channels": CHANNELS,
+    "out_channels": CHANNELS,
+    "model_channels": 32,
+    "cond_channels": COND,
+    "num_blocks": 1,
+    "num_heads": 2,
+    "patch_size": 2,
+    "qk_rms_norm": True,
+}
+STRUCTURE_VAE = {"latent_channels": CHANNELS, "num_res_blocks": 1, "channels": [8, 8], "num_res_blocks_middle": 1}
+STRUCTURE_NETWORKS = {
+    "flow": ("SparseStructureFlowModel", STRUCTURE_FLOW),
+    "encoder": ("SparseStructureEncoder", {**STRUCTURE_VAE, "in_channels": 8}),
+    "decoder": ("SparseStructureDecoder", {**STRUCTURE_VAE, "out_channels": 8}),
+    "conditioner": NETWORKS["conditioner"],
+}
 
 
 def network(name: str, args: Mapping[str, object], seed: int, noise: float = 0.05) -> nn.Module:
@@ -80,11 +97,16 @@ def small_pipeline() -> SlatPipeline:
     return SlatPipeline(**made, sampler=SAMPLER, mean=mean, std=std)  # type: ignore[arg-type]
 
 
-def small_stage() -> SecondStage:
-    """The pipeline with random extractors."""
-    pictures = EXTRACTORS.create("AppearanceNetwork", {"image_size": 16, "dim": 32, "categories": 3}, seed=1).eval()
-    dual = EXTRACTORS.create("DualEncoder", {"image_size": IMAGE, "dim": 8, "colour": True}, seed=2).eval()
-    return SecondStage(small_pipeline(), LOOKS, NetworkExtractor("tiny_rgb", "1", "", 32, pictures), dual)  # type: ignore[arg-type]
+def small_structure_pipeline() -> StructurePipeline:
+    made = {key: network(name, args, seed) for seed, (key, (name, args)) in enumerate(STRUCTURE_NETWORKS.items())}
+    return StructurePipeline(**made, sampler=SAMPLER)  # type: ignore[arg-type]
+
+
+def small_task(stage: Stage, batch: int = 4) -> StageTask:
+    """Random latents under random pictures, for the networks above."""
+    if stage == "structure":
+        return StageTask(stage, small_structure_pipeline(), shapes(), batch)
+    return StageTask(stage, small_pipeline(), objects(), batch)
 
 
 def structures(counts: Sequence[int], seed: int = 0) -> NDArray[np.bool_]:
@@ -103,10 +125,17 @@ def pictures(count: int, seed: int = 5) -> NDArray[np.uint8]:
     return np.random.Generator(np.random.PCG64(seed)).integers(0, 256, (count, IMAGE, IMAGE, 3), np.uint8)
 
 
-def objects(counts: Sequence[int] = (5, 9, 3, 7, 6), views: int = 2, seed: int = 0) -> SlatData:
+def objects(counts: Sequence[int] = (5, 9, 3, 7, 6), views: int = 2, seed: int = 0) -> SparseData:
     """Random latents on random cells with random pictures."""
     coords = [np.argwhere(grid)[:, :3] // 2 for grid in structures(counts, seed)]
     cells = np.concatenate(coords).astype(np.int32)
     latents = torch.randn(len(cells), CHANNELS, generator=torch.Generator().manual_seed(seed))
     images = np.stack([pictures(views, seed + i) for i in range(len(counts))])
-    return SlatData(np.array(counts), cells, latents, images, (0.3, 0.55))
+    return SparseData(np.array(counts), cells, latents, images, (0.3, 0.55))
+
+
+def shapes(count: int = 5, views: int = 2, seed: int = 0) -> DenseData:
+    """Random latents of structures with random pictures."""
+    latents = torch.randn(count, CHANNELS, SIDE, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+    images = np.stack([pictures(views, seed + i) for i in range(count)])
+    return DenseData(latents, images, (0.3, 0.55))

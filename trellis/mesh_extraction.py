@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..assets.mesh import Mesh
 from ..base.errors import AssetError
+from ..geometry.mesh import Mesh
 from .flexicubes import CORNERS, CubeGrid, DualMesh, dual_mesh
 from .precision import widened
 

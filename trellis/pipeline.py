@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,12 @@ from torch import Tensor, nn
 
 from ..base.errors import MissingError
 from ..base.files import read_json, write_json
-from ..flow.guidance import Guided
-from ..flow.layout import DenseLayout
-from .adapter import bind_guided
+from ..flow.guidance import Guided, Velocity
+from ..flow.layout import DenseLayout, Layout
+from .adapter import bind, bind_guided
 from .patches import from_blocks, to_blocks
 from .structure_flow import StructureFlow
 from .structure_vae import SparseStructureDecoder, SparseStructureEncoder
-from .weights import load_checkpoint
 
 FLOW = "sparse_structure_flow_model"
 DECODER = "sparse_structure_decoder"
@@ -74,8 +74,14 @@ class StructurePipeline:
         """Tokens [B, T, C] of preprocessed pictures [B, 3, S, S] uint8."""
         return self.conditioner(images.to(self.device))
 
-    def velocity(self, network: nn.Module, cond: Tensor) -> Guided:
+    def bind(self, network: Callable[..., Tensor], cond: Tensor, layout: Layout) -> Velocity:
+        """Velocity of a flow network under `cond`, without guidance."""
+        del layout
+        return bind(network, cond)
+
+    def velocity(self, network: nn.Module, cond: Tensor, layout: Layout) -> Guided:
         """Guided velocity of a flow network (the teacher or a student of it) under `cond`."""
+        del layout
         return bind_guided(network, cond)
 
     @torch.no_grad()
@@ -110,35 +116,6 @@ def read_sampler(folder: Path, key: str = SAMPLER) -> SamplerParams:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise MissingError(f"{path} does not say how to sample ({key}: {error}). Restore it.") from error
-
-
-def load_pipeline(folder: Path, device: str | torch.device = "cpu") -> StructurePipeline:
-    """Read the structure stage of a folder in the official layout (pipeline.json, ckpts/).
-
-    Args:
-        device: where the networks go.
-
-    Raises:
-        MissingError: a file is absent or malformed.
-    """
-    path = folder / "pipeline.json"
-    args = read_json(path).get("args", {})
-    try:
-        models = args["models"]
-        stems = [models[FLOW], models[DECODER], models[ENCODER], args[CONDITIONER]]
-    except (KeyError, TypeError) as error:
-        raise MissingError(f"{path} has no {error}. Restore the file.") from error
-    networks = [load_checkpoint(folder / stem, device=device) for stem in stems]
-    match networks:
-        case [
-            StructureFlow() as flow,
-            SparseStructureDecoder() as decoder,
-            SparseStructureEncoder() as encoder,
-            conditioner,
-        ]:
-            return StructurePipeline(flow, decoder, encoder, conditioner, read_sampler(folder))
-    found = ", ".join(type(network).__name__ for network in networks)
-    raise MissingError(f"{path} names other networks than a structure stage has ({found}). Restore the file.")
 
 
 def write_pipeline(folder: Path, models: dict[str, str], samplers: dict[str, dict], **others: Any) -> None:

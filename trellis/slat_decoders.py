@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..assets.mesh import Mesh
 from ..base.errors import UsageError, unknown_name
-from ..render.cameras import hammersley
-from ..render.gaussians import SCALINGS, Activations, Exponential, GaussianTensors, RawGaussians, Softplus, activated
+from ..geometry.cameras import hammersley
+from ..geometry.gaussians import SCALINGS, Activations, Exponential, GaussianTensors, RawGaussians, Softplus, activated
+from ..geometry.mesh import Mesh
 from .flexicubes import DualMesh
 from .mesh_extraction import coloured_mesh, extract_mesh, feature_channels
 from .precision import half_torso

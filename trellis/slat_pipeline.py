@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..assets.mesh import Mesh
-from ..base.errors import MissingError
-from ..base.files import read_json
-from ..flow.guidance import Guided
-from ..flow.layout import Rows, SparseLayout
-from ..render.gaussians import Gaussians
-from .adapter import bind_guided_sparse
-from .pipeline import CONDITIONER, SLAT_FLOW, SLAT_SAMPLER, SamplerParams, read_sampler
+from ..flow.guidance import Guided, Velocity
+from ..flow.layout import Layout, Rows, SparseLayout
+from ..geometry.gaussians import Gaussians
+from ..geometry.mesh import Mesh
+from .adapter import bind_guided_sparse, bind_sparse
+from .pipeline import SamplerParams
 from .slat_decoders import SLatGaussianDecoder, SLatMeshDecoder
 from .slat_encoder import SLatEncoder
 from .slat_flow import SLatFlowModel
 from .sparse import SparseTensor, Voxels
-from .weights import load_checkpoint
 
 SLAT_ENCODER = "slat_encoder"
 GAUSSIAN_DECODER = "slat_decoder_gs"
@@ -85,9 +83,13 @@ class SlatPipeline:
         """Tokens [B, T, C] of preprocessed pictures [B, 3, S, S] uint8."""
         return self.conditioner(images.to(self.device))
 
-    def velocity(self, network: nn.Module, cond: Tensor, voxels: Voxels) -> Guided:
-        """Guided velocity of a flow network (the teacher or a student of it) on some voxels, under `cond`."""
-        return bind_guided_sparse(network, cond, voxels)
+    def bind(self, network: Callable[..., Any], cond: Tensor, layout: Layout) -> Velocity:
+        """Velocity of a flow network on the voxels of `layout`, under `cond`, without guidance."""
+        return bind_sparse(network, cond, cast(VoxelLayout, layout).voxels)
+
+    def velocity(self, network: nn.Module, cond: Tensor, layout: Layout) -> Guided:
+        """Guided velocity of a flow network (the teacher or its student) on the voxels of `layout`, under `cond`."""
+        return bind_guided_sparse(network, cond, cast(VoxelLayout, layout).voxels)
 
     @torch.no_grad()
     def encode(self, features: Tensor, voxels: Voxels) -> Tensor:
@@ -108,37 +110,3 @@ class SlatPipeline:
 
     def _raw(self, latents: Tensor, voxels: Voxels) -> SparseTensor:
         return SparseTensor(latents * self.std + self.mean, voxels)
-
-
-def load_slat_pipeline(folder: Path, device: str | torch.device = "cpu") -> SlatPipeline:
-    """Read the second stage of a folder in the official layout (pipeline.json, ckpts/).
-
-    Args:
-        device: where the networks go.
-
-    Raises:
-        MissingError: a file is absent or malformed.
-    """
-    path = folder / "pipeline.json"
-    args = read_json(path).get("args", {})
-    try:
-        stems = [args["models"][key] for key in (SLAT_FLOW, SLAT_ENCODER, GAUSSIAN_DECODER, MESH_DECODER)]
-        stems.append(args.get(SLAT_CONDITIONER, args[CONDITIONER]))
-        mean, std = (torch.tensor(args[NORMALISATION][key], dtype=torch.float32) for key in ("mean", "std"))
-        mean, std = mean.to(device), std.to(device)
-    except (KeyError, TypeError, ValueError) as error:
-        raise MissingError(f"{path} has no {error}. Restore the file.") from error
-    networks = [load_checkpoint(folder / stem, device=device) for stem in stems]
-    match networks:
-        case [
-            SLatFlowModel() as flow,
-            SLatEncoder() as encoder,
-            SLatGaussianDecoder() as gaussians,
-            SLatMeshDecoder() as mesh,
-            conditioner,
-        ]:
-            return SlatPipeline(
-                flow, encoder, gaussians, mesh, conditioner, read_sampler(folder, SLAT_SAMPLER), mean, std
-            )
-    found = ", ".join(type(network).__name__ for network in networks)
-    raise MissingError(f"{path} names other networks than a second stage has ({found}). Restore the file.")

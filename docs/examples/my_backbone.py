@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from mdtbench.assets.toys import ToySource
 from mdtbench.flow.layout import DenseLayout
 from mdtbench.flow.path import conditional_velocity, diffuse
-from mdtbench.harness.config import Window
-from mdtbench.harness.learner import Learner, Recipe
-from mdtbench.harness.prepare import prepare_asset
+from mdtbench.harness.engine.progress import reporter
+from mdtbench.harness.inputs.prepare import Preparation, prepare_asset
+from mdtbench.harness.inputs.world import World, load_world, world_folder, write_world_file
 from mdtbench.harness.pretrain.fit import fit, numpy_generator, torch_generator
 from mdtbench.harness.pretrain.structure import windowed
-from mdtbench.harness.progress import reporter
-from mdtbench.harness.world import World, load_world, world_folder, write_world_file
+from mdtbench.harness.train.learner import Learner, Recipe
 from mdtbench.trellis.adapter import T_SCALE
 from mdtbench.trellis.create import BACKBONES, create
 from mdtbench.trellis.structure_flow import StructureFlow
@@ -68,8 +67,8 @@ def main(
 ) -> None:
     """Copy the tiny world, train a ConvFlow as the teacher of its structure stage, put it in."""
     tiny = load_world(world_folder("tiny"))
-    args = {"in_channels": tiny.pipeline.flow.in_channels, "resolution": tiny.pipeline.flow.resolution}
-    args |= {"cond_channels": tiny.pipeline.condition(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape[-1]}
+    args = {"in_channels": tiny.structure.flow.in_channels, "resolution": tiny.structure.flow.resolution}
+    args |= {"cond_channels": tiny.structure.condition(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape[-1]}
     args |= {"width": width}
     flow = create("ConvFlow", args)
     shutil.copytree(
@@ -83,15 +82,16 @@ def main(
 
 def train(flow: nn.Module, world: World, steps: int, toys: int, checkpoint: Path) -> None:
     """Flow matching on the world's own latents and condition tokens."""
-    made = [prepare_asset(toy, world.preparation) for toy in ToySource("train", toys).assets()]
+    spec = Preparation(**world.file.preparation.model_dump())
+    made = [prepare_asset(toy, spec) for toy in ToySource("train", toys).assets()]
     images = torch.stack([torch.from_numpy(pictures) for _, pictures in made]).numpy()
-    latents = torch.cat([world.pipeline.encode(torch.from_numpy(occupancy)[None]) for occupancy, _ in made])
+    latents = torch.cat([world.structure.encode(torch.from_numpy(occupancy)[None]) for occupancy, _ in made])
 
     def loss_of(index: int) -> Tensor:
         source, generator = numpy_generator("my batch", index), torch_generator("my noise", index)
         rows = source.integers(0, len(latents), 32)
         x_0, noise = latents[rows], torch.randn(32, *latents.shape[1:], generator=generator)
-        cond = world.pipeline.condition(windowed(images, rows, Window(**world.file.window.model_dump()), source))
+        cond = world.structure.condition(windowed(images, rows, world.file.window, source))
         cond = cond * (torch.rand(32, 1, 1, generator=generator) >= NO_CONDITION)
         t = torch.rand(32, generator=generator)
         v = flow(diffuse(x_0, noise, t, DenseLayout(tuple(x_0.shape))), T_SCALE * t, cond)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mdtbench.assets.mesh import Mesh
 from mdtbench.assets.source import SOURCES
 from mdtbench.base.errors import UsageError
 from mdtbench.base.files import digest_of
 from mdtbench.base.seeds import seed_of
+from mdtbench.geometry.mesh import Mesh
 
 VERSION = 1  # raise it when a shape changes: results are found again by the source's digest
 AROUND, UP = 32, 16  # points along the two angles

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ...base.errors import UsageError, unknown_name
 from ...flow.samplers import sampler_of
-from ..config import Section, Train, apply_change, read_preset
+from ..settings.config import Section, Train, apply_change, read_preset
 from .problems import problem
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]

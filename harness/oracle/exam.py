@@ -80,7 +80,7 @@ def answer(
     """All scores of one velocity at one number of steps: by its method's own sampler and by the `others`.
 
     Returns:
-        Records of problem, metric, value, sampler, own_sampler, steps and note.
+        Records of problem, metric, value, sampler (own or extra), steps and note.
     """
     return [
         record for sampler, own in samplers(method, steps, others) for record in _graded(paper, velocity, sampler, own)
@@ -105,6 +105,7 @@ def _graded(paper: Exam, velocity: GuidedVelocity, sampler: Sampler, own: bool) 
                 "value": value,
                 "sampler": sampler.name,
                 "own_sampler": own,
+                "extra_sampler": not own,
                 "steps": sampler.steps,
                 "nfe": sampler.steps * (2 if guided and one.guided else 1),
                 "note": sampler.note() if own else "",

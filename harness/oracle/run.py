@@ -17,11 +17,10 @@ from ...flow.guidance import GuidedVelocity
 from ...methods import METHODS
 from ...results.rows import Row, write_rows
 from ...trellis.pipeline import SamplerParams
-from ..parameters import Entrant, entrant
-from ..plan import Training
-from ..pool import Workers, tick
-from ..provenance import device_name, git_state, provenance
-from ..train import Student, student_file, train_together
+from ..engine.provenance import device_name, git_state, provenance
+from ..engine.workers import Workers, tick
+from ..settings.methods import Entrant, entrant
+from ..train.loop import Failure, Student, student_file, train_together
 from .config import OracleConfig
 from .exam import SLICED_W2, TRANSPORT, Exam, answer, exam, samplers
 from .figure import write_figure
@@ -35,13 +34,30 @@ VERSION = 1  # part of the address of every result: raise it when problems, trai
 
 
 @dataclass(frozen=True)
+class Training:
+    """One student to train. folder: relative to the run's; its name is a digest of all inputs."""
+
+    entrant: Entrant
+    seed: int
+    steps: int
+    folder: str
+
+
+@dataclass(frozen=True)
 class OraclePlan:
-    """An oracle run, resolved. key: sha256 over everything that decides a result."""
+    """An oracle run, resolved.
+
+    Attributes:
+        key: sha256 over everything that decides a result.
+        preset: name or path of it. command: the words that began it.
+    """
 
     config: OracleConfig
     entrants: tuple[Entrant, ...]
     trainings: tuple[Training, ...]
     key: str
+    preset: str = ""
+    command: tuple[str, ...] = ()
 
     @property
     def run_id(self) -> str:
@@ -62,10 +78,10 @@ class OraclePlan:
 
 @dataclass(frozen=True)
 class OracleOutcome:
-    """What a run produced. failed_students: reason of each student that could not be trained, by its folder."""
+    """What a run produced. failed_students: by folder."""
 
     rows: tuple[Row, ...]
-    failed_students: dict[str, str]
+    failed_students: dict[str, Failure]
 
 
 @dataclass(frozen=True)
@@ -121,17 +137,17 @@ def run_oracle(plan: OraclePlan, out: Path, team: Workers) -> OracleOutcome:
     return OracleOutcome(rows, failed)
 
 
-def run_train(job: TrainJob) -> dict[str, str]:
-    """Train the job's students. Returns the failed ones' reasons, by folder."""
+def run_train(job: TrainJob) -> dict[str, Failure]:
+    """Train the job's students. Returns failures by folder."""
     train, seed = job.config.train.common(), job.trainings[0].seed
     task = oracle_task(job.config, seed)
     students = [
-        Student(t.entrant.label, t.entrant.distillation, task.student(), train, t.steps, job.out / t.folder)
+        Student(t.entrant.label, t.entrant.distillation, task.student(), train, t.steps, job.out / t.folder, seed)
         for t in job.trainings
     ]
     failures = train_together(students, task, train, seed)
     folders = {Path(training.folder).name: training.folder for training in job.trainings}
-    return {folders[name]: reason for name, reason in failures.items()}
+    return {folders[name]: failure for name, failure in failures.items()}
 
 
 @torch.no_grad()
@@ -171,7 +187,7 @@ def _strengths_of(label: str) -> list[str]:
 
 
 def _training(who: Entrant, seed: int, config: OracleConfig) -> Training:
-    key = [who.label, who.version, repr(who.method), seed, config.train.model_dump(), _problem_key(config)]
+    key = [*who.identity, seed, config.train.model_dump(), _problem_key(config)]
     sha = digest_of([VERSION, *key, config.oracle.width])
     return Training(who, seed, config.train.steps, f"students/{who.file_name}-seed{seed}-{sha[:12]}")
 
@@ -184,14 +200,14 @@ def _exam(config: OracleConfig) -> Exam:
     return exam(config.oracle.problems, config.oracle.cfg_strength, config.evaluate.samples)
 
 
-def _train(plan: OraclePlan, out: Path, team: Workers) -> dict[str, str]:
+def _train(plan: OraclePlan, out: Path, team: Workers) -> dict[str, Failure]:
     todo = [training for training in plan.trainings if not student_file(out / training.folder).exists()]
     jobs = []
     for seed in dict.fromkeys(training.seed for training in todo):
         ours = sorted((t for t in todo if t.seed == seed), key=lambda t: t.entrant.distillation.cost(), reverse=True)
         jobs += [TrainJob(plan.config, tuple(ours[i::GROUPS]), out) for i in range(min(GROUPS, len(ours)))]
     failures = team.map(run_train, jobs, "distil", plan.config.train.steps * len(todo))
-    return {folder: reason for failed in failures for folder, reason in failed.items()}
+    return {folder: failure for failed in failures for folder, failure in failed.items()}
 
 
 def _velocity(config: OracleConfig, paper: Exam, out: Path, training: Training | None) -> GuidedVelocity:
@@ -202,7 +218,7 @@ def _velocity(config: OracleConfig, paper: Exam, out: Path, training: Training |
     return lambda x, t, cfg_strength: network.eval()(x, t, paper.classes)
 
 
-def _rows(plan: OraclePlan, out: Path, failed: Mapping[str, str]) -> Iterator[Row]:
+def _rows(plan: OraclePlan, out: Path, failed: Mapping[str, Failure]) -> Iterator[Row]:
     common = _common(plan)
     for who, training in plan.sources():
         if training and training.folder in failed:
@@ -227,14 +243,14 @@ def _scored_row(
 
 
 def _failed_rows(
-    plan: OraclePlan, who: Entrant, training: Training, reason: str, common: dict[str, Any]
+    plan: OraclePlan, who: Entrant, training: Training, failure: Failure, common: dict[str, Any]
 ) -> Iterator[Row]:
-    failed = {"status": "failed", "error": reason, "n_ok": 0, "note": _note(who)}
+    failed = {"status": "lost" if failure.lost else "failed", "error": failure.reason, "n_ok": 0, "note": _note(who)}
     for name in plan.config.oracle.problems:
         for steps in plan.config.evaluate.steps:
             for sampler, own in samplers(who.method, steps, plan.config.evaluate.samplers):
                 place = _of_problem(plan, name) | _of_entrant(who, training)
-                place |= {"steps": steps, "sampler": sampler.name, "own_sampler": own}
+                place |= {"steps": steps, "sampler": sampler.name, "own_sampler": own, "extra_sampler": not own}
                 metrics = (SLICED_W2,) if sampler.computation().fresh_noise else (SLICED_W2, TRANSPORT)
                 for metric in metrics:
                     yield Row(**common, **place, **failed, metric=metric)
@@ -279,7 +295,7 @@ def _common(plan: OraclePlan) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _write_figures(plan: OraclePlan, out: Path, failed: Mapping[str, str]) -> None:
+def _write_figures(plan: OraclePlan, out: Path, failed: Mapping[str, Failure]) -> None:
     """One step of every student of the first training seed."""
     paper = _exam(plan.config)
     for training in plan.trainings:
@@ -296,6 +312,8 @@ def _write_manifest(plan: OraclePlan, out: Path, times: dict[str, float]) -> Non
         {
             "run_id": plan.run_id,
             "key": plan.key,
+            "preset": plan.preset,
+            "command": list(plan.command),
             "config": plan.config.model_dump(mode="json"),
             "methods": {e.label: {"version": e.version, "parameters": repr(e.method)} for e in plan.entrants},
             "train_seeds": sorted({training.seed for training in plan.trainings}),

@@ -20,7 +20,7 @@ from ...base.seeds import seed_of
 from ...flow.guidance import Guided, Velocity
 from ...flow.layout import DenseLayout
 from ...flow.oracles import ComponentOracle, translated
-from ..task import Batch
+from ..train.task import Batch
 from .problems import CLASSES, DIM, Problem
 
 FEATURES = DIM + 2 + CLASSES  # x, t, cos(pi t), class

@@ -13,13 +13,13 @@ from ...base.files import digest_of, read_json, write_json
 from ...trellis.pipeline import CONDITIONER, DECODER, ENCODER, FLOW, SAMPLER, SLAT_FLOW, SLAT_SAMPLER, write_pipeline
 from ...trellis.slat_pipeline import GAUSSIAN_DECODER, MESH_DECODER, NORMALISATION, SLAT_CONDITIONER, SLAT_ENCODER
 from ...trellis.weights import load_checkpoint, save_checkpoint
-from ..config import Config, Pretrain, SecondStage, Window
-from ..pool import workers
-from ..prepare import Prepared
-from ..progress import Reporter
-from ..world import load_world, write_world_file
+from ..engine.jobs import Engine
+from ..engine.progress import Reporter
+from ..engine.workers import workers
+from ..inputs.world import write_world_file
+from ..settings.config import Config, Pretrain, SecondRecipe, Window
 from .card import write_card
-from .data import Collection, Objects, as_seen, collections, objects, toys
+from .data import Collection, Objects, Toys, as_seen
 from .features import train_appearance, train_dual_encoder, train_picture_classifier, train_points_classifier
 from .quality import second_stage_quality, teacher_quality
 from .slat import encoded, train_slat_mesh, train_slat_teacher, train_slat_vae
@@ -59,7 +59,6 @@ SECOND: dict[str, Stage] = {
     "asset_dual_encoder": Stage(("ulip_tiny_mesh",), (*SEEN, "window")),
 }
 STAGES = FIRST | SECOND
-JUDGED = 64  # toys that the finished teacher is measured on
 STORED = torch.float16  # of shipped weights: half the size; quality is measured after rounding
 
 
@@ -84,15 +83,13 @@ def pretrain(config: Config, out: Path, stages: Sequence[str], threads: int, rep
     for stage in wanted:
         _check_recipe(out, stage, recipe)
     with workers(threads, reporter) as team:
-        train, held_out = collections(recipe, work, team)
-        n_judged = min(JUDGED, recipe.held_out)
-        judged = toys(recipe, "test", n_judged, work, team)
-        makers, seen = _makers(recipe, train, held_out, out, reporter), None
+        toys = Toys(recipe, work, Engine(team, team))
+        train, held_out = toys.collection("train"), toys.collection("validation")
+        makers = _makers(recipe, train, held_out, out, reporter)
         if recipe.second:
-            first = objects(recipe, recipe.second, "train", recipe.second.assets, work, team)
-            rest = objects(recipe, recipe.second, "validation", recipe.held_out, work, team)
+            first = toys.objects("train", recipe.second.assets)
+            rest = toys.objects("validation", recipe.held_out)
             makers |= _second_makers(recipe.second, recipe.window, (first, train), (rest, held_out), out, reporter)
-            seen = objects(recipe, recipe.second, "test", n_judged, work, team)
     torch.set_num_threads(threads)
     for stage in (stage for stage in stages if stage in wanted):
         if not _is_stored(out, stage):
@@ -100,7 +97,9 @@ def pretrain(config: Config, out: Path, stages: Sequence[str], threads: int, rep
             _store(out, stage, makers[stage](work / f"{stage}-{address[:12]}.safetensors"), address)
     if not all(_is_stored(out, stage) for stage in wanted):
         return False
-    _finish(out, recipe, judged, seen)
+    _write_world(out, recipe)
+    with workers(threads, reporter) as team:
+        _judge(out, Toys(recipe, work, Engine(team, team)))
     return True
 
 
@@ -156,7 +155,7 @@ def _makers(
 
 
 def _second_makers(
-    recipe: SecondStage,
+    recipe: SecondRecipe,
     window: Window,
     train: tuple[Objects, Collection],
     held_out: tuple[Objects, Collection],
@@ -229,7 +228,7 @@ def _normalisation(out: Path) -> Path:
     return out / "work" / "slat_normalization.json"
 
 
-def _finish(out: Path, recipe: Pretrain, judged: Prepared, seen: Objects | None) -> None:
+def _write_world(out: Path, recipe: Pretrain) -> None:
     models = {FLOW: "ckpts/ss_flow", DECODER: "ckpts/ss_decoder", ENCODER: "ckpts/ss_encoder"}
     samplers, others = {SAMPLER: recipe.sampler.model_dump(mode="json")}, {CONDITIONER: "ckpts/conditioner"}
     sections = {key: getattr(recipe, key) for key in ("preparation", "window", "observation")}
@@ -247,10 +246,13 @@ def _finish(out: Path, recipe: Pretrain, judged: Prepared, seen: Objects | None)
         extractors += ["tiny_rgb", "ulip_tiny_mesh"]
     write_pipeline(out, models, samplers, **others)
     write_world_file(out, out.name, sections, {name: f"ckpts/{name}" for name in extractors})
-    measured = {stage: read_json(_measured(out, stage)) for stage in stages_of(recipe)}
-    world = load_world(out)
-    whole = second_stage_quality(world, seen, judged) if seen else {}
-    write_card(out, recipe, measured, len(judged.ids), teacher_quality(world, judged), whole)
+
+
+def _judge(out: Path, toys: Toys) -> None:
+    """Measure the finished world and write its card."""
+    measured = {stage: read_json(_measured(out, stage)) for stage in stages_of(toys.recipe)}
+    whole = second_stage_quality(out, toys) if toys.recipe.second else {}
+    write_card(out, toys.recipe, measured, len(toys.usable("test").ids), teacher_quality(out, toys), whole)
 
 
 def _stem(out: Path, name: str) -> Path:

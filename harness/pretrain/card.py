@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...base.files import write_text
-from ..config import Pretrain
+from ..settings.config import Pretrain
 
 MEASURES = {
     "held_out_iou": "IoU of the reconstruction, held-out toys",
@@ -66,12 +66,16 @@ def write_card(
 
 
 def _teacher_table(teacher: Mapping[str, Mapping[str, float]]) -> list[str]:
-    names = list(next(iter(teacher.values())))
+    names = list(dict.fromkeys(name for values in teacher.values() for name in values))
     return [
         f"| sampler | {' | '.join(names)} |",
         "|---" * (len(names) + 1) + "|",
-        *(f"| {title} | {' | '.join(f'{values[name]:.3f}' for name in names)} |" for title, values in teacher.items()),
+        *(f"| {title} | {' | '.join(_number(values, name) for name in names)} |" for title, values in teacher.items()),
     ]
+
+
+def _number(values: Mapping[str, float], name: str) -> str:
+    return f"{values[name]:.3f}" if name in values else "-"
 
 
 def _row(stage: str, values: Mapping[str, float], recipe: Pretrain) -> str:

@@ -1,4 +1,4 @@
-"""The toys that a world is made from, as arrays."""
+"""The toys that a world is made from, as arrays: what they are, and how they look to extractors."""
 
 from __future__ import annotations
 
@@ -9,20 +9,30 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ...assets.source import Asset
 from ...assets.toys import CATEGORIES, ToySource
-from ...base.files import digest_of, replacing
-from ...base.seeds import seed_of
-from ...trellis.sparse import SparseTensor
-from ..appearance import Appearances, Looks, appearances
-from ..config import ObservationSection, Pretrain, SecondStage
-from ..observe import observe
-from ..pool import Workers, tick
-from ..prepare import Preparation, Prepared, prepare
-from ..slat_task import cells_of
+from ...base.errors import RunError
+from ...base.files import digest_of
+from ...metrics.contract import Level
+from ...trellis.sparse import SparseTensor, Voxels
+from ..engine.jobs import Engine
+from ..engine.store import Arrays
+from ..generate.made import SHARD
+from ..inputs.cells import CellsJob
+from ..inputs.prepare import OwnRenderer, Preparation, prepare, prepare_jobs
+from ..inputs.subjects import TestSet, open_tests
+from ..inputs.world import WorldFile
+from ..measure.looks import Studio
+from ..measure.sides import TruthSide
+from ..protocol.model import load_protocol
+from ..protocol.values import Values
+from ..settings.config import LooksSection, ObservationSection, Pretrain
+from ..train.data import cell_rows
 
-CHUNK = 128
+PROTOCOL = "tiny-v2"  # whose cameras and seeds extractors are trained with
+JUDGED = 64  # toys that the finished teachers are measured on
 
 
 @dataclass(frozen=True)
@@ -44,47 +54,123 @@ class Collection:
 
 @dataclass(frozen=True)
 class Objects:
-    """N toys with all that the second stage learns from. images: [N, views, S, S, 3] whole conditioning pictures."""
+    """N toys with all that the second stage learns from.
+
+    Attributes:
+        images: [N, views, S, S, 3] whole conditioning pictures.
+        pictures: [N, 4, 3, P, P] uint8 and points: [N, n, 6] of the objects themselves, in colour.
+        counts: [N] cells of each. coords: [M, 3] int32, features: [M, F] float32: of all cells, object by object.
+        resolution: cells along a side of the second stage's grid.
+    """
 
     assets: Sequence[Asset]
-    seen: Appearances
     images: NDArray[np.uint8]
+    pictures: NDArray[np.uint8]
+    points: NDArray[np.float32]
+    counts: NDArray[np.int64]
+    coords: NDArray[np.int32]
+    features: NDArray[np.float32]
     resolution: int
+
+    def cells(self, rows: NDArray[np.int64]) -> tuple[Tensor, Voxels]:
+        """Where the cells of some objects lie among all, and these cells as a batch."""
+        index = cell_rows(self.counts, rows)
+        sample = np.repeat(np.arange(len(rows)), self.counts[rows])
+        batch = np.concatenate([sample[:, None], self.coords[index]], axis=1).astype(np.int32)
+        return torch.from_numpy(index), Voxels(torch.from_numpy(batch), len(rows))
 
     def picked(self, rows: NDArray[np.int64]) -> SparseTensor:
         """Cell features of some objects."""
-        cells, voxels = cells_of(self.seen.counts, self.seen.coords, rows)
-        return SparseTensor(torch.from_numpy(self.seen.features[cells.numpy()]), voxels)
+        index, voxels = self.cells(rows)
+        return SparseTensor(torch.from_numpy(self.features[index.numpy()]), voxels)
 
 
 @dataclass(frozen=True)
-class _Chunk:
-    ids: tuple[str, ...]
-    occupancy: NDArray[np.bool_]
-    section: ObservationSection
-    path: Path
+class Toys:
+    """The toys of a recipe, split by split: to train on, held out (`validation`), to judge the finished world by.
+
+    Attributes:
+        root: folder of the store that keeps what is made of them.
+    """
+
+    recipe: Pretrain
+    root: Path
+    engine: Engine
+
+    @property
+    def spec(self) -> Preparation:
+        return Preparation(**self.recipe.preparation.model_dump())
+
+    @property
+    def looks(self) -> LooksSection:
+        """How objects are looked at, of a recipe with whole assets."""
+        assert self.recipe.second is not None
+        return self.recipe.second.looks
+
+    def source(self, split: str) -> ToySource:
+        held_out = self.recipe.held_out
+        return ToySource(split, {"train": self.recipe.assets, "test": min(JUDGED, held_out)}.get(split, held_out))
+
+    def usable(self, split: str, limit: int | None = None) -> TestSet:
+        """The toys of a split, or the first `limit`, with their structures and conditioning pictures."""
+        file = WorldFile(name="", preparation=self.recipe.preparation, window=self.recipe.window)
+        source, shows, protocol = self.source(split), OwnRenderer(self.spec), load_protocol(PROTOCOL)
+        return open_tests(source, shows, file, protocol, self.root, self.engine, limit=limit, occupancy=True)
+
+    def truth(self, tests: TestSet, level: Level) -> TruthSide:
+        """Toys themselves, as the extractors of a level see them."""
+        section = self.recipe.observation if level == "structure" else self.looks
+        content = tuple(digest_of([tests.name, tests.digest, name]) for name in tests.ids)
+        return TruthSide(self.root, tests.subjects, studio(section), level, content, 0, SHARD)
+
+    def collection(self, split: str) -> Collection:
+        """A split with pictures and points of its structures."""
+        prepared = prepare(self.source(split), self.spec, self.root, self.engine)
+        pictures, points = self._looks(self.truth(self.usable(split), "structure"), "voxels", "voxel_points")
+        labels = np.array([CATEGORIES.index(category) for category in prepared.categories], np.int64)
+        return Collection(prepared.occupancy, prepared.images, pictures, points[:, 0], labels)
+
+    def objects(self, split: str, count: int) -> Objects:
+        """The first toys of a split, with what the second stage is made from."""
+        source, resolution = self.source(split), self.looks.resolution
+        tests = self.usable(split, count)
+        pictures, points = self._looks(self.truth(tests, "assets"), "mesh", "points")
+        jobs = prepare_jobs(source, OwnRenderer(self.spec), self.spec.resolution, self.root, count)
+        cells = [CellsJob(job, resolution) for job in jobs]
+        self.engine.do(cells)
+        counts, coords, features = _joined([job.places[0].get() for job in cells], "counts", "coords", "features")
+        counts = counts[: len(tests.subjects)]  # jobs are of whole shards
+        images = prepare(source, self.spec, self.root, self.engine, count).images
+        assets, n_cells = [subject.asset for subject in tests.subjects], int(counts.sum())
+        return Objects(assets, images, pictures, points[:, 0], counts, coords[:n_cells], features[:n_cells], resolution)
+
+    def _looks(self, side: TruthSide, *names: str) -> list[NDArray]:
+        """[N, V, ...] of each look. Raises RunError for a toy that cannot be looked at."""
+        jobs, found = side.shards(names), []
+        self.engine.do(jobs)
+        for name in names:
+            arrays = [job.place(name).get() for job in jobs]
+            errors = [str(error) for one in arrays for error in one["errors"] if error]
+            if errors:
+                raise RunError(f"A toy cannot be looked at ({errors[0]}). Correct what makes it.")
+            found += _joined(arrays, "data")
+        return found
 
 
-def collections(recipe: Pretrain, cache: Path, team: Workers) -> tuple[Collection, Collection]:
-    """Training and held-out toys (splits `train` and `validation`)."""
-    train, held_out = (
-        observed(toys(recipe, split, count, cache, team), recipe.observation, cache, team)
-        for split, count in (("train", recipe.assets), ("validation", recipe.held_out))
-    )
-    return train, held_out
+def _joined(shards: Sequence[Arrays], *names: str) -> list[NDArray]:
+    return [np.concatenate([arrays[name] for arrays in shards]) for name in names]
 
 
-def toys(recipe: Pretrain, split: str, count: int, cache: Path, team: Workers) -> Prepared:
-    """Occupancy and conditioning pictures of a split."""
-    return prepare(ToySource(split, count), Preparation(**recipe.preparation.model_dump()), cache, team)
+def judging() -> Values:
+    """What toys are looked at and judged by."""
+    return load_protocol(PROTOCOL).values
 
 
-def objects(recipe: Pretrain, second: SecondStage, split: str, count: int, cache: Path, team: Workers) -> Objects:
-    """The first toys of a split, with what the second stage is made from."""
-    looks = Looks(**second.looks.model_dump())
-    source, prepared = ToySource(split, count), toys(recipe, split, count, cache, team)
-    seen = appearances(source, prepared, looks, cache, team)
-    return Objects(source.assets(), seen, prepared.images, looks.resolution)
+def studio(section: ObservationSection | LooksSection) -> Studio:
+    """The protocol's cameras and seeds, with pictures and points of the size that the recipe has."""
+    values = judging()
+    views = values.views.model_copy(update={"resolution": section.picture_size})
+    return Studio.of(values.model_copy(update={"views": views}), section.points)
 
 
 def as_seen(objects: Objects, collection: Collection) -> Collection:
@@ -94,37 +180,7 @@ def as_seen(objects: Objects, collection: Collection) -> Collection:
         collection,
         occupancy=collection.occupancy[:n],
         images=collection.images[:n],
-        pictures=objects.seen.pictures,
-        points=objects.seen.points,
+        pictures=objects.pictures,
+        points=objects.points,
         labels=collection.labels[:n],
     )
-
-
-def observed(prepared: Prepared, section: ObservationSection, cache: Path, team: Workers) -> Collection:
-    address = digest_of([prepared.ids, section.model_dump(), prepared.occupancy.shape, int(prepared.occupancy.sum())])
-    folder = cache / f"observed-{address[:16]}"
-    chunks = [
-        _Chunk(
-            prepared.ids[i : i + CHUNK], prepared.occupancy[i : i + CHUNK], section, folder / f"{i // CHUNK:05d}.npz"
-        )
-        for i in range(0, len(prepared.ids), CHUNK)
-    ]
-    todo = [chunk for chunk in chunks if not chunk.path.exists()]
-    team.map(_observe_chunk, todo, "observe toys", sum(len(chunk.ids) for chunk in todo))
-    arrays = [np.load(chunk.path, allow_pickle=False) for chunk in chunks]
-    labels = np.array([CATEGORIES.index(category) for category in prepared.categories], np.int64)
-    pictures = np.concatenate([array["pictures"] for array in arrays])
-    points = np.concatenate([array["points"] for array in arrays])
-    return Collection(prepared.occupancy, prepared.images, pictures, points, labels)
-
-
-def _observe_chunk(chunk: _Chunk) -> None:
-    seen = [
-        observe(grid, chunk.section.picture_size, chunk.section.points, seed_of("points", asset_id))
-        for asset_id, grid in zip(chunk.ids, chunk.occupancy, strict=True)
-    ]
-    with replacing(chunk.path) as part, part.open("wb") as stream:
-        np.savez_compressed(
-            stream, pictures=np.stack([s.pictures for s in seen]), points=np.stack([s.points for s in seen])
-        )
-    tick(len(chunk.ids))

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...metrics.extractors import EXTRACTORS, AppearanceNetwork
-from ..config import FeatureStage, Window
-from ..learner import Learner, Recipe
-from ..progress import Reporter
+from ..engine.progress import Reporter
+from ..settings.config import FeaturePart, Window
+from ..train.learner import Learner, Recipe
 from .data import Collection
 from .fit import fit, numpy_generator
 from .structure import Trained, windowed
@@ -23,7 +23,7 @@ COLOUR_WEIGHT = 20.0  # of the mean squared error of colours in [0, 1], against 
 
 
 def train_picture_classifier(
-    train: Collection, held_out: Collection, stage: FeatureStage, path: Path, reporter: Reporter
+    train: Collection, held_out: Collection, stage: FeaturePart, path: Path, reporter: Reporter
 ) -> Trained:
     """`tiny2d`: category from one of the four pictures of a structure."""
     args = {"image_size": train.pictures.shape[-1], "dim": stage.dim, "categories": len(train.categories)}
@@ -36,7 +36,7 @@ def train_picture_classifier(
 
 
 def train_points_classifier(
-    train: Collection, held_out: Collection, stage: FeatureStage, path: Path, reporter: Reporter
+    train: Collection, held_out: Collection, stage: FeaturePart, path: Path, reporter: Reporter
 ) -> Trained:
     """`tiny3d`: category from points on the structure's surface."""
     args = {"resolution": train.resolution, "dim": stage.dim, "categories": len(train.categories)}
@@ -50,7 +50,7 @@ def train_points_classifier(
 
 
 def train_appearance(
-    train: Collection, held_out: Collection, stage: FeatureStage, path: Path, reporter: Reporter
+    train: Collection, held_out: Collection, stage: FeaturePart, path: Path, reporter: Reporter
 ) -> Trained:
     """`tiny_rgb`: category and colours from one of the four coloured pictures of an object."""
     args = {"image_size": train.pictures.shape[-1], "dim": stage.dim, "categories": len(train.categories)}
@@ -67,7 +67,7 @@ def train_appearance(
 
 
 def _classifier(
-    network, args, sample, train, held_out, stage: FeatureStage, path: Path, reporter, *, beside=None
+    network, args, sample, train, held_out, stage: FeaturePart, path: Path, reporter, *, beside=None
 ) -> Trained:
     """beside: a further loss of a batch."""
     name = type(network).__name__
@@ -95,7 +95,7 @@ def _classifier(
 def train_dual_encoder(
     train: Collection,
     held_out: Collection,
-    stage: FeatureStage,
+    stage: FeaturePart,
     window: Window,
     path: Path,
     reporter: Reporter,

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ...base.files import replacing
 from ...base.seeds import seed_of
-from ..learner import Learner
-from ..progress import Reporter
+from ..engine.progress import Reporter
+from ..train.learner import Learner
 
 CHECKPOINT_EVERY_S = 60.0
 

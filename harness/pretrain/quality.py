@@ -2,59 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
-import torch
+import numpy as np
 
-from ...metrics import ASSET_METRICS, METRICS, Comparison
-from ..assemble import assemble, one_voxels, reassemble
-from ..asset_jobs import truth_of_seen
-from ..generate import generate
-from ..parameters import entrant
-from ..prepare import Prepared
-from ..references import embed_pictures, shown_images, truth_of
-from ..world import World
-from .data import Objects
+from ...metrics import METRICS
+from ...metrics.contract import Level
+from ..engine.device import CPU
+from ..engine.jobs import Job, Place
+from ..engine.store import Address, Arrays
+from ..generate.made import SHARD, AssetsJob, Maker, StructuresJob
+from ..generate.reconstruct import ReconstructedAssets
+from ..inputs.subjects import Subject, TestSet, occupancies
+from ..inputs.world import WorldInfo, world_info
+from ..measure.extractors import extractors_of
+from ..measure.scores import ScoresJob
+from ..measure.sides import AssetsSide, ConditionSide, Side, StructuresSide
+from ..protocol.values import Stage
+from ..settings.config import ProtocolSection
+from ..settings.methods import entrant
+from .data import Toys, judging
+
+Table = Mapping[str, Mapping[str, float]]  # by title and metric
 
 # label and steps; the teacher has its own number of steps
 ROWS = {"teacher, full sampler": ("teacher", 1), "1 step, guided": ("none:cfg", 1), "1 step": ("none", 1)}
+SEED = 0  # of generation
+VERSION = 1  # part of the address of true structures
 
 
-def teacher_quality(world: World, held_out: Prepared) -> Mapping[str, Mapping[str, float]]:
-    """Metrics of each of ROWS, one generation seed."""
-    shown, truth = shown_images(held_out, world.file.window.share), truth_of(world, held_out)
-    against = Comparison(truth.shapes, truth.embedding, None)
-    measured = {}
+@dataclass(frozen=True)
+class TrueStructures(Job):
+    """The structures of toys themselves, in the place of those that a `StructuresJob` makes."""
+
+    root: Path
+    subjects: tuple[Subject, ...]
+
+    kind, label = "structures", "true structures"
+    needs = ()
+
+    @property
+    def units(self) -> int:  # type: ignore[override]
+        return len(self.subjects)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return (self._place,)
+
+    @cached_property
+    def _place(self) -> Place:
+        inputs = {"version": VERSION, "true": [subject.key for subject in self.subjects]}
+        return Place(self.root, Address("structures", inputs))
+
+    def compute(self) -> list[Arrays]:
+        return [{"occupancy": occupancies(self.subjects), "ok": np.ones(len(self.subjects), bool)}]
+
+
+def teacher_quality(folder: Path, toys: Toys) -> Table:
+    """Metrics of the structures of each of ROWS."""
+    world, tests = world_info(folder), toys.usable("test")
+    jobs = {
+        title: [
+            StructuresJob(toys.root, maker, part, tests.window, judging(), SEED, batch=1)
+            for part in _parts(tests.subjects)
+        ]
+        for title, maker in _makers(world, "structure").items()
+    }
+    look = toys.truth(tests, "structure").studio
+    made = {title: StructuresSide(toys.root, tests.subjects, look, tuple(each), SEED) for title, each in jobs.items()}
+    return _measured(world, toys, tests, "structure", made)
+
+
+def second_stage_quality(folder: Path, toys: Toys) -> Table:
+    """Metrics of whole assets on true structures, so that they speak of the second stage alone."""
+    world, tests = world_info(folder), toys.usable("test")
+    parts, makers = _parts(tests.subjects), _makers(world, "slat")
+    any_maker = next(iter(makers.values()))
+    jobs: dict[str, list[Job]] = {
+        "encoder and decoders": [ReconstructedAssets(toys.root, any_maker, part) for part in parts]
+    }
+    for title, maker in makers.items():
+        jobs[title] = [
+            AssetsJob(toys.root, maker, TrueStructures(toys.root, part), part, tests.window, judging(), SEED)  # type: ignore[arg-type]
+            for part in parts
+        ]
+    look = toys.truth(tests, "assets").studio
+    made = {title: AssetsSide(toys.root, tests.subjects, look, tuple(each), SEED) for title, each in jobs.items()}  # type: ignore[arg-type]
+    return _measured(world, toys, tests, "assets", made)
+
+
+def _makers(world: WorldInfo, stage: Stage) -> dict[str, Maker]:
+    """The teacher with the sampler of each of ROWS."""
+    makers = {}
     for title, (label, steps) in ROWS.items():
-        sampler = entrant(label, {}, world.pipeline.sampler).method.sampler(steps)
-        made = generate(world, world.pipeline.flow, sampler, shown, held_out.ids, 0, 1)
-        scores = {name: METRICS.get(name).value.score(made.shapes, against) for name in METRICS.names()}
-        measured[title] = {name: score.value for name, score in scores.items() if score is not None}
-    return measured
+        sampler = entrant(label, {}, world.samplers[stage]).method.sampler(steps)
+        makers[title] = Maker(world.folder, CPU, world.digest, stage, None, "", sampler)
+    return makers
 
 
-def second_stage_quality(world: World, objects: Objects, held_out: Prepared) -> Mapping[str, Mapping[str, float]]:
-    """Metrics of whole assets on true structures, so that they speak of the second stage alone.
+def _measured(world: WorldInfo, toys: Toys, tests: TestSet, level: Level, made: Mapping[str, Side]) -> Table:
+    """The protocol's columns of a level, but for those that need a teacher; what has no value is left out."""
+    columns = judging().columns
+    named = columns.structure if level == "structure" else columns.assets
+    metrics = tuple(metric for name in sorted(named) if not (metric := METRICS.get(name).value).teacher)
+    wanted = {need.partition(":")[2] for metric in metrics for need in metric.needs()} - {""}
+    extractors = extractors_of(sorted(wanted), ProtocolSection(), world, Path(), CPU)
+    truth = toys.truth(tests, level)
+    against = {"truth": truth, "condition": ConditionSide(toys.root, tests.subjects, truth.studio, SHARD)}
+    jobs = {
+        title: ScoresJob(toys.root, title, metrics, {"made": side, **against}, extractors)
+        for title, side in made.items()
+    }
+    toys.engine.do(jobs.values())
+    return {
+        title: {name: scored.score.value for name, scored in job.read().items() if scored.score}
+        for title, job in jobs.items()
+    }
 
-    Args:
-        objects: the same toys as `held_out`, as they look.
-    """
-    stage, seen = world.whole, objects.seen
-    shown = shown_images(held_out, world.file.window.share)
-    against = Comparison(truth_of_seen(stage, seen), embed_pictures(stage.dual, held_out.images[:, 0]), None)
-    cells = [seen.cells(i) for i in range(len(held_out.ids))]
-    latents = [
-        (seen.coords[c], stage.pipeline.encode(torch.from_numpy(seen.features[c]), one_voxels(seen.coords[c])))
-        for c in cells
-    ]
-    made = {"encoder and decoders": reassemble(stage, latents, held_out.ids)}
-    for title, (label, steps) in ROWS.items():
-        sampler = entrant(label, {}, stage.pipeline.sampler).method.sampler(steps)
-        made[title] = assemble(stage, stage.pipeline.flow, sampler, held_out.occupancy, shown, held_out.ids, 0)
-    measured = {}
-    for title, assembled in made.items():
-        scores = {
-            name: ASSET_METRICS.get(name).value.score(assembled.assets, against) for name in ASSET_METRICS.names()
-        }
-        measured[title] = {name: score.value for name, score in scores.items() if score is not None}
-    return measured
+
+def _parts(subjects: Sequence[Subject]) -> list[tuple[Subject, ...]]:
+    return [tuple(subjects[i : i + SHARD]) for i in range(0, len(subjects), SHARD)]

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...assets.mesh import Mesh
 from ...flow.path import conditional_velocity, diffuse
 from ...flow.times import LogitNormal
-from ...render.cameras import Camera, orbit
+from ...geometry.cameras import Camera, orbit
+from ...geometry.mesh import Mesh
 from ...render.distance import signed_distance
 from ...render.gaussian_torch import render_tensors
 from ...render.meshes import MeshRenderer
@@ -25,10 +25,9 @@ from ...trellis.slat_decoders import SLatGaussianDecoder, SLatMeshDecoder
 from ...trellis.slat_encoder import SLatEncoder
 from ...trellis.slat_pipeline import voxel_layout
 from ...trellis.sparse import SparseTensor, Voxels
-from ..config import SlatMeshStage, SlatTeacherStage, SlatVaeStage, Window
-from ..learner import Learner, Recipe
-from ..progress import Reporter
-from ..slat_task import cells_of
+from ..engine.progress import Reporter
+from ..settings.config import SlatMeshPart, SlatTeacherPart, SlatVaePart, Window
+from ..train.learner import Learner, Recipe
 from .data import Objects
 from .fit import fit, numpy_generator, torch_generator
 from .structure import Trained, windowed
@@ -42,7 +41,7 @@ LOOK_WEIGHT = 4.0  # of colours and normals at corners, against the mean absolut
 NEAR = 1.5  # cells: farther from the surface a corner's colour is nobody's
 
 
-def train_slat_vae(objects: Objects, stage: SlatVaeStage, path: Path, reporter: Reporter) -> tuple[Trained, Trained]:
+def train_slat_vae(objects: Objects, stage: SlatVaePart, path: Path, reporter: Reporter) -> tuple[Trained, Trained]:
     """Encoder and Gaussian decoder, on pictures of the objects from random cameras and on their cell features."""
     common = {
         "resolution": objects.resolution,
@@ -53,13 +52,13 @@ def train_slat_vae(objects: Objects, stage: SlatVaeStage, path: Path, reporter: 
         "attn_mode": "swin",
         "window_size": 8,
     }
-    encoder_args = {"in_channels": objects.seen.features.shape[1], **common}
+    encoder_args = {"in_channels": objects.features.shape[1], **common}
     decoder_args = {**common, "representation_config": gaussian_settings(stage.gaussians_per_cell)}
     encoder = cast(SLatEncoder, create("SLatEncoder", encoder_args))
     decoder = cast(SLatGaussianDecoder, create("SLatGaussianDecoder", decoder_args, seed=1))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(2)
-        head = nn.Linear(stage.latent_channels, objects.seen.features.shape[1])  # of the training alone
+        head = nn.Linear(stage.latent_channels, objects.features.shape[1])  # of the training alone
     module = nn.ModuleDict({"encoder": encoder, "decoder": decoder, "head": head})
     learner = Learner(module, Recipe(stage.steps, stage.lr, warmup=50, ema=0.99, matrix_lr=stage.matrix_lr))
 
@@ -111,7 +110,7 @@ def encoded(encoder: nn.Module, objects: Objects) -> Tensor:
 
 
 def train_slat_mesh(
-    objects: Objects, raw: Tensor, stage: SlatMeshStage, latent: int, path: Path, reporter: Reporter
+    objects: Objects, raw: Tensor, stage: SlatMeshPart, latent: int, path: Path, reporter: Reporter
 ) -> Trained:
     """Mesh decoder, on signed distances and colours at the corners of its voxels.
 
@@ -137,7 +136,7 @@ def train_slat_mesh(
     def loss_of(index: int) -> Tensor:
         generator = numpy_generator("slat mesh batch", index)
         rows = generator.integers(0, len(objects.assets), stage.batch)
-        cells, voxels = cells_of(objects.seen.counts, objects.seen.coords, rows)
+        cells, voxels = objects.cells(rows)
         out = decoder(SparseTensor(raw[cells], voxels))
         losses = []
         for sample, row in enumerate(rows):
@@ -171,7 +170,7 @@ def corner_loss(values: VoxelValues, coords: NDArray[np.int32], mesh: Mesh, reso
 
 
 def train_slat_teacher(
-    objects: Objects, latents: Tensor, stage: SlatTeacherStage, window: Window, path: Path, reporter: Reporter
+    objects: Objects, latents: Tensor, stage: SlatTeacherPart, window: Window, path: Path, reporter: Reporter
 ) -> tuple[Trained, Trained]:
     """Flow of the second stage and its image conditioner, together, by flow matching.
 
@@ -210,7 +209,7 @@ def train_slat_teacher(
         rows = generator.integers(0, len(objects.assets), stage.batch)
         cond = conditioner(windowed(objects.images, rows, window, generator))
         kept = torch.rand(stage.batch, generator=tensors) >= stage.drop_condition
-        cells, voxels = cells_of(objects.seen.counts, objects.seen.coords, rows)
+        cells, voxels = objects.cells(rows)
         x_0, layout = latents[cells], voxel_layout(voxels, channels)
         noise = layout.randn([tensors])
         t = density.times(torch.rand(stage.batch, generator=tensors), 1e-5)

@@ -18,10 +18,10 @@ from ...trellis import create
 from ...trellis.adapter import T_SCALE
 from ...trellis.patches import from_blocks, to_blocks
 from ...trellis.weights import NetworkConfig
-from ..conditions import keep_window
-from ..config import ConditionerStage, TeacherStage, VaeStage, Window
-from ..learner import Learner, Recipe
-from ..progress import Reporter
+from ..engine.progress import Reporter
+from ..inputs.window import keep_window
+from ..settings.config import ConditionerPart, TeacherPart, VaePart, Window
+from ..train.learner import Learner, Recipe
 from .fit import fit, numpy_generator, torch_generator
 
 BLOCK = 8  # cells per position of the tiny VAE's first layer: 2^3
@@ -39,7 +39,7 @@ class Trained:
 
 
 def train_vae(
-    occupancy: NDArray[np.bool_], held_out: NDArray[np.bool_], stage: VaeStage, path: Path, reporter: Reporter
+    occupancy: NDArray[np.bool_], held_out: NDArray[np.bool_], stage: VaePart, path: Path, reporter: Reporter
 ) -> tuple[Trained, Trained]:
     """Encoder and decoder of occupancy grids [N, R, R, R]; latents have unit variance per channel."""
     widths = list(stage.channels)
@@ -111,7 +111,7 @@ def train_conditioner(
     latents: Tensor,
     labels: NDArray[np.int64],
     images: NDArray[np.uint8],
-    stage: ConditionerStage,
+    stage: ConditionerPart,
     window: Window,
     path: Path,
     reporter: Reporter,
@@ -166,7 +166,7 @@ def train_teacher(
     latents: Tensor,
     images: NDArray[np.uint8],
     conditioner: nn.Module,
-    stage: TeacherStage,
+    stage: TeacherPart,
     window: Window,
     path: Path,
     reporter: Reporter,

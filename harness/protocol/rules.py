@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from ...base.errors import UsageError
-from ...render.cameras import Camera, orbit
-from .values import SamplerValues, Stage, Values
+from ...base.seeds import seed_of
+from ...geometry.cameras import Camera, orbit
+from .values import Condition, SamplerValues, Stage, Values
 
 if TYPE_CHECKING:  # torch is slow to import, and `mdtbench show` does without it
     from ...flow.samplers import Euler
@@ -17,8 +19,20 @@ if TYPE_CHECKING:  # torch is slow to import, and `mdtbench show` does without i
 SHA256 = re.compile("[0-9a-f]{64}")
 
 
+@dataclass(frozen=True)
+class Identity:
+    """An asset as seeds know it. sha256: of its file, or its id where that is one."""
+
+    id: str
+    sha256: str
+
+
+NOISE_NAMES: dict[Stage, str] = {"structure": "sample", "slat": "slat sample"}
+POINTS_NAMES = {"structure": "points", "assets": "surface points"}
+
+
 def asset_seed(values: Values, asset_sha256: str, run_seed: int) -> int:
-    """Seed of an asset's noise and surface points in the run `run_seed`; below 16^hex_digits.
+    """Seed of an asset in the run `run_seed` under the rule "digits"; below 16^hex_digits.
 
     Raises:
         UsageError: `asset_sha256` is not 64 lower-case hexadecimal digits; so for the other rules.
@@ -27,20 +41,29 @@ def asset_seed(values: Values, asset_sha256: str, run_seed: int) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest()[: values.seeds.hex_digits], 16)
 
 
-def noise_seed(values: Values, asset_sha256: str, run_seed: int, stage: Stage) -> int:
-    """Seed of the noise of one stage."""
-    offset = {"ss": values.seeds.noise_offset_ss, "slat": values.seeds.noise_offset_slat}[stage]
-    return asset_seed(values, asset_sha256, run_seed) + offset
+def noise_seed(values: Values, asset: Identity, run_seed: int, stage: Stage) -> int:
+    """Seed of the noise of one stage, whatever the method."""
+    if values.seeds.rule == "named":
+        return seed_of(NOISE_NAMES[stage], asset.id, run_seed)
+    offset = {"structure": values.seeds.noise_offset_structure, "slat": values.seeds.noise_offset_slat}[stage]
+    return asset_seed(values, asset.sha256, run_seed) + offset
 
 
-def cond_render_seed(values: Values, asset_sha256: str) -> int:
+def points_seed(values: Values, asset: Identity, run_seed: int, level: Literal["structure", "assets"]) -> int:
+    """Seed of the points on a surface: of a structure's cells, or of a whole asset's mesh."""
+    if values.seeds.rule == "named":
+        return seed_of(POINTS_NAMES[level], asset.id)
+    return asset_seed(values, asset.sha256, run_seed)
+
+
+def cond_render_seed(shown: Condition, asset_sha256: str) -> int:
     """Seed of numpy.random.RandomState for the cameras of an asset's condition renders."""
-    return _digits(asset_sha256, values.cond_image.seed_hex_digits)
+    return _digits(asset_sha256, shown.seed_hex_digits)
 
 
-def cond_view(values: Values, asset_sha256: str) -> int:
+def cond_view(shown: Condition, asset_sha256: str) -> int:
     """Which of an asset's condition renders is shown to every method."""
-    return _digits(asset_sha256, values.cond_image.view_hex_digits) % values.cond_image.views
+    return _digits(asset_sha256, shown.view_hex_digits) % shown.views
 
 
 def select(values: Values, asset_sha256s: Iterable[str]) -> list[str]:
@@ -53,7 +76,7 @@ def select(values: Values, asset_sha256s: Iterable[str]) -> list[str]:
     if values.assets.subset == "full":
         return every
     size = {"sub1250": values.assets.subset_size, "smoke": values.assets.smoke_size}[values.assets.subset]
-    prefix = values.assets.subset_prefix
+    prefix = values.assets.subset_prefix or ""
     return sorted(every, key=lambda sha: hashlib.sha256((prefix + sha).encode()).hexdigest())[:size]
 
 

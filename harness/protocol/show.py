@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...base.errors import unknown_name
-from .model import Choice, Protocol, Published, leaves, load_protocol
+from .model import Choice, Protocol, Published, Variant, leaves, load_protocol
 from .rules import passes
-from .values import unit_of
+from .values import SamplerValues, Stage, unit_of
 
 WIDTH = 110
 STATUS = {
@@ -20,7 +20,11 @@ STATUS = {
     "ours": "nothing published decides it",
 }
 COLUMNS = {"fd_incep": "FD_incep", "fd_dinov2": "FD_dinov2", "ulip_i": "ULIP_I", "n": "assets"}
-STAGES = ("ss", "slat")
+STAGES: tuple[Stage, ...] = ("structure", "slat")
+ELSEWHERE = {  # what takes the place of a sampler's values: how it is sampled
+    "of the world": "as the world's pipeline.json says",
+    "of the method": "with the sampler that the method makes its students for",
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,20 @@ class ShownPasses:
 
     sampler: str
     steps: int
-    ss: int
+    structure: int
     slat: int
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The values of one choice, or those that a variant added, under a heading."""
+
+    heading: str
+    item: Choice | Variant
+    shown: tuple[ShownChoice, ...]
+
+    def label(self, shown: ShownChoice) -> str:
+        return shown.key.removeprefix(f"{self.heading}.")
 
 
 def show_protocol(name: str, form: str = "text") -> str:
@@ -69,28 +85,56 @@ def show_protocol(name: str, form: str = "text") -> str:
 
 
 def shown_choices(protocol: Protocol) -> list[ShownChoice]:
-    """Every value in effect, in the order of the protocol's file."""
-    return [shown for choice in protocol.file.choice for shown in _shown(protocol, choice)]
+    """Every value in effect that the file gives, in the file's order; then those that only a variant gives."""
+    return [shown for group in _groups(protocol) for shown in group.shown]
 
 
-def _shown(protocol: Protocol, choice: Choice) -> Iterator[ShownChoice]:
-    """The values of one choice, those that a variant changed with the variant's origin."""
+def _groups(protocol: Protocol) -> Iterator[_Group]:
+    """By choice. A variant may put a word where a table was, or a table where a word was: so paths come and go."""
     in_effect = dict(leaves(protocol.values.model_dump(mode="json")))
-    changed = {path: variant for variant in protocol.applied for path, _ in leaves(variant.values)}
-    for path, _ in leaves(choice.tree):
-        variant = changed.get(path)
-        item = variant or choice
-        sources = tuple(_spelled(protocol.file.sources, source) for source in item.source)
-        name = variant.name if variant else None
-        yield ShownChoice(path, in_effect[path], unit_of(path), item.status, sources, item.why, name)
+    parts: list[tuple[str, Choice | Variant, list[str]]] = []
+    parts += [(choice.topic, choice, _paths(choice.tree)) for choice in protocol.file.choice]
+    given = {path for _, _, paths in parts for path in paths}
+    for variant in protocol.applied:
+        parts.append((f"added by {variant.name}", variant, [p for p in _paths(variant.values) if p not in given]))
+    for heading, item, paths in parts:
+        if shown := tuple(_shown(protocol, item, path, in_effect[path]) for path in paths if path in in_effect):
+            yield _Group(heading, item, shown)
+
+
+def _shown(protocol: Protocol, item: Choice | Variant, path: str, value: Any) -> ShownChoice:
+    """The value at a path; one that a variant changed has the variant's origin."""
+    variant = next((variant for variant in protocol.applied if path in _paths(variant.values)), None)
+    origin = variant or item
+    sources = tuple(_spelled(protocol.file.sources, source) for source in origin.source)
+    return ShownChoice(
+        path, value, unit_of(path), origin.status, sources, origin.why, variant.name if variant else None
+    )
+
+
+def _paths(tree: Mapping[str, Any]) -> list[str]:
+    return [path for path, _ in leaves(tree)]
 
 
 def shown_passes(protocol: Protocol) -> list[ShownPasses]:
-    """The teacher at its own steps and at the students', and the students."""
-    teacher, student = protocol.values.sampler.teacher, protocol.values.sampler.student
-    cells = [("teacher", teacher, n) for n in (*teacher.steps, *student.steps)]
-    cells += [("student", student, n) for n in student.steps]
-    return [ShownPasses(name, n, *(passes(sampler, stage, n) for stage in STAGES)) for name, sampler, n in cells]
+    """The teacher at its own steps and at the students', and the students; none of a sampler that is elsewhere."""
+    own = {name: sampler for name, sampler in _samplers(protocol).items() if isinstance(sampler, SamplerValues)}
+    student_steps = own["student"].steps if "student" in own else ()
+    return [
+        ShownPasses(name, steps, *(passes(sampler, stage, steps) for stage in STAGES))
+        for name, sampler in own.items()
+        for steps in dict.fromkeys((*sampler.steps, *student_steps))
+    ]
+
+
+def passes_elsewhere(protocol: Protocol) -> dict[str, str]:
+    """How the samplers are found whose passes the protocol does not decide, by teacher and student."""
+    samplers = _samplers(protocol).items()
+    return {name: f"{word}: {ELSEWHERE[word]}" for name, word in samplers if isinstance(word, str)}
+
+
+def _samplers(protocol: Protocol) -> dict[str, SamplerValues | str]:
+    return {"teacher": protocol.values.sampler.teacher, "student": protocol.values.sampler.student}
 
 
 def as_json(protocol: Protocol) -> str:
@@ -101,6 +145,7 @@ def as_json(protocol: Protocol) -> str:
         "sha256": protocol.sha256,
         "choices": [asdict(choice) for choice in shown_choices(protocol)],
         "passes": [asdict(row) for row in shown_passes(protocol)],
+        "passes_elsewhere": passes_elsewhere(protocol),
         "variants": [
             {"name": variant.name, "changes": dict(leaves(variant.values)), "status": variant.status}
             | {"source": [_spelled(file.sources, source) for source in variant.source], "why": variant.why}
@@ -115,7 +160,7 @@ def as_json(protocol: Protocol) -> str:
 def as_text(protocol: Protocol) -> str:
     sections = (_head(protocol), _choices(protocol), _passes(protocol), _variants(protocol))
     parts = ["\n".join(section) for section in (*sections, _unknown(protocol), _published(protocol))]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _head(protocol: Protocol) -> list[str]:
@@ -127,41 +172,48 @@ def _head(protocol: Protocol) -> list[str]:
 
 
 def _choices(protocol: Protocol) -> Iterator[str]:
-    """Topic by topic: values, then where they come from and why."""
-    file = protocol.file
-    width = max(len(key) for choice in file.choice for key, _ in leaves(choice.values))
-    topic = ""
-    for choice in file.choice:
-        if choice.topic != topic:
-            yield from ([""] if topic else []) + [choice.topic]
-            topic = choice.topic
-        for shown in _shown(protocol, choice):
-            head = f"  {shown.key.removeprefix(topic + '.').ljust(width)}  {shown.status.ljust(5)}  "
+    """Heading by heading: values, then where they come from and why."""
+    groups = list(_groups(protocol))
+    width = max(len(group.label(shown)) for group in groups for shown in group.shown)
+    heading = ""
+    for group in groups:
+        if group.heading != heading:
+            yield from ([""] if heading else []) + [group.heading]
+            heading = group.heading
+        for shown in group.shown:
+            head = f"  {group.label(shown).ljust(width)}  {shown.status.ljust(5)}  "
             yield from _wrapped(shown.text, head, " " * len(head))
-        yield from _below("from", "; ".join(_spelled(file.sources, source) for source in choice.source))
-        yield from _below("why", choice.why)
+        yield from _origin(protocol, group.item)
 
 
-def _passes(protocol: Protocol) -> list[str]:
-    rows = [(row.sampler, f"{row.steps}x2", str(row.ss), str(row.slat)) for row in shown_passes(protocol)]
-    return [
-        "Network passes per asset",
-        *_aligned([("sampler", "steps", "structure", "SLAT"), *rows]),
-    ]
+def _origin(protocol: Protocol, item: Choice | Variant) -> Iterator[str]:
+    yield from _below("from", "; ".join(_spelled(protocol.file.sources, source) for source in item.source))
+    yield from _below("why", item.why)
+
+
+def _passes(protocol: Protocol) -> Iterator[str]:
+    yield "Network passes per asset"
+    if rows := [(row.sampler, f"{row.steps}x2", str(row.structure), str(row.slat)) for row in shown_passes(protocol)]:
+        yield from _aligned([("sampler", "steps", "structure", "SLAT"), *rows])
+    for name, words in passes_elsewhere(protocol).items():
+        yield from _wrapped(words, f"  {name}  ", " " * 4)
 
 
 def _variants(protocol: Protocol) -> Iterator[str]:
+    if not protocol.file.variant:
+        return
     yield f"Variants ({protocol.file.name}+NAME)"
     for variant in protocol.file.variant:
         sha = protocol.root.variant(variant.name).sha256
         yield f"  {variant.name.ljust(16)}  {variant.status.ljust(5)}  sha256 {sha[:16]}"
         for path, value in leaves(variant.values):
             yield from _wrapped(f"{path} = {_plain(value)}", "      ")
-        yield from _below("from", "; ".join(_spelled(protocol.file.sources, source) for source in variant.source))
-        yield from _below("why", variant.why)
+        yield from _origin(protocol, variant)
 
 
 def _unknown(protocol: Protocol) -> Iterator[str]:
+    if not protocol.file.unknown:
+        return
     yield "UNKNOWN: what no publication says, and the sections where the protocol had to choose"
     for number, item in enumerate(protocol.file.unknown, 1):
         yield from _wrapped(item.what, f"  {number}. ", "     ")
@@ -170,13 +222,18 @@ def _unknown(protocol: Protocol) -> Iterator[str]:
 
 
 def _published(protocol: Protocol) -> Iterator[str]:
-    yield "The undistilled teacher in print: other protocols, never in one column with numbers measured here"
     rows = [_published_row(item) for item in (*_target(protocol), *protocol.file.published)]
+    if not rows:
+        return
+    yield "The undistilled teacher in print: other protocols, never in one column with numbers measured here"
     yield from _aligned([("system", *COLUMNS.values(), "remark"), *rows])
 
 
 def _target(protocol: Protocol) -> list[Published]:
+    """The numbers that the protocol calibrates with, if it does."""
     rule = protocol.values.calibration
+    if rule is None:
+        return []
     remark = "what a run is calibrated with"
     return [
         Published(
@@ -195,13 +252,15 @@ def _published_row(item: Published) -> tuple[str, ...]:
 
 
 def _plain(value: Any) -> str:
-    """A value as a reader would write it: 2.0 as 2, no quotes around words."""
+    """A value as a reader would write it: 2.0 as 2, no quotes around words, an empty list as none."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.12g}"
     if isinstance(value, Mapping):
         return " ".join(_plain(part) if key == "kind" else f"{key} {_plain(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple) and not value:
+        return "none"
     if isinstance(value, list | tuple):
         nested = any(isinstance(part, Mapping) for part in value)
         return "; ".join(map(_plain, value)) if nested else f"({', '.join(map(_plain, value))})"

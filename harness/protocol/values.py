@@ -7,7 +7,7 @@ the value in the protocol's TOML file. Units are part of the type and are printe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,7 +28,7 @@ Steps = Annotated[int, Field(gt=0), Unit("steps")]
 Count = Annotated[int, Field(gt=0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Precision = Literal["float32", "float16"]
-Stage = Literal["ss", "slat"]
+Stage = Literal["structure", "slat"]
 Subset = Literal["full", "sub1250", "smoke"]
 
 
@@ -39,23 +39,26 @@ class Section(BaseModel):
 class Assets(Section):
     source: str
     subset: Subset
-    min_aesthetic_score: float
-    listed_rows: Count
-    expected_n: Count
     min_alpha_share: float
-    subset_size: Count
-    subset_prefix: str
-    smoke_size: Count
     samples_per_asset: Count
+    min_aesthetic_score: float | None = None
+    listed_rows: Count | None = None
+    expected_n: Count | None = None
+    subset_size: Count | None = None
+    subset_prefix: str | None = None
+    smoke_size: Count | None = None
 
 
 class Seeds(Section):
-    prefix: str
-    hex_digits: Annotated[int, Field(gt=0, le=64)]
+    """rule: "digits" of sha256(prefix + asset sha256 / run seed), or "named": of the draw's name, the id, the seed."""
+
+    rule: Literal["digits", "named"]
     run_seeds: Annotated[tuple[int, ...], Field(min_length=1)]
-    noise_offset_ss: int
-    noise_offset_slat: int
     noise_generator: Literal["torch cpu"]
+    prefix: str = ""
+    hex_digits: Annotated[int, Field(gt=0, le=64)] = 8
+    noise_offset_structure: int = 0
+    noise_offset_slat: int = 0
 
 
 class Views(Section):
@@ -119,51 +122,24 @@ class Condition(Section):
 
 class SamplerValues(Section):
     steps: Annotated[tuple[Count, ...], Field(min_length=1), Unit("steps per stage")]
-    cfg_strength_ss: float
+    cfg_strength_structure: float
     cfg_strength_slat: float
     cfg_interval: tuple[float, float]
     rescale_t: float
 
     def cfg_strength(self, stage: Stage) -> float:
-        return {"ss": self.cfg_strength_ss, "slat": self.cfg_strength_slat}[stage]
+        return {"structure": self.cfg_strength_structure, "slat": self.cfg_strength_slat}[stage]
 
 
 class Sampling(Section):
+    """How networks are sampled. A teacher "of the world" is sampled as its pipeline.json says."""
+
     guidance: Literal["(1 + s) * cond - s * uncond"]
-    teacher: SamplerValues
-    student: SamplerValues
+    teacher: SamplerValues | Literal["of the world"]
+    student: SamplerValues | Literal["of the method"]
     weights: Literal["raw", "ema"]
-    ema: float
     batch: Count
     precision: Precision
-    required_methods: tuple[str, ...]
-
-
-class StageTraining(Section):
-    lr: float
-    iterations: Count
-    baseline_lr_grid: tuple[float, ...]
-
-
-class Training(Section):
-    optimizer: Literal["AdamW"]
-    weight_decay: float
-    batch: Count
-    cfg_vm: float
-    cfg_vd: float
-    dt: float
-    lambda_vm: float
-    lambda_vd: float
-    t_density: Literal["logit-normal"]
-    t_mean: float
-    t_std: float
-    p_uncond: float
-    ema: float
-    ss: StageTraining
-    slat: StageTraining
-    pcm_phases: Count
-    baseline_cfg: float
-    baseline_cfg_grid: tuple[float, ...]
 
 
 class Generated(Section):
@@ -212,16 +188,29 @@ class Bootstrap(Section):
 
 class Distances(Section):
     generated: Generated
-    incep: PictureFeatures
-    dinov2: PictureFeatures
     precision: Literal["float64"]
     ddof: int
     formula: str
     negative_eigenvalues: Literal["clipped to 0"]
     sqrtm_agreement: float
     failure: Literal["black picture, counted"]
-    kernel: Kernel
-    bootstrap: Bootstrap
+    incep: PictureFeatures | None = None
+    dinov2: PictureFeatures | None = None
+    kernel: Kernel | None = None
+    bootstrap: Bootstrap | None = None
+
+
+class Surface(Section):
+    """Points on surfaces, where the extractors do not say how many themselves."""
+
+    points: Count
+
+
+class Columns(Section):
+    """What is reported, by names of columns: of structures, of whole assets, and on demand."""
+
+    structure: tuple[str, ...]
+    assets: tuple[str, ...]
     secondary: tuple[str, ...]
 
 
@@ -288,17 +277,18 @@ class Values(Section):
     """All choices of a protocol. The order is that of the printed page."""
 
     assets: Assets
+    columns: Columns
     seeds: Seeds
     views: Views
-    gt_render: GroundTruth
-    cond_image: Condition
     sampler: Sampling
     fd: Distances
-    ulip: Ulip
-    clip_score: ClipScore
     speed: Speed
-    calibration: CalibrationRule
-    training: Training
+    gt_render: GroundTruth | None = None
+    cond_image: Condition | None = None
+    surface: Surface | None = None
+    ulip: Ulip | None = None
+    clip_score: ClipScore | None = None
+    calibration: CalibrationRule | None = None
 
 
 def unit_of(path: str) -> str:
@@ -306,5 +296,11 @@ def unit_of(path: str) -> str:
     model: type[BaseModel] = Values
     *sections, last = path.split(".")
     for section in sections:
-        model = model.model_fields[section].annotation  # type: ignore[assignment]  # a section's type is a model
+        model = section_of(model.model_fields[section].annotation)
     return next((mark.name for mark in model.model_fields[last].metadata if isinstance(mark, Unit)), "")
+
+
+def section_of(annotation: Any) -> type[BaseModel]:
+    """The model that a field holds, optional or not."""
+    options = (annotation, *getattr(annotation, "__args__", ()))
+    return next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))

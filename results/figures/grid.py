@@ -14,10 +14,10 @@ from PIL import Image
 
 from ...base.errors import MissingError, unknown_name
 from ..asset_values import AssetValue
-from ..html.asset_tables import Layout, value_key
+from ..html.asset_tables import Layout
 from ..html.assets import maker_of
 from ..html.media import CONDITION, TRUTH, Exported
-from ..places import Place
+from ..places import Place, key_of
 from ..rows import BOTH, LATENCY_METRIC, Row, latest
 from .choice import Choice, chosen_methods, chosen_steps
 from .style import COLUMN, GREY, INK, PAGE, PALE, SMALL, new_figure, settings, shortened
@@ -85,7 +85,7 @@ def grid_of(exported: Exported, rows: Sequence[Row], values: Iterable[AssetValue
         for place in places
         if (place.method, place.variant) == method and (place.method == "teacher" or place.steps in steps)
     ]
-    lost = {(value_key(value), value.asset) for value in values if not value.ok}
+    lost = {(key_of(value), value.asset) for value in values if not value.ok}
     headings = [Heading("Condition"), *(_heading(place, rows) for place in shown), Heading("Ground truth")]
     lines = [(asset, tuple(_tiles(asset, shown, exported, lost))) for asset in _assets(choice.assets, exported)]
     return AssetGrid(tuple(headings), tuple(lines))

@@ -58,7 +58,7 @@ def _pareto(folder: Path, run: RunResults, choice: Choice) -> Figure:
 
 
 def _curves(folder: Path, run: RunResults, choice: Choice) -> Figure:
-    logs: Sequence = read_logs(folder, run.students)
+    logs: Sequence = read_logs(folder, run.students, run.sweeps)
     return draw_curves(panels_of(logs, choice), logs)
 
 

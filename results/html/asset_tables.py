@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..asset_values import AssetValue
 from ..cells import NO_VALUE, Column
-from ..places import ALL_METHODS, Key, Place, block_places, control_places, other_methods
+from ..places import ALL_METHODS, Key, Place, block_places, control_places, key_of, other_methods
 from ..rows import BOTH, COST_METRICS, STRUCTURE, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT, Row
 
 STAGE_TITLES = {
@@ -77,16 +77,11 @@ class Layout:
         return [stage for stage in dict.fromkeys(order) if self.stage_places(stage)]
 
 
-def value_key(value: AssetValue) -> Key:
-    """Of the place that an asset's value belongs in."""
-    return value.method, value.variant, value.steps, "" if value.own_sampler else value.sampler or "", value.stage
-
-
 def by_place(values: Iterable[AssetValue]) -> dict[Key, list[AssetValue]]:
     """The values of one asset."""
     places: dict[Key, list[AssetValue]] = {}
     for value in values:
-        places.setdefault(value_key(value), []).append(value)
+        places.setdefault(key_of(value), []).append(value)
     return places
 
 

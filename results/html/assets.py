@@ -97,7 +97,7 @@ def _subjects(data: ReportData, out: Path) -> list[Subject]:
     values: dict[str, list[AssetValue]] = {}
     for value in data.asset_values:
         values.setdefault(value.asset, []).append(value)
-    unusable = {failed.asset: failed.reason for failed in data.failures}
+    unusable = {failed.asset: failed.reason for failed in data.failures if failed.of_truth}
     subjects = []
     for asset_id in dict.fromkeys((*exported.files, *values, *unusable)):
         cards = tuple(_cards(asset_id, exported, media, layout))

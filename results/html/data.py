@@ -20,11 +20,16 @@ from ..tables import Table
 
 @dataclass(frozen=True)
 class Failure:
-    """An asset that could not be used. `what` says of which part, where a run says so."""
+    """An asset that could not be used or made. `what` says by whom, or of which part, where a run says so."""
 
     asset: str
     reason: str
     what: str = ""
+
+    @property
+    def of_truth(self) -> bool:
+        """Whether it is the test asset itself, and so of no method."""
+        return self.what.partition(",")[0] in ("", "test", "reference")
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class ReportData:
     rows: Sequence[Row]
     tables: Sequence[Table]
     students: Sequence[StudentRecord] = ()
-    sweep: SweepRecord | None = None
+    sweeps: tuple[SweepRecord, ...] = ()
     manifest: Mapping[str, Any] | None = None
     failures: Sequence[Failure] = ()
     asset_values: Sequence[AssetValue] = ()
@@ -56,7 +61,7 @@ def read_data(folder: Path) -> ReportData:
         rows=run.rows,
         tables=tables(run),
         students=run.students,
-        sweep=run.sweep,
+        sweeps=run.sweeps,
         manifest=_read_manifest(folder),
         failures=_read_failures(folder / "failures.csv"),
         asset_values=read_asset_values(folder),
@@ -79,5 +84,5 @@ def _read_failures(path: Path) -> tuple[Failure, ...]:
 
 
 def _failure(row: Mapping[str, str]) -> Failure:
-    parts = [row[name] for name in ("side", "what") if row.get(name)]
+    parts = [row[name] for name in ("where", "side", "what") if row.get(name)]
     return Failure(row["id"], row["reason"], ", ".join(parts))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..asset_values import AssetValue, Extremes, worst_and_best
-from ..places import CONTROLS, TEACHERS_PART, label_of, stage_order, step_order
+from ..places import CONTROLS, TEACHERS_PART, key_of, label_of, stage_order, step_order
 from ..rows import COST_METRICS, WHOLE_ASSETS, Row
 
 OF_ALL, PER_LINE = 5, 3  # assets at either end: over all students, and per line
@@ -83,8 +83,8 @@ def _lines(values: Iterable[AssetValue]) -> dict[LineKey, list[AssetValue]]:
     groups: dict[LineKey, list[AssetValue]] = {}
     for value in values:
         if value.method not in CONTROLS or value.method in SHOWN_CONTROLS:
-            other = "" if value.own_sampler else value.sampler or ""
-            groups.setdefault((value.method, value.variant, other, value.steps), []).append(value)
+            method, variant, steps, other_sampler, _ = key_of(value)
+            groups.setdefault((method, variant, other_sampler, steps), []).append(value)
 
     def order(key: LineKey) -> tuple:
         return key[0] in CONTROLS, step_order(key[3])

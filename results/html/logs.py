@@ -14,12 +14,13 @@ from ...base.errors import MissingError
 from ...base.files import read_json
 from ..rows import STRUCTURE
 from ..students import StudentRecord
+from ..sweep import SweepRecord
 
 LOSS = "loss"
 SLAT = "slat"
 LEFT_OUT = frozenset({"step", "skipped", "step_s"})  # the table of the training budget has them
 POINTS = 120  # of one curve; longer ones are averaged down to so many
-_FOLDER = re.compile(r"(?P<slat>slat-)?(?P<method>.+)-seed(?P<seed>\d+)-[0-9a-f]+")
+_FOLDER = re.compile(r"(?:(?P<stage>structure|slat)-)?(?P<method>.+)-seed(?P<seed>\d+)-[0-9a-f]+")
 
 Curve = tuple[tuple[float, float], ...]  # step and value
 
@@ -42,17 +43,23 @@ class TrainingLog:
         return self.label.partition(":")[2]
 
 
-def read_logs(folder: Path, students: Sequence[StudentRecord]) -> tuple[TrainingLog, ...]:
+def read_logs(
+    folder: Path, students: Sequence[StudentRecord], sweeps: Iterable[SweepRecord] = ()
+) -> tuple[TrainingLog, ...]:
     """The logs of a run's students by stage, method and seed; of a sweep only the students that the tables show.
 
     Args:
-        folder: Of the run. students: To tell which rate the tables show; without them all logs count.
+        folder: Of the run.
+        students: To tell which rate the tables show; without them all rates count.
+        sweeps: To tell which of several settings with that rate was chosen.
 
     Raises:
         MissingError: a log is damaged.
     """
     shown = {(s.stage, _label(s), s.train_seed, s.lr) for s in students}
-    logs = [_read(path, shown) for path in sorted(folder.glob("students/*/log.jsonl"))]
+    beaten = {Path(trial.address).name for record in sweeps for trial in record.beaten()}
+    paths = [path for path in sorted(folder.glob("students/*/log.jsonl")) if path.parent.name not in beaten]
+    logs = [_read(path, shown) for path in paths]
     order = list(dict.fromkeys(_label(student) for student in students))
     return tuple(sorted((log for log in logs if log), key=lambda log: _rank(log, order)))
 
@@ -80,7 +87,7 @@ def _read(path: Path, shown: set[tuple[str, str, int, float]]) -> TrainingLog | 
         return None
     account = path.parent / "training.json"
     known = read_json(account) if account.is_file() else {}
-    stage, seed = (SLAT if named["slat"] else STRUCTURE), int(named["seed"])
+    stage, seed = named["stage"] or STRUCTURE, int(named["seed"])
     label = known.get("label", named["method"].replace("_", ":", 1))
     if shown and "lr" in known and (stage, label, seed, known["lr"]) not in shown:
         return None

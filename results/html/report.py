@@ -41,7 +41,7 @@ def write_report(folder: Path, out: Path) -> Path:
         RunError: a file cannot be written.
     """
     data = read_data(folder)
-    logs = read_logs(folder, data.students)
+    logs = read_logs(folder, data.students, data.sweeps)
     _claim(out, data)
     copy_package_files("static", out)
     env = environment()

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..asset_values import AssetValue
-from ..places import CONTROLS, label_of
+from ..cells import reason_of
+from ..places import CONTROLS, key_of, label_of
 from ..rows import Row
 from .data import ReportData
 
@@ -78,7 +79,7 @@ def sentence(rows: Sequence[Row]) -> str:
     assets = max((row.n_total for row in rows), default=0)
     seeds = len({row.seed for row in rows} - {None})
     train_seeds = len({row.train_seed for row in rows} - {None})
-    failed = sum(row.status == "failed" for row in rows)
+    missing = Counter(row.status for row in rows if row.value is None)
     parts = [
         _counted(len(methods), "method"),
         f"at {_listed(steps)} step{'s' * (steps != [1])}" if steps else "",
@@ -86,10 +87,8 @@ def sentence(rows: Sequence[Row]) -> str:
         f"with {_counted(seeds, 'generation seed')}" if seeds else "",
         f"and {_counted(train_seeds, 'training seed')}" if seeds and train_seeds else "",
     ]
-    values = (
-        f"{_counted(len(rows), 'value')}, {failed} of them failed." if failed else f"{_counted(len(rows), 'value')}."
-    )
-    return f"{' '.join(part for part in parts if part)}; {values}"
+    values = [_counted(len(rows), "value"), *(f"{count} of them {status}" for status, count in missing.items())]
+    return f"{' '.join(part for part in parts if part)}; {', '.join(values)}."
 
 
 def controls(rows: Sequence[Row]) -> tuple[Control, ...]:
@@ -100,9 +99,9 @@ def controls(rows: Sequence[Row]) -> tuple[Control, ...]:
 
 
 def failed_values(rows: Iterable[Row]) -> tuple[Reason, ...]:
-    """Failed rows, equal reasons of one line together."""
-    failed = [row for row in rows if row.status == "failed"]
-    counted = Counter((_where(row), row.error or "") for row in failed)
+    """Rows without a value, equal reasons of one line together; those that the machine lost say so."""
+    missing = [row for row in rows if row.value is None]
+    counted = Counter((_where(row), f"{'lost: ' * (row.status == 'lost')}{reason_of(row)}") for row in missing)
     return tuple(Reason(where, reason, count) for (where, reason), count in counted.items())
 
 
@@ -125,7 +124,8 @@ def failed_assets(data: ReportData) -> tuple[Reason, ...]:
 def _where(value: Row | AssetValue) -> str:
     """The line of a row or of an asset's values."""
     steps = _counted(value.steps, "step") if value.steps is not None else ""
-    return ", ".join(part for part in (label_of(value.method, value.variant), steps, value.stage) if part)
+    method, variant, _, other_sampler, stage = key_of(value)
+    return ", ".join(part for part in (label_of(method, variant, other_sampler), steps, stage) if part)
 
 
 def _counted(count: int, what: str) -> str:

@@ -25,7 +25,7 @@ from mdtbench.assets.blend import (
 )
 from mdtbench.assets.mesh_files import read_mesh
 from mdtbench.base.errors import AssetError, MissingError
-from mdtbench.render.cameras import PROTOCOL_FOV, PROTOCOL_PITCH, PROTOCOL_RADIUS, PROTOCOL_YAWS, orbit
+from mdtbench.geometry.cameras import PROTOCOL_FOV, PROTOCOL_PITCH, PROTOCOL_RADIUS, PROTOCOL_YAWS, orbit
 from mdtbench.render.meshes import MeshRenderer
 
 REAL = os.environ.get("MDTBENCH_BLENDER", "")

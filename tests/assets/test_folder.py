@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from mdtbench.assets.folder import FolderSource
-from mdtbench.assets.mesh import NORMALISED_SIDE
 from mdtbench.base.errors import AssetError, MissingError, UsageError
 from mdtbench.base.files import file_sha256
+from mdtbench.geometry.mesh import NORMALISED_SIDE
 
 OBJ = "v 0 0 0\nv 2 0 0\nv 2 4 0\nf 1 2 3\n"
 REAL = Path(os.environ.get("MDTBENCH_TEST_ASSETS", Path(__file__).parents[3] / "shared" / "assets"))

@@ -11,8 +11,8 @@ import torch
 
 from mdtbench.assets.gaussian_ply import COLUMNS, read_gaussians, write_gaussians
 from mdtbench.base.errors import AssetError
+from mdtbench.geometry.gaussians import Gaussians
 from mdtbench.render.gaussian_torch import axes_of
-from mdtbench.render.gaussians import Gaussians
 
 
 def random_gaussians(count: int) -> Gaussians:

@@ -11,11 +11,11 @@ from operator import methodcaller
 import numpy as np
 import pytest
 
-from mdtbench.assets.mesh import NORMALISED_SIDE
 from mdtbench.assets.primitives import X, Y, Z, arc, box, circle, cylinder, ellipsoid, lathe, prism, tube
 from mdtbench.assets.toys import CATEGORIES, SPLITS, ToySource, category_of, toy
-from mdtbench.assets.voxels import surface_voxels
 from mdtbench.base.errors import UsageError
+from mdtbench.geometry.mesh import NORMALISED_SIDE
+from mdtbench.geometry.voxels import surface_voxels
 
 N = len(CATEGORIES)
 # The area of a regular polygon of 16 corners, radius 1.

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mdtbench.assets.blend import BlendCache, find_blender
-from mdtbench.assets.mesh import NORMALISED_SIDE
 from mdtbench.assets.toys4k import COLUMNS, Row, Toys4kSource, faults, pick, read_rows, subset_key
 from mdtbench.base.errors import AssetError, MissingError, UsageError
 from mdtbench.base.files import file_sha256
+from mdtbench.geometry.mesh import NORMALISED_SIDE
 
 
 def sha(text):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mdtbench.assets.mesh import Mesh
 from mdtbench.assets.primitives import box, ellipsoid, mesh_of
-from mdtbench.assets.voxels import coordinates, occupancy_of, surface_voxels
 from mdtbench.base.errors import AssetError, UsageError
+from mdtbench.geometry.mesh import Mesh
+from mdtbench.geometry.voxels import coordinates, occupancy_of, surface_voxels
 
 
 def clipped(triangle, low, high):

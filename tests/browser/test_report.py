@@ -12,6 +12,7 @@ from report_run import HOSTILE, IDS, MAKERS, TRUTH_RGB, UNUSABLE, write_large_ru
 from mdtbench.results.html.media import page_name
 from mdtbench.results.html.report import write_report
 
+pytestmark = pytest.mark.slow
 MANY = 3218  # assets of the benchmark's larger set
 COLOURS = (TRUTH_RGB, MAKERS["cm"], MAKERS["mdt"])  # in the order of the cards
 LOCAL = ("file:", "data:", "blob:")

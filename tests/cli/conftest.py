@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from command import Result
 
-from mdtbench.harness.cli import main
+from mdtbench.harness.cli.app import main
 
 
 @pytest.fixture

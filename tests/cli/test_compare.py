@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mdtbench.harness import compare_command
+from mdtbench.harness.cli import compare as compare_command
 from mdtbench.results.asset_values import AssetValue, read_asset_values, write_asset_values
 from mdtbench.results.rows import Row, read_rows, write_rows
 
@@ -22,7 +22,7 @@ _SPEC.loader.exec_module(make)
 WITHOUT_TORCH = """
 import sys
 sys.argv = ["mdtbench", "compare", sys.argv[1], sys.argv[1]]
-from mdtbench.harness.cli import main
+from mdtbench.harness.cli.app import main
 try:
     main()
 finally:

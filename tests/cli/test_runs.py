@@ -8,16 +8,24 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from mdtbench.base.files import write_json
 from mdtbench.flow.samplers import SAMPLERS
-from mdtbench.harness import completion
-from mdtbench.harness.commands import METHODS_OF_THE_PAPER, RunOptions, make_plan
+from mdtbench.harness.bench.lockstep import BENCHMARKS
+from mdtbench.harness.cli import completion
+from mdtbench.harness.driver.export import FORMATS
+from mdtbench.harness.driver.planning import STAGE_WORDS, RunOptions, make_plan
+from mdtbench.harness.driver.run import manifest
+from mdtbench.harness.pretrain import STAGES
+from mdtbench.harness.settings.config import PRESETS, Budget
 from mdtbench.methods import METHODS
 from mdtbench.results.rows import Row, read_rows, write_rows
 from mdtbench.results.schema import row_schema
@@ -39,28 +47,17 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "runs"
 
 
-def begun(folder: Path, *methods: str, **changes) -> str:
-    """The manifest that a run writes first, of a plan with changed options; the run's id."""
-    options = RunOptions(
-        "smoke", methods, (), "", (), "", (0, 2), None, None, (), (), (), folder, Path("cache"), 1, True
-    )
-    plan = make_plan(RunOptions(**{**vars(options), **changes}))
-    manifest = {
-        "run_id": plan.run_id,
-        "config": plan.config.model_dump(mode="json"),
-        "methods": {e.label: {"version": e.version, "parameters": repr(e.method)} for e in plan.entrants},
-        "train_seeds": list(plan.train_seeds),
-        "test": {"source": plan.test.name, "sha256": plan.test.digest(), "limit": plan.limit},
-        "device": plan.device,
-        "started_s": 1.0,
-    }
+def begun(folder: Path, *words: str, **changes) -> str:
+    """The manifest that a run writes first, of a plan with changed options; the run's id. words: after `run`."""
+    command = ("mdtbench", "run", "--preset", "smoke", *words) if words else ()
+    plan = make_plan(RunOptions(**{"preset": "smoke", "train_seeds": (0, 2), "command": command, **changes}), Path("c"))
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps(manifest, sort_keys=True))
+    write_json(folder / "manifest.json", manifest(plan) | {"started_s": 1.0})
     return plan.run_id
 
 
 def test_list_runs_is_a_table_of_what_there_is(mdtbench: Callable, runs: Path):
-    begun(runs / "third", *METHODS_OF_THE_PAPER)
+    begun(runs / "third", "--seeds", "0,2")
     done = mdtbench("list", "runs")
     assert (done.code, done.err) == (0, "")
     lines = {line.split()[0]: line for line in done.out.splitlines()}
@@ -74,29 +71,43 @@ def test_list_runs_is_a_table_of_what_there_is(mdtbench: Callable, runs: Path):
     assert "Did you mean 'runs'?" in mdtbench("list", "runz").err
 
 
+WORDS = ("--methods", "mdt,cm", "--set", "evaluate.seeds=[4, 5]", "--export", "glb", "--ranks", "2")
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("words", "printed"),
     [
-        {},
-        {"changes": ("train.steps=30", "methods.cm.delta=0.05", "evaluate.seeds=[4, 5]")},
-        {"stages": "structure", "limit": 4},
+        (WORDS, (*WORDS, "--out", "runs/third")),  # by default the folder is named by the run's key
+        ((*WORDS, "--out", "runs/third"), (*WORDS, "--out", "runs/third")),
+        (("--out=runs/third", *WORDS), ("--out=runs/third", *WORDS)),
+        (("--out", "elsewhere", *WORDS), (*WORDS, "--out", "runs/third")),  # it was moved
+        (("--out=elsewhere", *WORDS), (*WORDS, "--out", "runs/third")),
     ],
 )
-def test_the_command_that_show_prints_makes_the_same_run(mdtbench: Callable, runs: Path, changes: dict):
-    run_id = begun(runs / "third", "mdt", "cm", *(("gd",) if changes else ()), **changes)
+def test_show_prints_the_words_that_began_a_run_and_lead_to_its_folder(
+    mdtbench: Callable, runs: Path, words: tuple[str, ...], printed: tuple[str, ...]
+):
+    run_id = begun(runs / "third", *words)
     page = mdtbench("show", "third").out
-    command = re.search(r"resume: mdtbench (.*)", page)[1]
-    # Manifests do not keep the order of methods, and it is part of a run's id: here it is the paper's.
-    assert {"--out", "runs/third"} < set(shlex.split(command))
-    again = begun(runs / "again", "cm", "mdt", *(("gd",) if changes else ()), **changes)
-    assert f"run {again}:" in mdtbench(*shlex.split(command), "--dry-run").out
     assert run_id in page
+    command = re.search(r"resume: (.*)", page)[1]
+    assert shlex.split(command) == ["mdtbench", "run", "--preset", "smoke", *printed]
+    assert json.loads(mdtbench("show", "third", "-f", "json").out)["command"] == command
+
+
+def test_a_run_of_an_earlier_version_has_no_command(mdtbench: Callable, runs: Path):
+    begun(runs / "third")
+    for page in (mdtbench("show", "third").out, mdtbench("show", "first").out):
+        assert "no command is recorded" in page
+        assert "resume: " not in page
+    assert json.loads(mdtbench("show", "third", "-f", "json").out)["command"] is None
 
 
 def test_show_tells_differences_from_the_preset(mdtbench: Callable, runs: Path):
-    begun(runs / "third", "cm", changes=("train.steps=30",), stages="structure")
+    begun(runs / "third", methods=("cm",), changes=("train.steps=30", "methods.cm.delta=0.05"), stages="structure")
     page = mdtbench("show", runs / "third").out
     assert "train.steps = 30  (preset: 20)" in page
+    assert "methods.cm.delta = 0.05  (preset: not set)" in page
     assert "slat = structure alone  (preset: both stages)" in page
     assert "cm v1: ConsistencyDistillation(" in page
     facts = json.loads(mdtbench("show", "third", "--format", "json").out)
@@ -104,15 +115,30 @@ def test_show_tells_differences_from_the_preset(mdtbench: Callable, runs: Path):
     assert (facts["state"], facts["setting"]) == ("unfinished", "smoke*")
 
 
+def test_a_preset_of_ones_own_is_named_and_one_that_is_gone_is_told(mdtbench: Callable, runs: Path):
+    shutil.copy(Path(str(PRESETS)) / "smoke.toml", "mine.toml")
+    begun(runs / "third", preset="mine.toml")
+    assert "preset: mine.toml\n" in mdtbench("show", "third").out
+    Path("mine.toml").unlink()
+    assert "not known: Unknown preset 'mine.toml'" in mdtbench("show", "third").out
+
+
+def test_parameters_are_those_of_each_stage(mdtbench: Callable, runs: Path):
+    """The world's guidance differs between the stages."""
+    begun(runs / "third", methods=("gd",))
+    page = " ".join(mdtbench("show", "third").out.split())
+    assert re.search(r"gd v1: structure: \w+\(cfg_strength=2\.0, .*; slat: \w+\(cfg_strength=1\.0, ", page)
+
+
 def test_show_of_a_finished_run_and_of_what_failed(mdtbench: Callable, runs: Path):
     rows = [row(), row(seed=1, status="failed", value=None, error="loss is not finite", n_ok=0)]
     write_rows(runs / "first" / "rows.jsonl", rows)
-    (runs / "first" / "failures.csv").write_text("id,reason\nchair,no faces\n")
+    (runs / "first" / "failures.csv").write_text("where,id,reason\ntest,chair,no faces\n")
     for args in (["first"], ["runs/first"], ["run", "first"], [runs / "first"]):
         page = mdtbench("show", *args)
         assert page.code == 0
         assert "cm FD_tiny2d (structure): loss is not finite" in page.out
-        assert "asset chair: no faces" in page.out
+        assert "asset test chair: no faces" in page.out
         assert re.search(r"structure +2 +1/2 +FD_tiny2d", page.out)
 
 
@@ -192,7 +218,7 @@ def test_import_makes_a_run_that_report_and_compare_take(mdtbench: Callable, run
 def completed(words: str, **env: str) -> list[str]:
     """What bash offers after the words."""
     line = {"_MDTBENCH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
-    code = "import sys; sys.argv = ['mdtbench']; from mdtbench.harness.cli import main; main()"
+    code = "import sys; sys.argv = ['mdtbench']; from mdtbench.harness.cli.app import main; main()"
     # In `finally`, as the command line ends the process: what it imported is the price of every key.
     code = f"try:\n {code}\nfinally:\n assert 'torch' not in sys.modules"
     done = subprocess.run(
@@ -203,18 +229,30 @@ def completed(words: str, **env: str) -> list[str]:
 
 
 def test_the_shell_completes_values_without_torch(runs: Path):
-    assert completed("mdtbench run --methods cm,m") == ["cm,mdt"]
-    assert completed("mdtbench run --preset s") == ["smoke"]
-    assert {"html", "parquet", "latex"} < set(completed("mdtbench report --format "))
     (runs / "first" / "manifest.json").write_text("{}")
-    assert completed("mdtbench show r") == ["run", "runs/first"]
-    assert completed("mdtbench list ru") == ["runs"]
+    offers = {
+        "run --methods cm,m": ["cm,mdt"],
+        "run --preset s": ["smoke"],
+        "run --export glb,p": ["glb,ply", "glb,png"],
+        "evaluate made --protocol trellis-v1+su": ["trellis-v1+sub1250"],
+        "show r": ["run", "runs/first"],
+        "compare runs/first s": ["smoke-x86_64"],
+    }
+    assert {words: completed(f"mdtbench {words}") for words in offers} == offers
 
 
 def test_completed_names_are_those_that_exist():
     assert list(completion.METHODS) == METHODS.names()
     assert set(completion.SAMPLERS) == set(SAMPLERS)
+    assert set(completion.EXPORTS) == set(FORMATS)
+    assert set(completion.STAGES) == set(STAGE_WORDS)
+    assert set(completion.PRETRAINED) == set(STAGES)
+    assert set(completion.BENCHMARKS) == set(BENCHMARKS)
+    assert set(completion.BUDGETS) == set(get_args(Budget))
     assert completion.methods("cm,cm") == []  # what is there is not offered again
+    assert completion.protocols("t") == ["tiny-v2", "trellis-v1"]
+    assert "trellis-v1+smoke+as-is" in completion.protocols("trellis-v1+smoke+")
+    assert "trellis-v1+smoke+smoke" not in completion.protocols("trellis-v1+smoke+")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +265,7 @@ def test_completed_names_are_those_that_exist():
 )
 def test_completion_installs_in_a_home(tmp_path: Path, shell: str, file: str):
     env = os.environ | {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    code = "import sys; from mdtbench.harness.cli import main; sys.argv = ['mdtbench', *sys.argv[1:]]; main()"
+    code = "import sys; from mdtbench.harness.cli.app import main; sys.argv = ['mdtbench', *sys.argv[1:]]; main()"
     command = [sys.executable, "-c", code, "--install-completion", shell]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

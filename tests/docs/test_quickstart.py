@@ -18,6 +18,7 @@ from pages import DOCS, blocks
 
 from mdtbench.results.rows import BOTH, read_rows
 
+pytestmark = pytest.mark.slow
 TIMEOUT_S = 900.0  # of a command, on a busy machine
 VERDICTS = re.compile(r"(\d+) worse, (\d+) better, (\d+) same, (\d+) not comparable")
 

@@ -7,7 +7,7 @@ import torch
 from steps import dense, gaussian, randn, times, worst
 from torch import Tensor
 
-from mdtbench.flow.guidance import Guided, combine
+from mdtbench.flow.guidance import Guided, SharedTeacher, combine
 from mdtbench.flow.oracles import GaussianOracle
 from mdtbench.flow.samplers import Euler
 
@@ -60,3 +60,27 @@ def test_guidance_interval_is_counted_step_by_step():
     Euler(12, 1.0, 3.0, (0.5, 1.0)).sample(network.guided, noise, dense(2, 3), [])
     assert network.calls == [2] * 7 + [1] * 5
     assert network.guided.nfe == 19
+
+
+def test_a_shared_pair_is_computed_once_and_belongs_to_one_point_alone():
+    calls = []
+
+    def pair(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        calls.append(1)
+        return x + t[:, None], 3 * x - t[:, None]
+
+    layout, x, t = dense(2, 3), randn(2, 3, seed=7), torch.tensor([0.25, 0.5], dtype=torch.float64)
+    teacher = SharedTeacher(Guided(lambda x, t: x, pair), x, t)
+
+    def guided(x: Tensor, t: Tensor, strength: float | Tensor) -> Tensor:
+        return combine(x + t[:, None], 3 * x - t[:, None], strength)
+
+    of_samples = layout.expand(torch.tensor([0.0, 2.0], dtype=torch.float64))
+    for strength in (0.0, 2.0, of_samples):
+        assert torch.equal(teacher(x, t, strength), guided(x, t, strength))
+    assert len(calls) == 1
+    for other in ((x, t / 2), (2 * x, t), (x.clone(), t)):
+        assert torch.equal(teacher(*other, 2.0), guided(*other, 2.0))
+    assert len(calls) == 4
+    assert torch.equal(teacher(x, t, 1.0), guided(x, t, 1.0))  # what was kept is still that of the point
+    assert len(calls) == 4

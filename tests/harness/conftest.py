@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_world import small_world
 
-from mdtbench.harness.cli import main
-from mdtbench.harness.world import World, load_world, world_folder
+from mdtbench.harness.cli.app import main
+from mdtbench.harness.inputs.world import World, load_world, world_folder
 from mdtbench.trellis.pipeline import StructurePipeline
 
 
@@ -52,11 +53,17 @@ def tiny_world(tiny_folder: Path) -> World:
 
 
 @pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world of small random networks."""
+    return small_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
 def pipeline(tiny_world: World) -> StructurePipeline:
     """The shipped pipeline with noise on the teacher's weights, so that no test leans on how well it was trained."""
-    flow = copy.deepcopy(tiny_world.pipeline.flow)
+    flow = copy.deepcopy(tiny_world.structure.flow)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    return replace(tiny_world.pipeline, flow=flow)
+    return replace(tiny_world.structure, flow=flow)

@@ -40,17 +40,13 @@ LAYOUTS = [dense(1, 6), dense(4, 3, 2), ragged((3, 5, 1), 2)]
 
 
 def problem(layout: Layout, seed: int = 1, shift: float = 0.3) -> tuple[Mlp, nn.Module, Step]:
-    """A random student, a target near it, a random teacher."""
+    """A random student, a target near it, a random teacher. The last of several samples is nearer to 0 than DELTA."""
     channels = layout.randn([seeded(0)]).shape[-1]
+    t = times(layout.batch_size, seed + 3)
+    t[1:][-1:] = 0.4 * DELTA
     student, teacher = Mlp(channels, seed), Mlp(channels, seed + 2)
     target = twin(student, seed + 1, shift)
-    step = make_step(
-        layout,
-        times(layout.batch_size, seed + 3),
-        bind(student, layout),
-        bind(teacher, layout),
-        frozen=bind(target, layout),
-    )
+    step = make_step(layout, t, bind(student, layout), bind(teacher, layout), frozen=bind(target, layout))
     return student, target, step
 
 
@@ -65,8 +61,10 @@ def rms_of(layout: Layout, x: Tensor) -> Tensor:
 
 
 def difference(step: Step, phi: Tensor, x: Tensor, t: Tensor, v: Tensor) -> Tensor:
-    """(phi(x, t) - phi(x - h v, t - h)) / h with the target's weights behind."""
-    return (phi - step.frozen_student(x - DELTA * v, t - DELTA)) / DELTA
+    """(phi(x, t) - phi(x - h v, t - h)) / h with the target's weights behind; h is DELTA, or t where that is less."""
+    h = t.clamp(max=DELTA)
+    time = step.layout.expand(h)
+    return (phi - step.frozen_student(x - time * v, t - h)) / time
 
 
 def exact_derivative(target: nn.Module, step: Step, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,18 +125,18 @@ def test_cm(label: str, layout: Layout):
     student, _, step = problem(layout)
     _, got = loss_and_gradient(method(label, reduction=PerSample()), step, student)
     x, t, v = step.x_t, step.t, step.teacher(step.x_t, step.t, 0.0)
-    time = layout.expand(t)
-    earlier = x - DELTA * v
+    time, h = layout.expand(t), layout.expand(t.clamp(max=DELTA))  # t' stops at 0
+    earlier = x - h * v
     phi = step.student(x, t)
-    behind = step.frozen_student(earlier, t - DELTA)
-    gap = (x - time * phi) - (earlier - (time - DELTA) * behind)
+    behind = step.frozen_student(earlier, t - t.clamp(max=DELTA))
+    gap = (x - time * phi) - (earlier - (time - h) * behind)
     weight, count = weights(layout, x)
     constant = 0.00054 * count.sqrt()
     push = {
         "cm": -time * gap / (layout.expand(layout.sum(gap**2)) + constant**2).sqrt() / layout.batch_size,
         "cm:official": -2 * time * gap * weight,
         # 2 r_CM: what velocity matching has, up to phi - phi'.
-        "cm:weighted": 2 * ((time * phi - (time - DELTA) * behind) / DELTA - v) * weight,
+        "cm:weighted": 2 * ((time * phi - (time - h) * behind) / h - v) * weight,
     }[label]
     assert worst(got, pulled_back(phi, push, student)) < 1e-10 * got.abs().max()  # observed 1e-14
 

@@ -24,10 +24,11 @@ NAMES |= {"Uniform": Uniform, "LogitNormal": LogitNormal}
 
 
 def built(label: str, **changed) -> Distillation:
-    """As a run builds it with the strength 3 and the time warp 3 of its backbone."""
+    """As a run builds it with the strength 3, the interval and the time warp 3 of its backbone."""
     name, _, variant = label.partition(":")
     entry = METHODS.get(name)
-    return entry.value(**{"cfg_strength": 3.0, "rescale_t": 3.0, **entry.variants[variant], **changed})
+    backbone = {"cfg_strength": 3.0, "cfg_interval": (0.5, 1.0), "rescale_t": 3.0}
+    return entry.value(**{**backbone, **entry.variants.get(variant, {}), **changed})
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -50,6 +51,11 @@ def test_choices_hold_the_default(label: str):
 @pytest.mark.parametrize("name", ["cm", "pcm", "scm", "vm", "mdt"])
 def test_sane_is_the_default(name: str):
     assert built(f"{name}:sane") == built(name)
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_only_released_code_is_guided_at_all_times(label: str):
+    assert built(label).cfg_interval == ((0.0, 1.0) if label.endswith(":official") else (0.5, 1.0))
 
 
 @pytest.mark.parametrize("name", ["vm", "mdt"])

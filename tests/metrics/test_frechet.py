@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import linalg
 
 from mdtbench.base.errors import UsageError
-from mdtbench.harness.bench_fd import frechet_by_sqrtm
+from mdtbench.harness.bench.fd import frechet_by_sqrtm
 from mdtbench.metrics.frechet import Moments, frechet_distance
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "distribution_metrics"

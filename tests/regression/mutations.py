@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("assets", "base", "flow", "harness", "methods", "metrics", "render", "results", "trellis")
+ROOMS = ("assets", "base", "flow", "geometry", "harness", "methods", "metrics", "render", "results", "trellis")
 REGRESSION = 3
 TOLERANCES = "default = { spreads = 0.5, chance = false }\ncontrols = { spreads = 0.1, chance = false }\n"
 

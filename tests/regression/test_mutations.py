@@ -1,6 +1,6 @@
 """A run of the tool on a tiny subset, held against one of the code as it is, finds faults and nothing else.
 
-Runs are smaller than `smoke` so that all of them take a minute or two; the same on `smoke`: mutations.py.
+Runs are smaller than `smoke` so that all of them take a few minutes; the same on `smoke`: mutations.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from mutations import MUTATIONS, REGRESSION, Trial, copy_package
 
+pytestmark = pytest.mark.slow
 OPTIONS = (
     *("--preset", "smoke", "--stages", "structure", "--methods", "mdt,cm", "--set", "evaluate.steps=[1]"),
     *("--set", "data.train=32", "--set", "data.test=6", "--set", "train.steps=8", "--set", "train.batch=8"),
@@ -39,7 +40,7 @@ def test_every_fault_makes_the_check_exit_with_3(trial: Trial, baseline: Path) -
 
 
 def test_unchanged_code_raises_no_alarm(trial: Trial, baseline: Path) -> None:
-    # One worker process and two: the same numbers to the bit, so nothing is even compared with a tolerance.
-    checked = list(trial.repetitions(baseline, 2))
-    assert [one.code for one in checked] == [0, 0]
-    assert all("0 worse, 0 better" in one.summary for one in checked)
+    # The baseline has a worker process per core, this one: the same numbers to the bit.
+    [checked] = trial.repetitions(baseline, 1)
+    assert checked.code == 0
+    assert "0 worse, 0 better" in checked.summary

@@ -8,12 +8,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mdtbench.assets.mesh import Mesh
 from mdtbench.assets.primitives import box, lathe, mesh_of
-from mdtbench.assets.surface import face_normals, surface_samples
 from mdtbench.assets.toys import toy
-from mdtbench.assets.voxels import coordinates, surface_voxels
 from mdtbench.base.errors import AssetError, UsageError
+from mdtbench.geometry.mesh import Mesh
+from mdtbench.geometry.surface import face_normals, surface_samples
+from mdtbench.geometry.voxels import coordinates, surface_voxels
 from mdtbench.render.appearance import N_FEATURES, coarse_coords, voxel_features
 
 SIX_COLOURS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1], [0.2, 0.4, 0.6]])

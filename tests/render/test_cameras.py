@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mdtbench.base.errors import UsageError
-from mdtbench.render.cameras import hammersley, orbit, projection_matrix, protocol_views, sphere_hammersley
+from mdtbench.geometry.cameras import hammersley, orbit, projection_matrix, protocol_views, sphere_hammersley
 
 # The fixtures were computed in float32 by the reference; ours is float64.
 REFERENCE = {"rtol": 1e-5, "atol": 1e-5}

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from trimesh.triangles import closest_point
 
-from mdtbench.assets.mesh import Mesh
 from mdtbench.assets.primitives import Solid, box, lathe, mesh_of
 from mdtbench.assets.toys import toy
-from mdtbench.assets.voxels import surface_voxels
 from mdtbench.base.errors import AssetError, UsageError
+from mdtbench.geometry.mesh import Mesh
+from mdtbench.geometry.voxels import surface_voxels
 from mdtbench.render.distance import signed_distance
 
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mdtbench.base.errors import AssetError, UsageError
-from mdtbench.render.cameras import Camera, orbit
+from mdtbench.geometry.cameras import Camera, orbit
+from mdtbench.geometry.gaussians import SCALINGS, Activations, Gaussians, GaussianTensors, RawGaussians, activated
 from mdtbench.render.gaussian_gpu import render_cuda
 from mdtbench.render.gaussian_kernels import LEAST_TRANSMITTANCE, SPLAT
 from mdtbench.render.gaussian_rasteriser import (
@@ -24,7 +25,6 @@ from mdtbench.render.gaussian_rasteriser import (
     render,
 )
 from mdtbench.render.gaussian_torch import axes_of, project_tensors, render_tensors
-from mdtbench.render.gaussians import SCALINGS, Activations, Gaussians, GaussianTensors, RawGaussians, activated
 from mdtbench.render.meshes import on_background
 
 FIXTURES = golden_io.names("rendering")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mdtbench.assets.mesh import Mesh, concatenate
-from mdtbench.render.cameras import Camera, orbit, protocol_views
+from mdtbench.geometry.cameras import Camera, orbit, protocol_views
+from mdtbench.geometry.mesh import Mesh, concatenate
 from mdtbench.render.meshes import MeshRenderer, on_background, protocol_pictures, to_uint8
 
 HALF = 0.4

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mdtbench.assets.mesh import Mesh
 from mdtbench.base.errors import AssetError
+from mdtbench.geometry.mesh import Mesh
 from mdtbench.render.points import sample_surface
 
 

@@ -70,6 +70,7 @@ def whole_run() -> list[Row]:
         for index, method in enumerate((*METHODS, "none"), 1):
             for seed in range(2):
                 at = {"steps": steps, "seed": seed, "train_seed": None if method == "none" else 0}
+                at["variant"] = "cfg" if method == "none" else ""
                 rows += _whole(method, 100 * index / steps + seed, 70 - index, nfe=2 * steps, stage="both", **at)
                 for stage, more in APART.items() if method in ("cm", "mdt", "none") else ():
                     value = more - 100 * index / steps + seed

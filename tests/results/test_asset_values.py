@@ -31,7 +31,8 @@ def test_runs_of_earlier_versions_have_none(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "part"),
     [
-        ({"schema_version": 2}, UsageError, "unknown schema_version (got 2) - this version of mdtbench reads 1"),
+        ({"schema_version": 3}, UsageError, "unknown schema_version (got 3) - this version of mdtbench reads 1, 2"),
+        ({"schema_version": 1, "asset": ""}, MissingError, "asset: String should have at least 1 character"),
         ({"values": {"ULIP": None}}, MissingError, "values.ULIP: Input should be a valid number"),
         ({"asset": ""}, MissingError, "asset: String should have at least 1 character"),
         ({"colour": "red"}, MissingError, "colour: Extra inputs are not permitted"),
@@ -47,6 +48,14 @@ def test_a_damaged_line_is_named(make, tmp_path, change: dict, error: type[Excep
     assert f"{ASSET_VALUES_FILE} line 2" in str(found.value)
     assert part in str(found.value)
     assert "\n" not in str(found.value)
+
+
+def test_values_of_version_1_with_another_sampler_are_of_lines_beside_the_methods_own(make, tmp_path):
+    own, other = make.asset("a", {"IoU": 0.5}, sampler="renoise"), make.asset("a", sampler="euler", own_sampler=False)
+    old = [value.model_dump(exclude={"extra_sampler"}) | {"schema_version": 1} for value in (own, other)]
+    old.append({key: value for key, value in old[0].items() if key != "own_sampler"})
+    (tmp_path / ASSET_VALUES_FILE).write_text("".join(json.dumps(values) + "\n" for values in old))
+    assert read_asset_values(tmp_path) == [own, other.model_copy(update={"extra_sampler": True}), own]
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '"text"', "{}", '{"values":{"a":NaN}}'])

@@ -29,7 +29,7 @@ def test_kinds_are_told_by_manifest_or_rows(put, make):
     assert read_info(put("a", [row], config={"world": "tiny"})).kind == "run"
     assert read_info(put("b", [row], config={"oracle": {"seeds": [0]}})).kind == "oracle"
     assert read_info(put("c", [make.row(stage="oracle/modes")])).kind == "oracle"
-    assert read_info(put("d", [row], protocol={"name": "p"})).kind == "evaluation"
+    assert read_info(put("d", [row], reference="toys4k")).kind == "evaluation"
     assert read_info(put("e", [make.row(stage="evaluation")])).kind == "evaluation"
     assert read_info(put("f", [row], kind="imported")).kind == "imported"
     assert read_info(put("g", [make.row(stage="evaluation", git_commit="imported")])).kind == "imported"
@@ -39,6 +39,9 @@ def test_states(put, make):
     assert read_info(put("done", [make.row()], finished_s=1.0)).state == "complete"
     assert read_info(put("begun", config={"world": "tiny"}, started_s=1.0)).state == "unfinished"
     assert read_info(put("again", [make.row()], started_s=1.0)).state == "unfinished"  # a second call is under way
+    lost = make.row(value=None, status="lost", error="out of memory")
+    assert read_info(put("lost", [lost], finished_s=1.0)).state == "unfinished"
+    assert read_info(put("failed", [make.row(value=None)], finished_s=1.0)).state == "complete"
     assert read_info(put("baseline", [make.row()])).state == "rows only"
     write_text(put("bad", [make.row()]) / "rows.jsonl", "{\n")
     bad = read_info(put("bad"))
@@ -50,11 +53,12 @@ def test_states(put, make):
 def test_facts_come_from_rows_or_from_what_was_planned(put, make):
     rows = [make.row("cm", seed=1), make.row("cm", variant="x", train_seed=3), make.row("floor", seed=None)]
     rows += [make.row("cm", seed=1, value=7.0), make.row("mdt", stage="both", n_total=16, n_ok=16, value=1.0)]
+    rows.append(make.row("mdt", "latency_s", stage="both", n_total=1, n_ok=1, value=1.0))
     info = read_info(put("a", [row.model_copy(update={"git_commit": "a" * 40, "git_dirty": True}) for row in rows]))
     assert info.methods == ["cm", "cm:x", "mdt"]
     assert (info.train_seeds, info.seeds, info.counts) == ([0, 3], [0, 1], [64, 16])
     assert info.commit == "aaaaaaa+"
-    assert len(info.rows) == 4  # the measurement that was made twice counts once
+    assert len(info.rows) == 5  # the measurement that was made twice counts once
     assert info.made.isoformat() == "2026-11-21T12:00:00+00:00"
     planned = read_info(
         put("b", methods={"mdt": {}, "cm": {}, "teacher": {}}, train_seeds=[2], config={"evaluate": {"seeds": [5]}})

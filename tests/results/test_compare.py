@@ -159,6 +159,15 @@ def test_missing_and_failed_are_worse(make):
     assert only(back, method="vm").pairing == "none"  # what is left of the baseline are other seeds
 
 
+def test_what_a_machine_lost_is_worse_as_if_missing_and_the_reason_says_so(make):
+    baseline = lines(make, {"cm": [1.0, 2.0]})
+    lost = make.row(value=None, status="lost", error="out of memory", seed=1)
+    one = only(compare([baseline[0], lost], baseline))
+    assert (one.verdict, one.reason) == ("worse", "1 of 2 lost: out of memory; the same command tries again")
+    back = only(compare(baseline[1:], [lost]))
+    assert (back.verdict, back.reason) == ("not comparable", "lost in the baseline")
+
+
 def test_failed_on_both_sides_is_no_regression(make):
     rows = [make.row(value=None, seed=seed) for seed in range(3)]
     one = only(compare(rows, rows))
@@ -222,6 +231,20 @@ def test_seconds_are_judged_only_with_a_tolerance(make):
     assert only(compare(timed(9.0), timed(1.0), tolerances=given)).verdict == "worse"
     assert only(compare(timed(1.4), timed(1.0), tolerances=given)).verdict == "same"
     assert not compare(timed(9.0), timed(1.0)).judged
+
+
+def test_the_sd_over_repeats_is_no_uncertainty_of_seconds(make):
+    def timed(seconds: float, **changes) -> list[Row]:
+        return [make.row(metric="latency_s", value=seconds, stderr=0.5, unit="s", n_ok=1, n_total=1, **changes)]
+
+    given = {"latency_s": Tolerance(relative=0.5)}
+    one = only(compare(timed(1.6), timed(1.0), tolerances=given))
+    assert (one.verdict, one.bound) == ("worse", None)
+    [note] = [note for note in comparison_table(compare(timed(3.0), timed(2.0)), "t").notes if "latency_s" in note]
+    assert note.startswith("latency_s: 1.50 times the baseline's")
+    apart = comparison_table(compare(timed(3.0, metric_version=2), timed(2.0)), "t").notes
+    reason = "other version of the metric (2, baseline 1)"
+    assert [note for note in apart if "latency_s" in note] == [f"latency_s: not compared in 1 lines: {reason}."]
 
 
 def test_assets_that_are_lost_are_worse(make):

@@ -78,7 +78,7 @@ def test_other_seeds_of_the_same_assets_are_paired(make):
         lambda values: [v.model_copy(update={"steps": 2}) for v in values],
         lambda values: [v.model_copy(update={"stage": "both"}) for v in values],
         lambda values: [v.model_copy(update={"seed": 1}) for v in values],
-        lambda values: [v.model_copy(update={"sampler": "euler", "own_sampler": False}) for v in values],
+        lambda values: [v.model_copy(update={"sampler": "euler", "extra_sampler": True}) for v in values],
         lambda values: [v.model_copy(update={"values": {"IoU": 1.0}}) for v in values],
     ],
 )

@@ -158,6 +158,15 @@ def test_errors_of_one_seed_are_shown_and_never_mixed_with_the_sd_over_seeds(sys
     assert ERRORS_NOTE not in both.notes
 
 
+def test_seconds_are_of_fewer_assets_and_show_their_sd_over_repeats(system):
+    rows = system("A", seed=0, latency=1.25)
+    timed = rows[-1].model_copy(update={"stderr": 0.25, "n_ok": 1, "n_total": 1, "metric_version": 2})
+    table = evaluation_table([*rows[:-1], timed])
+    assert texts(table, "latency_s") == ["1.25 ± 0.25"]
+    assert texts(table, "n") == ["64/64"]
+    assert ERRORS_NOTE in table.notes
+
+
 def test_an_error_smaller_than_the_columns_digits_shows_more_of_them(system):
     rows = [
         row.model_copy(update={"stderr": 0.0004, "n_ok": 60}) for row in system("A", metrics=("KD_incep", "ULIP_I"))

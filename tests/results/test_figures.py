@@ -14,8 +14,8 @@ from PIL import Image
 
 from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.base.files import write_json, write_text
-from mdtbench.harness.cli import main
-from mdtbench.harness.figure_command import figure_command
+from mdtbench.harness.cli.app import main
+from mdtbench.harness.cli.figure import figure_command
 from mdtbench.results.figures.choice import Choice
 from mdtbench.results.figures.curves import draw_curves, panels_of
 from mdtbench.results.figures.grid import ABSENT, FAILED, draw_grid, grid_of
@@ -30,7 +30,7 @@ from mdtbench.results.rows import write_rows
 
 pytest.importorskip("matplotlib")
 IDS = ("toy-0", "toy-1", "sub/toy & <2>")
-MAKERS = ("cm-1x2", "cm-2x2", "mdt-1x2", "mdt-2x2", "none-1x2", "teacher-25x2")
+MAKERS = ("cm-1x2", "cm-2x2", "mdt-1x2", "mdt-2x2", "none_cfg-1x2", "teacher-25x2")
 LOGS = {"cm": {"loss": (2.0, 1.0), "rms_gap": (0.5, 0.25)}, "mdt": {"loss": (4.0, 3.0), "grad_norm": (100.0, 1.0)}}
 
 
@@ -194,13 +194,13 @@ def test_grid_is_condition_methods_truth(folder, make):
         "CM",
         "VM+VD (Ours)",
         "Teacher",
-        "Undistilled, no CFG",
+        "Undistilled, CFG",
         "Ground truth",
     ]
     assert [heading.detail for heading in made.headings[1:4]] == ["1×2, 0.88 s", "1×2, 0.88 s", "25×2, 22 s"]
     assert [asset for asset, _ in made.rows] == list(IDS)
     pictures = [tile.picture.parent.name for tile in made.rows[0][1]]
-    assert pictures == ["condition", "cm-1x2", "mdt-1x2", "teacher-25x2", "none-1x2", "truth"]
+    assert pictures == ["condition", "cm-1x2", "mdt-1x2", "teacher-25x2", "none_cfg-1x2", "truth"]
     assert [tile.reason for tile in made.rows[2][1]] == [ABSENT, FAILED, "", "", "", ""]
 
 
@@ -279,7 +279,7 @@ def test_names_that_look_like_mathematics_are_names(make, tmp_path):
         ("pareto", Choice(steps=(3,)), "No method has 3 steps in this run - 1, 2 are there"),
         ("pareto", Choice(assets=("toy-0",)), "--assets has no meaning for `figure pareto`"),
         ("grid", Choice(assets=("toy-9",)), "Did you mean 'toy-"),
-        ("grid", Choice(methods=("scm",)), "Unknown method 'scm'.*Available: cm, mdt, none, teacher"),
+        ("grid", Choice(methods=("scm",)), "Unknown method 'scm'.*Available: cm, mdt, none:cfg, teacher"),
         ("grid", Choice(metric="FD_gs"), "--metric has no meaning"),
         ("grid", Choice(steps=(25,)), "No method has 25 steps"),
         ("curves", Choice(metric="los"), "Did you mean 'loss'"),

@@ -135,6 +135,7 @@ def test_cards_are_in_order_and_tell_failures(report: tuple[AssetIndex, Path]):
     assert len(lost.having("data-model")) == 2
     assert f"Failed: {NO_SURFACE}" in lost.text
     assert f"1 of 2 failed: {NO_SURFACE}" in lost.text
+    assert "could not be used" not in lost.text  # it was not made, which says nothing of the test asset
     assert "could not be used: no <voxel> is occupied" in page_of(report, UNUSABLE).text
 
 

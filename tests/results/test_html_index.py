@@ -27,6 +27,7 @@ from mdtbench.results.places import CONTROLS
 from mdtbench.results.report import RunResults, read_run, tables
 from mdtbench.results.rows import write_rows
 from mdtbench.results.students import StudentRecord, write_students
+from mdtbench.results.sweep import SweepRecord, Trial, write_sweeps
 
 EVIL = "<img src=x onerror=alert(1)>"
 VOID = {"meta", "link", "img", "input", "br", "hr"}
@@ -297,6 +298,14 @@ def test_extremes_are_means_over_seeds_and_know_which_way_is_better(make):
     assert [line.label for line in by_metric["IoU"].lines] == ["CM"]
 
 
+def test_extremes_keep_lines_with_another_sampler_apart(make):
+    rows = [make.row(metric="IoU", higher_is_better=True)]
+    plain = [make.asset("a", {"IoU": 0.5}, sampler="euler", own_sampler=False)]
+    extra = [make.asset("a", {"IoU": 0.9}, sampler="renoise", extra_sampler=True)]
+    [one] = extremes(rows, [*plain, *extra])
+    assert [(line.label, line.ends.worst[0].values["IoU"]) for line in one.lines] == [("CM", 0.5), ("CM, renoise", 0.9)]
+
+
 def test_an_asset_that_failed_with_one_seed_is_not_ok(make):
     both = [make.asset("a", {"IoU": 0.5}), make.asset("a", {"IoU": 0.0}, seed=1, ok=False, error="empty")]
     (merged,) = averaged(both)
@@ -379,6 +388,41 @@ def test_logs_of_the_shown_students(tmp_path):
     assert len(read_logs(tmp_path, [])) == 3
 
 
+def test_logs_of_the_settings_that_a_sweep_chose(tmp_path):
+    def trials(stage, method="cm", best=1.0):
+        at = {"method": method, "lr": 0.0003, "score": 1.0}
+        return tuple(
+            Trial(**at, cfg_strength=g, chosen=g == best, address=f"students/{stage}-{method}-seed0-{g:.0f}a")
+            for g in (1.0, 2.0)
+        )
+
+    for stage in ("structure", "slat"):
+        for method in ("cm", "vm"):
+            for name in ("1a", "2a"):
+                folder = f"{stage}-{method}-seed0-{name}"
+                write_log(tmp_path, folder, [{"step": 0, "loss": float(name[0])}], label=method, lr=0.0003)
+    scored = {"metric": "FD", "higher_is_better": False, "steps": 1, "assets": 8, "seed": 0}
+    records = [
+        SweepRecord(**scored, trials=(*trials("structure"), *trials("structure", "vm", best=None))),
+        SweepRecord(**scored, stage="slat", trials=(*trials("slat", best=2.0), *trials("slat", "vm"))),
+    ]
+    shown = [student(method, stage=stage) for stage in ("structure", "slat") for method in ("cm", "vm")]
+    found = [(log.stage, log.label, log.curves["loss"][0][1]) for log in read_logs(tmp_path, shown, records)]
+    both = [("structure", "vm", 1.0), ("structure", "vm", 2.0)]  # no setting gave a student: all that were tried
+    assert found == [("structure", "cm", 1.0), *both, ("slat", "cm", 2.0), ("slat", "vm", 1.0)]
+
+
+def test_tables_of_two_sweeps_are_on_the_page(make, tmp_path):
+    run = write_run(tmp_path / "run", make.run(), students=[student()])
+    scored = {"metric": "FD", "higher_is_better": False, "steps": 1, "assets": 8, "seed": 0}
+    trials = tuple(Trial(method="cm", lr=1e-3, cfg_strength=g, score=g, chosen=g == 1) for g in (1.0, 2.0, 4.0))
+    write_sweeps(run, [SweepRecord(**scored, stage=stage, trials=trials) for stage in ("structure", "slat")])
+    page = index(run, tmp_path / "out")
+    assert list(page.tables)[-3:] == ["training_budget", "sweep_structure", "sweep_slat"]
+    assert [cell.strip() for cell in page.tables["sweep_slat"][0]][:3] == ["Method", "Learning rate", "Guidance"]
+    assert "CM: the best guidance, 1, is at the edge of the grid" in " ".join(page.text)
+
+
 def test_values_of_a_log_that_are_no_numbers_are_left_out(tmp_path):
     write_text(tmp_path / "students/vm-seed0-ab/log.jsonl", '{"step": 0, "loss": NaN}\n{"step": 1, "loss": 2.0}\n')
     (log,) = read_logs(tmp_path, [])
@@ -440,6 +484,19 @@ def test_the_first_sentence_counts(make):
         "5 methods at 1 and 2 steps on 64 assets with 3 generation seeds and 1 training seed; 97 values."
     )
     assert sentence([make.row(value=None)]).endswith("1 value, 1 of them failed.")
+    both = [make.row(value=None), make.row("vm", value=None, status="lost", error="out of memory")]
+    assert sentence(both).endswith("2 values, 1 of them failed, 1 of them lost.")
+
+
+def test_lists_of_failures_tell_what_was_lost_and_with_which_sampler(make, tmp_path):
+    lost = {"value": None, "status": "lost", "error": "out of memory"}
+    rows = [
+        make.row(),
+        *(make.row(metric=name, sampler="euler", extra_sampler=True, **lost) for name in ("IoU", "MSE")),
+    ]
+    page = " ".join("".join(index(write_run(tmp_path / "run", rows), tmp_path / "out").text).split())
+    assert "CM, euler, 1 step, structure: lost: out of memory; the same command tries again (2 times)" in page
+    assert "CM, euler, 1 step: lost: out of memory; the same command tries again" in page  # the table's footnote
 
 
 def test_controls_of_the_run_are_explained(make):

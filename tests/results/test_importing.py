@@ -77,6 +77,19 @@ def test_with_a_run_its_definitions_are_taken_over_and_one_table_shows_both(rows
     assert [(one.metric, one.difference) for one in measured] == [("FD_incep", 5.5), ("ULIP_I", -4.0)]
 
 
+def test_seconds_take_the_runs_own_count(rows_of, evaluation, make):
+    at = evaluation[0].model_dump(include={"stage", "split", "reference_sha", "config_sha", "seed", "run_id", "steps"})
+    timed = make.row("FlashVDM", "latency_s", 2.0, unit="s", n_ok=1, n_total=1, metric_version=2, **at)
+    for run in (evaluation, [*evaluation, timed]):
+        fd, time = rows_of("metric,value,n,latency_s\nFD_incep,25.5,60,3.5\n", run)
+        assert (fd.n_ok, fd.n_total) == (60, 64)
+        assert (time.n_ok, time.n_total, time.metric_version) == (1, 1, 2)
+        (table,) = tables(merged([Run("e", RunResults(run), {}), Run("i", RunResults([fd, time]), {})]))
+        assert table.column("latency_s")[1].text == "3.50"
+    _, time = rows_of("metric,value,latency_s\nFD_incep,25.5,3.5\n", [*evaluation, timed])
+    assert "n not given" not in time.note
+
+
 def test_an_unknown_n_is_taken_to_be_all_and_the_note_says_so(rows_of, evaluation):
     (row,) = rows_of("metric,value\nULIP_I,33\n", evaluation)
     assert (row.n_ok, row.n_total) == (64, 64)

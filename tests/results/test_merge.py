@@ -12,14 +12,14 @@ from mdtbench.results.merged_folder import merged_folder
 from mdtbench.results.report import FORMATS, RunResults, read_run, report, tables
 from mdtbench.results.rows import write_rows
 from mdtbench.results.students import StudentRecord, write_students
-from mdtbench.results.sweep import SweepRecord, Trial
+from mdtbench.results.sweep import SweepRecord, Trial, write_sweeps
 
 CONTROL = {"train_seed": None, "steps": None, "nfe": None, "seed": None}
 
 
-def run(name, rows, manifest=None, students=(), sweep=None) -> Run:
+def run(name, rows, manifest=None, students=(), sweeps=()) -> Run:
     rows = [row.model_copy(update={"run_id": name}) for row in rows]
-    return Run(name, RunResults(rows, students, sweep), manifest or {})
+    return Run(name, RunResults(rows, students, sweeps), manifest or {})
 
 
 def student(method="cm", **changes) -> StudentRecord:
@@ -66,6 +66,22 @@ def test_what_both_measured_is_shown_once_when_equal_and_refused_when_not(make):
         merged([run("a", [make.row()]), run("b", [make.row(value=1.001)])])
     with pytest.raises(UsageError, match="1 and failed"):
         merged([run("a", [make.row()]), run("b", [make.row(value=None)])])
+
+
+def test_what_one_run_lost_is_the_others(make):
+    lost = make.row(value=None, status="lost", error="out of memory")
+    for first, second in (([lost], [make.row()]), ([make.row()], [lost])):
+        assert [row.value for row in merged([run("a", first), run("b", second)]).rows] == [1.0]
+    assert [row.run_id for row in merged([run("a", [lost]), run("b", [lost])]).rows] == ["b"]
+
+
+def test_a_plain_line_has_one_sampler_and_others_stand_below(make):
+    plain, extra = make.row(sampler="euler"), make.row(sampler="renoise", extra_sampler=True, value=2.0)
+    with pytest.raises(UsageError, match=r"other sampler of cm at 1 steps, stage structure \(got euler and renoise\)"):
+        merged([run("a", [plain]), run("b", [make.row(sampler="renoise", seed=1)])])
+    both = merged([run("a", [plain]), run("b", [extra, make.row(seed=1, value=3.0)])])  # the last of version 1
+    assert [cell.value for cell in cells(both, "cm")] == [2.0, 2.0]
+    assert [cell.n for cell in cells(both, "cm")] == [2, 1]
 
 
 def test_controls_may_differ_by_rounding_only(make):
@@ -164,17 +180,20 @@ def test_other_methods_may_have_other_settings_and_a_note_says_so(make):
 
 
 def test_sweeps_are_joined_when_they_scored_alike(make):
-    def sweep(method, assets=64):
-        trial = Trial(method=method, lr=1e-3, score=1.0, chosen=True)
-        return SweepRecord(metric="FD", higher_is_better=False, steps=1, assets=assets, seed=0, trials=(trial,))
+    def sweep(method, assets=64, stage="structure"):
+        trials = tuple(Trial(method=method, lr=1e-3, cfg_strength=g, score=g, chosen=g == 0) for g in (0.0, 2.0))
+        scored = {"metric": "FD", "higher_is_better": False, "steps": 1, "assets": assets, "seed": 0}
+        return SweepRecord(**scored, stage=stage, trials=trials)
 
     def both(assets):
-        return merged(
-            [run("a", [make.row()], sweep=sweep("cm")), run("b", [make.row("vm")], sweep=sweep("vm", assets))]
-        )
+        first, second = [sweep("cm")], [sweep("vm", assets), sweep("vm", stage="slat")]
+        return merged([run("a", [make.row()], sweeps=first), run("b", [make.row("vm")], sweeps=second)]).sweeps
 
-    assert [trial.method for trial in both(64).sweep.trials] == ["cm", "vm"]
-    assert both(32).sweep is None
+    structure, slat = both(64)
+    assert (structure.stage, slat.stage) == ("structure", "slat")
+    assert [trial.method for trial in structure.trials] == ["cm", "cm", "vm", "vm"]
+    assert [trial.method for trial in slat.trials] == ["vm", "vm"]
+    assert [record.stage for record in both(32)] == ["slat"]
 
 
 def test_evaluations_of_systems_make_one_table(make):
@@ -201,6 +220,8 @@ def test_folders_are_read_and_merged(make, tmp_path):
     for name, method in (("a", "cm"), ("b", "mdt")):
         write_rows(tmp_path / name / "rows.jsonl", [make.row(method, run_id=name)])
         write_students(tmp_path / name, [student(method)])
+        scored = {"metric": "FD", "higher_is_better": False, "steps": 1, "assets": 8, "seed": 0}
+        write_sweeps(tmp_path / name, [SweepRecord(**scored, trials=(Trial(method=method, lr=1e-3, score=1.0),))])
         (tmp_path / name / "students" / f"{method}-x").mkdir(parents=True)
     folders = [tmp_path / "a", tmp_path / "b"]
     assert [row.method for row in read_runs(folders).rows] == ["cm", "mdt"]
@@ -211,6 +232,7 @@ def test_folders_are_read_and_merged(make, tmp_path):
         assert folder.name == "a + b"
         assert [row.method for row in read_run(folder).rows] == ["cm", "mdt"]
         assert [one.method for one in read_run(folder).students] == ["cm", "mdt"]
+        assert [[trial.method for trial in one.trials] for one in read_run(folder).sweeps] == [["cm", "mdt"]]
         assert sorted(path.name for path in folder.glob("students/*")) == ["cm-x", "mdt-x"]
         assert json.loads((folder / "manifest.json").read_text())["notes"][0].startswith("Rows of 2 runs")
     assert not folder.exists()

@@ -18,6 +18,7 @@ TYPES = {
     "run_id": "string",
     "train_seed": "int64",
     "own_sampler": "bool",
+    "extra_sampler": "bool",
     "cfg_strength": "double",
     "value": "double",
     "n_ok": "int64",
@@ -31,6 +32,7 @@ def test_rows_round_trip_exactly(tmp_path, make):
     rows = [
         *make.whole_run(),
         make.row(value=0.1 + 0.2, stderr=1e-300, sampler="euler", own_sampler=False, git_dirty=True, note="ü\n\u2028"),
+        make.row(value=None, status="lost", error="out of memory", sampler="euler", extra_sampler=True),
         make.row(value=None, error="lost", train_seed=None, seed=2**40, steps=None, cfg_strength=None),
     ]
     path = tmp_path / "new" / "rows.parquet"
@@ -64,7 +66,7 @@ def test_values_of_assets_have_a_line_per_metric(tmp_path):
         ("b", False, None, None),
     ]
     assert lines[2]["error"] == "no mesh"
-    assert all(line["seed"] == 2 and line["schema_version"] == 1 for line in lines)
+    assert all(line["seed"] == 2 and line["schema_version"] == 2 for line in lines)
     assert "values" not in lines[0]
 
 

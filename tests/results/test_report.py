@@ -121,6 +121,17 @@ def test_json_round_trips(make):
     assert "Table" in json_schema()["$defs"]
 
 
+@pytest.mark.parametrize("format", sorted(FORMATS))
+def test_every_format_says_what_was_lost(make, format):
+    rows = [*make.run(), make.row("lossy", value=None, status="lost", error="the disk was full")]
+    text = " ".join(report(RunResults(rows), format).split())
+    for words in ("lost: the disk was full; the same command tries again", "failed"):
+        assert words in text
+    if format == "csv":
+        found = next(r for r in csv.DictReader(io.StringIO(report(RunResults(rows), format))) if r["method"] == "lossy")
+        assert (found["status"], found["value"], found["n_failed"]) == ("failed", "", "1")
+
+
 def test_json_of_something_else():
     with pytest.raises(MissingError, match="Not a report"):
         from_json('{"schema_version": 7, "tables": []}')

@@ -17,7 +17,7 @@ def test_rows_round_trip_exactly(tmp_path, make):
     assert read_rows(path) == rows
     append(path, [make.row(seed=7)])
     assert read_rows(path) == [*rows, make.row(seed=7)]
-    assert path.read_text().startswith('{"schema_version":3,')
+    assert path.read_text().startswith('{"schema_version":4,')
 
 
 def test_append_makes_the_file(tmp_path, make):
@@ -55,7 +55,9 @@ def test_append_to_a_folder_is_one_line(tmp_path, make):
         {"created_utc": "yesterday"},
         {"wall_s": 1.0},
         {"higher_is_better": None},
-        {"schema_version": 4},
+        {"schema_version": 3},
+        {"status": "lost"},
+        {"status": "gone", "value": None, "error": "x"},
         {"sampler": ""},
     ],
 )
@@ -99,17 +101,38 @@ def test_an_unknown_schema_is_a_usage_error(tmp_path, make):
 
 def test_rows_of_version_1_are_those_of_the_methods_own_samplers(tmp_path, make):
     path = tmp_path / "rows.jsonl"
-    old = make.row().model_dump(exclude={"sampler", "own_sampler"}) | {"schema_version": 1}
+    old = make.row().model_dump(exclude={"sampler", "own_sampler", "extra_sampler"}) | {"schema_version": 1}
     path.write_text(json.dumps(old) + "\n")
     [row] = read_rows(path)
     assert row == make.row()
-    assert (row.sampler, row.own_sampler, row.schema_version) == (None, True, 3)
+    assert (row.sampler, row.own_sampler, row.extra_sampler, row.schema_version) == (None, True, False, 4)
 
 
 def test_rows_of_version_2_are_of_structures(tmp_path, make):
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(make.row().model_dump(exclude={"stage"}) | {"schema_version": 2}) + "\n")
+    path.write_text(
+        json.dumps(make.row().model_dump(exclude={"stage", "extra_sampler"}) | {"schema_version": 2}) + "\n"
+    )
     assert read_rows(path) == [make.row(stage="structure")]
+
+
+def test_rows_of_version_3_with_another_sampler_are_lines_beside_the_methods_own(tmp_path, make):
+    path = tmp_path / "rows.jsonl"
+    own, other = make.row(sampler="renoise"), make.row(sampler="euler", own_sampler=False)
+    old = [row.model_dump(exclude={"extra_sampler"}) | {"schema_version": 3} for row in (own, other)]
+    old.append({key: value for key, value in old[0].items() if key != "own_sampler"})  # as in baselines: the default
+    path.write_text("".join(json.dumps(values) + "\n" for values in old))
+    read = read_rows(path)
+    assert read == [own, other.model_copy(update={"extra_sampler": True}), own]
+    write_rows(path, [other])  # of this version: what the protocol asks for need not be the method's own
+    assert read_rows(path) == [other]
+
+
+def test_a_lost_row_has_a_reason_and_no_value(tmp_path, make):
+    path = tmp_path / "rows.jsonl"
+    lost = make.row(value=None, status="lost", error="the disk was full")
+    write_rows(path, [lost])
+    assert read_rows(path) == [lost]
 
 
 def test_all_parts_of_the_time_may_have_their_seconds(make):
@@ -127,6 +150,8 @@ def test_the_latest_row_counts(make):
     assert latest(rows) == [make.row(value=2.0), make.row("pcm")]
     samplers = [make.row(sampler="renoise"), make.row(sampler="euler", own_sampler=False)]
     assert latest(samplers) == samplers
+    same_name = [make.row(sampler="euler"), make.row(sampler="euler", extra_sampler=True)]  # with other guidance
+    assert latest(same_name) == same_name
     stages = [make.row(stage=stage) for stage in ("structure", "both", "structure+teacher", "teacher+slat")]
     assert latest(stages) == stages
     with pytest.raises(UsageError, match="Two runs"):

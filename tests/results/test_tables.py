@@ -29,7 +29,7 @@ def test_table_2_has_the_papers_order_then_controls(make):
 def test_table_3_begins_with_the_undistilled_row(make):
     table = table_3(make.run())
     block = ["no VM, no VD (undistilled)", "VM", "VM+VD (Ours)"]
-    controls = ["Floor (held-out reference)", "Reconstruction (VAE)", "Teacher", *["Undistilled, CFG"] * 2]
+    controls = ["Floor (held-out reference)", "Reconstruction (VAE)", "Teacher", *["Undistilled, no CFG"] * 2]
     assert labels(table) == [("1 step", block), ("2 steps", block), ("Controls", controls)]
 
 
@@ -148,9 +148,9 @@ def test_variants_are_lines_of_their_own_without_the_papers_numbers(make):
     assert [cell.value for cell in table.column("paper:FD_incep")] == [19.53, None]
 
 
-def test_other_samplers_stand_right_below_the_methods_own(make):
+def test_other_samplers_stand_right_below_the_protocols(make):
     rows = [make.row(method, sampler="renoise", steps=2) for method in ("mdt", "cm")]
-    rows += [make.row("mdt", value=3.0, sampler="euler", own_sampler=False, steps=2)]
+    rows += [make.row("mdt", value=3.0, sampler="euler", own_sampler=False, extra_sampler=True, steps=2)]
     rows += [make.row("mdt", variant="official", sampler="euler", steps=2)]
     rows += [make.row("mdt", sampler="renoise"), make.row("none", sampler="euler", train_seed=None)]
     table = table_2(rows)
@@ -170,6 +170,32 @@ def test_other_samplers_stand_right_below_the_methods_own(make):
     assert any("no line where it computes" in note for note in table.notes)
     assert not any("no line where it computes" in note for note in table_2(rows[:2]).notes)
     assert not any(note.startswith("Samplers") for note in table_2(make.run()).notes)  # of version 1
+    assert not any("method's own" in note for note in table.notes)
+
+
+def test_a_protocol_may_ask_for_another_sampler_than_the_methods_own(make):
+    rows = [make.row("cm", sampler="euler", own_sampler=False), make.row("vm", sampler="euler"), make.row("mdt")]
+    rows.append(make.row("cm", value=2.0, sampler="renoise", extra_sampler=True))
+    table = table_2(rows)
+    shown = {line.cells[0].text: line.cells[4].value for line in table.rows}
+    assert shown == {"CM": 1.0, "CM, renoise": 2.0, "VM+VD (Ours)": 1.0}
+    assert "The protocol's sampler computes something else than the method's own: euler for CM." in table.notes
+
+
+def test_what_was_lost_is_a_failed_cell_whose_footnote_says_that_it_can_be_mended(make):
+    lost = {"status": "lost", "error": "out of memory on GPU 0."}
+    rows = [make.row("cm", value=None, **lost), make.row("cm", "latency_s", None, unit="s", **lost)]
+    rows += [make.row("pcm"), make.row("pcm", value=None, seed=1), make.row("pcm", value=None, seed=2, **lost)]
+    table = table_2(rows)
+    cm, pcm = table.column("FD_tiny2d")
+    assert (cm.text, cm.value, cm.n_failed, cm.notes) == ("failed", None, 1, (1,))
+    assert (pcm.text, pcm.n_failed, pcm.notes) == ("1.000", 2, (2, 3))
+    assert table.column("latency_s")[0].notes == (1,)
+    assert table.footnotes == (
+        "CM, 1 step: lost: out of memory on GPU 0; the same command tries again",
+        "PCM, 1 step: 1 of 3 seeds failed: loss is not finite",
+        "PCM, 1 step: 1 of 3 seeds lost: out of memory on GPU 0; the same command tries again",
+    )
 
 
 def test_the_papers_numbers_stand_at_their_steps(make):
@@ -182,9 +208,9 @@ def test_the_papers_numbers_stand_at_their_steps(make):
     assert shown[("mdt", "", 1)] == 164.2
     assert shown[("mdt", "", 2)] == 110.9
     assert shown[("teacher", "", 25)] == 65.24
-    assert shown[("none", "", 1)] == 195.6
+    assert shown[("none", "cfg", 1)] == 195.6
     assert shown[("cm", "", 2)] is None
-    assert shown[("none", "cfg", 1)] is None
+    assert shown[("none", "", 1)] is None
 
 
 def test_paper_tables_agree_where_they_overlap():

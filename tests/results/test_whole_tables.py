@@ -59,8 +59,8 @@ def test_table_1_has_a_line_per_sampled_method_and_steps(shown):
     table = shown["table_1"]
     assert [(group, [line.cells[0].text for line in lines]) for group, lines in table.groups()] == [
         ("Teacher", ["Teacher"]),
-        ("1 step per stage", ["CM", "PCM", "sCM", "VM", "VM+VD (Ours)", "Undistilled, no CFG"]),
-        ("2 steps per stage", ["CM", "PCM", "sCM", "VM", "VM+VD (Ours)", "Undistilled, no CFG"]),
+        ("1 step per stage", ["CM", "PCM", "sCM", "VM", "VM+VD (Ours)", "Undistilled, CFG"]),
+        ("2 steps per stage", ["CM", "PCM", "sCM", "VM", "VM+VD (Ours)", "Undistilled, CFG"]),
     ]
     assert [cell.text for cell in table.column("steps")] == ["25x2", *["1x2"] * 6, *["2x2"] * 6]
     assert [cell.value for cell in table.column("nfe")] == [88, *[2] * 6, *[4] * 6]
@@ -124,7 +124,7 @@ def test_tables_2_and_3_have_the_papers_lines_at_steps_spelled_its_way(shown):
         "Ground truth, shuffled pairs",
         "Reconstruction (VAE)",
         "Teacher",
-        *["Undistilled, no CFG"] * 2,
+        *["Undistilled, CFG"] * 2,
     ]
 
 
@@ -143,7 +143,7 @@ def test_the_structure_table_is_of_structures_with_every_method(make, shown):
 def test_stages_apart_stand_side_by_side_below_the_teacher(shown):
     table = shown["stages_apart"]
     order = [("own", "own", "{}x2"), ("own", "teacher's", "{}"), ("teacher's", "own", "{}")]
-    block = ["CM", "VM+VD (Ours)", "Undistilled, no CFG"]
+    block = ["CM", "VM+VD (Ours)", "Undistilled, CFG"]
     lines = [
         (method, structure, slat, spelled.format(steps))
         for steps in (1, 2)
@@ -188,7 +188,7 @@ def test_best_of_stages_apart_is_among_lines_with_the_same_stages(shown):
 
 def test_every_line_of_whole_assets_is_in_a_table(make):
     rows = [*make.whole_run(), make.row("plugin", "FD_gs", stage="both"), make.row("kd", "FD_gs", stage="teacher+slat")]
-    rows += [make.row("cm", "FD_gs", 3.0, variant="v", sampler="euler", own_sampler=False, stage=stage, steps=2)
+    rows += [make.row("cm", "FD_gs", 3.0, variant="v", sampler="euler", extra_sampler=True, stage=stage, steps=2)
              for stage in ("both", "structure+teacher")]  # fmt: skip
     found = {
         table.name: {(line.method, line.variant, line.steps) for line in table.rows} for table in whole_tables(rows)

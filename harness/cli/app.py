@@ -1,0 +1,649 @@
+"""The command line. Nothing heavy is imported before a verb needs it: `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...base.errors import MdtbenchError, UsageError
+from . import completion
+from .cache import CACHE, cache_app
+
+ALL_METHODS = "cm,pcm,scm,vm,mdt"
+FORMATS = completion.one_of(("text", "json"))
+
+app = typer.Typer(
+    name="mdtbench",
+    help="Distil a 3D flow model with every method, measure all students under one protocol, print the tables.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.add_typer(cache_app)
+
+PresetOption = Annotated[
+    str,
+    typer.Option(
+        "--preset",
+        help="Shipped preset (smoke, tiny, oracle, paper) or a .toml file.",
+        autocompletion=completion.presets,
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the preset: train.steps=100, protocol=trellis-v1. May be given several times.",
+    ),
+]
+Workers = Annotated[int, typer.Option(help="Processes; 0 = one per core. Changes no result.", min=0)]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="Where networks compute: cpu, cuda, cuda:1, or auto: a GPU where there is one. One process works on a GPU "
+        "unless --workers says how many are to share it.",
+        autocompletion=completion.one_of(completion.DEVICES),
+    ),
+]
+
+
+@app.callback()
+def root() -> None:
+    """mdtbench"""
+
+
+@app.command()
+def run(
+    preset: PresetOption = "tiny",
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated methods, with variants as name:variant; the preset's by default. The teacher and its "
+            "undistilled lines (none, none:cfg) are always there.",
+            autocompletion=completion.methods,
+        ),
+    ] = "",
+    steps: Annotated[
+        str,
+        typer.Option(
+            help="Sampler steps to evaluate, e.g. 1,2; the preset's by default. Lines that a preset lists keep theirs."
+        ),
+    ] = "",
+    stages: Annotated[
+        str,
+        typer.Option(
+            help="both, or structure: no second stage; both by default where the preset has a table `slat`.",
+            autocompletion=completion.one_of(completion.STAGES),
+        ),
+    ] = "",
+    samplers: Annotated[
+        str,
+        typer.Option(
+            help="Samplers to report students with beside the protocol's, e.g. euler,renoise.",
+            autocompletion=completion.some_of(completion.SAMPLERS),
+        ),
+    ] = "",
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="What methods get equal amounts of: steps, forwards or seconds; the preset's by default.",
+            autocompletion=completion.one_of(completion.BUDGETS),
+        ),
+    ] = "",
+    seeds: Annotated[str, typer.Option(help="Training seeds, e.g. 0,1,2; 0 by default.")] = "",
+    assets: Annotated[
+        str,
+        typer.Option(
+            help="Folder of meshes, toys4k:FOLDER, or NAME:TEXT of a plug-in, to evaluate on; the preset's by default."
+        ),
+    ] = "",
+    limit: Annotated[int | None, typer.Option(help="Use only the first N test assets.", min=2)] = None,
+    changes: Changes = None,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(help="Python file that registers a method, metric, source or network of your own."),
+    ] = None,
+    export: Annotated[
+        str,
+        typer.Option(
+            help="Write every whole asset as files: glb (coloured mesh), ply (3D Gaussians), png (a picture). Those "
+            "of the first training and generation seed, to OUT/export/<method>-<steps>x2/; needs a second stage.",
+            autocompletion=completion.some_of(completion.EXPORTS),
+        ),
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<preset>-<key> by default.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder for prepared assets, shared by runs.")] = CACHE,
+    workers: Workers = 0,
+    ranks: Annotated[
+        int,
+        typer.Option(
+            help="Processes that share every training batch, a GPU each; train.accumulate is then their number times a "
+            "power of two. Changes no result.",
+            min=1,
+        ),
+    ] = 1,
+    device: DeviceOption = "auto",
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace the rows of a finished run of another configuration in --out. What both have is not made "
+            "again: so lines are added to a run.",
+        ),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print plan and cost, compute nothing.")] = False,
+) -> None:
+    """Distil with every method, measure all students, print the tables. Run again to resume.
+
+    Examples:
+
+      mdtbench run
+
+      mdtbench run --preset smoke --methods vm,mdt
+
+      mdtbench run --methods cm,vm --set sweep.lr=[1e-4,3e-4,1e-3] --budget forwards
+
+      mdtbench run --assets my_meshes --methods cm,pcm,scm,vm,mdt --out r1
+
+      mdtbench run --stages structure
+
+      mdtbench run --export glb,ply,png
+
+      mdtbench run --preset oracle
+    """
+    from .run import Command, RunOptions, run_command
+
+    run_command(
+        Command(
+            RunOptions(
+                preset=preset,
+                methods=_words(methods),
+                steps=_numbers("--steps", steps),
+                stages=stages,
+                samplers=_words(samplers),
+                budget=budget,
+                train_seeds=_numbers("--seeds", seeds),
+                assets=assets,
+                limit=limit,
+                changes=tuple(changes or ()),
+                device=device,
+                command=tuple(["mdtbench", *sys.argv[1:]]),
+            ),
+            cache=cache.expanduser(),
+            plugins=tuple(plugin or ()),
+            export=_words(export),
+            out=out,
+            workers=workers,
+            ranks=ranks,
+            overwrite=overwrite,
+            dry_run=dry_run,
+        )
+    )
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUN",
+            help="Folder of a run, the newest under runs/ by default; of several, one table of all.",
+            autocompletion=completion.runs,
+        ),
+    ] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="rich, markdown, latex, csv, json; html: a folder of pages; parquet: files of all rows.",
+            autocompletion=completion.formats,
+        ),
+    ] = "rich",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Of html the folder (RUN/report by default), of parquet the file (RUN/rows.parquet)."),
+    ] = None,
+) -> None:
+    """Print Tables 1 to 3 of a run, or of several that are comparable, beside the paper's numbers.
+
+    Examples:
+
+      mdtbench report
+
+      mdtbench report runs/today --format html --out pages
+
+      mdtbench report runs/cm_vm runs/mdt --format latex
+
+      mdtbench report runs/today --format parquet --out rows.parquet
+    """
+    from .report import report_command
+
+    report_command(folders or (), format, out)
+
+
+@app.command()
+def figure(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="grid|pareto|curves",
+            help="grid: pictures of assets; pareto: quality against cost; curves: of training.",
+            autocompletion=completion.one_of(("grid", "pareto", "curves")),
+        ),
+    ],
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUN",
+            help="Folder of a run, the newest under runs/ by default; of several, one figure of all.",
+            autocompletion=completion.runs,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A .pdf or .png; RUN/figure-<kind>.pdf by default.")
+    ] = None,
+    methods: Annotated[
+        str,
+        typer.Option(help="Comma-separated methods in their order; all by default.", autocompletion=completion.methods),
+    ] = "",
+    assets: Annotated[str, typer.Option(help="Of grid: comma-separated asset ids; the first few by default.")] = "",
+    metric: Annotated[
+        str, typer.Option(help="Of pareto: the first of the run's table by default. Of curves: loss or a diagnostic.")
+    ] = "",
+    steps: Annotated[
+        str, typer.Option(help="Sampler steps, e.g. 1,2. Of grid the fewest by default, of pareto all.")
+    ] = "",
+    against: Annotated[
+        str,
+        typer.Option(
+            help="Of pareto: nfe or seconds; nfe by default.", autocompletion=completion.one_of(("nfe", "seconds"))
+        ),
+    ] = "",
+) -> None:
+    """Draw a figure for a paper, PDF or PNG. Needs matplotlib, which the extra `figures` installs.
+
+    Examples:
+
+      mdtbench figure grid runs/today --steps 1,2 --methods vm,mdt,teacher --out assets.pdf
+
+      mdtbench figure pareto runs/today --metric FD_tiny_gs --against seconds
+
+      mdtbench figure curves runs/today --out curves.png
+    """
+    from ...results.figures.choice import Choice
+    from .figure import figure_command
+
+    choice = Choice(_words(methods), _words(assets), metric, _numbers("--steps", steps), against)
+    typer.echo(figure_command(kind, folders or (), out, choice))
+
+
+@app.command()
+def compare(
+    run: Annotated[
+        str, typer.Argument(help="Folder of a run, or its rows.jsonl.", autocompletion=completion.baselines)
+    ],
+    baseline: Annotated[
+        str,
+        typer.Argument(
+            help="The same of another run, or the name of a shipped baseline.", autocompletion=completion.baselines
+        ),
+    ] = "",
+    metrics: Annotated[str, typer.Option(help="Comma-separated metrics; all by default.")] = "",
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated methods; all by default. mine=mdt: the run's against the baseline's.",
+            autocompletion=completion.methods,
+        ),
+    ] = "",
+    tolerance: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML with tolerances; from the seeds' spread by default.")
+    ] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="text, markdown or json.",
+            autocompletion=completion.one_of(("text", "markdown", "json")),
+        ),
+    ] = "text",
+    everything: Annotated[bool, typer.Option("--all", help="Also show what is the same or not comparable.")] = False,
+    any_change: Annotated[
+        bool, typer.Option("--any-change", help="Exit with 3 on what is better, too: for checks of every commit.")
+    ] = False,
+    save: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the run as a baseline there instead of comparing.")
+    ] = None,
+) -> None:
+    """Say where a run is better or worse than a baseline; exit code 3 when it is worse anywhere.
+
+    Examples:
+
+      mdtbench compare runs/today runs/yesterday
+
+      mdtbench compare runs/today runs/yesterday --metrics FD_tiny2d --tolerance tolerances.toml
+
+      mdtbench compare runs/mine runs/mine --methods mine=mdt
+
+      mdtbench compare runs/today --save baselines/ours
+    """
+    from .compare import CompareOptions, compare_command, save_baseline
+
+    if bool(baseline) == (save is not None):
+        raise UsageError(
+            "`mdtbench compare RUN` needs a BASELINE to hold the run against, or --save DIR, and not both."
+        )
+    if save is not None:
+        typer.echo(save_baseline(run, save), nl=False)
+        return
+    options = CompareOptions(run, baseline, _words(metrics), _words(methods), tolerance, format, everything, any_change)
+    raise typer.Exit(compare_command(options))
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Folder of generated assets, named by asset id.")],
+    name: Annotated[str, typer.Option(help="Name of the system, for the table; the folder's by default.")] = "",
+    reference: Annotated[
+        str, typer.Option(help="Folder of true meshes, or toys4k:FOLDER; by default the assets themselves.")
+    ] = "",
+    conditions: Annotated[
+        Path | None, typer.Option(help="Folder of the conditioning pictures, named by asset id: adds CLIP_score.")
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(help="Protocol, with variants as name+variant.", autocompletion=completion.protocols),
+    ] = "trellis-v1",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="extractors=random, seed, run_seed, columns."),
+    ] = None,
+    latency: Annotated[float | None, typer.Option(help="Seconds per asset, for the table.", min=0)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Generation seed of the assets, for tables of several seeds.", min=0)
+    ] = None,
+    calibrates: Annotated[
+        bool, typer.Option("--calibrates", help="These are the teacher's: compare with the published numbers.")
+    ] = False,
+    geometry_only: Annotated[
+        bool, typer.Option("--geometry-only", help="The assets have no colours: ULIP_I alone.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Sampler steps, for the table.", min=1)] = None,
+    nfe: Annotated[int | None, typer.Option(help="Network passes per asset, for the table.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N assets of the reference.", min=2)] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder of official weights; ~/.cache/mdtbench/weights by default.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/evaluate-<name>-<key> by default.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder for pictures and features, shared by runs.")] = CACHE,
+    plugin: Annotated[list[Path] | None, typer.Option(help="Python file that registers a metric of your own.")] = None,
+    device: DeviceOption = "auto",
+    workers: Workers = 0,
+) -> None:
+    """Measure assets that any system generated: FD, KD, ULIP_I and more under a protocol. Run again to resume.
+
+    Meshes (GLB, glTF, OBJ, PLY, STL, OFF) and PLY files of 3D Gaussians are recognised by their content.
+
+    Examples:
+
+      mdtbench evaluate flashvdm_out --name FlashVDM --reference toys4k_glb --latency 1.30 --geometry-only
+
+      mdtbench evaluate my_assets --name test --set extractors=random --limit 8
+    """
+    from ..driver.evaluation import EvaluateOptions
+    from ..inputs.downloads import FOLDER
+    from .evaluate import evaluate_command
+
+    options = EvaluateOptions(
+        folder=folder,
+        name=name or folder.resolve().name,
+        reference=reference,
+        conditions=conditions,
+        latency=latency,
+        seed=seed,
+        calibrates=calibrates,
+        geometry_only=geometry_only,
+        steps=steps,
+        nfe=nfe,
+        limit=limit,
+        weights=(weights or FOLDER).expanduser(),
+        cache=cache.expanduser(),
+        device=device,
+    )
+    evaluate_command(options, protocol, tuple(changes or ()), tuple(plugin or ()), out, workers)
+
+
+@app.command()
+def show(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|protocol|schema",
+            help="Folder of a run, or its name under runs/; protocol; schema.",
+            autocompletion=completion.shown,
+        ),
+    ],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Of a protocol, with variants as name+variant; trellis-v1 by default. Of `run`: the run's.",
+            autocompletion=completion.protocols,
+        ),
+    ] = "",
+    format: Annotated[str, typer.Option("--format", "-f", help="text or json.", autocompletion=FORMATS)] = "text",
+) -> None:
+    """Print all about one run; or every choice of a protocol with its source; or the JSON Schema of rows.
+
+    Examples:
+
+      mdtbench show runs/today
+
+      mdtbench show protocol trellis-v1
+
+      mdtbench show protocol trellis-v1+as-is --format json
+
+      mdtbench show schema
+    """
+    from .runs import shown
+
+    typer.echo(shown(what, name, format), nl=False)
+
+
+@app.command()
+def fetch(
+    preset: Annotated[
+        str,
+        typer.Option(
+            "--preset",
+            help="paper, variants, or a .toml list of files.",
+            autocompletion=completion.one_of(completion.DOWNLOADS),
+        ),
+    ] = "paper",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the files; ~/.cache/mdtbench/weights by default.")
+    ] = None,
+    mirror: Annotated[str, typer.Option(metavar="URL", help="Another hub that serves the same files.")] = "",
+    verify: Annotated[bool, typer.Option("--verify", help="Compute all digests again.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Only say what is missing; exit code 4 if anything.")
+    ] = False,
+) -> None:
+    """Download official weights, checked and resumable; says first how much it is. Run again to resume.
+
+    Examples:
+
+      mdtbench fetch --preset paper --offline
+
+      mdtbench fetch --preset paper --mirror https://hub.example.org
+    """
+    from ..inputs.downloads import FOLDER
+    from .fetch import fetch_command
+
+    typer.echo(fetch_command(preset, out or FOLDER, mirror or None, verify, offline), nl=False)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="methods, samplers, metrics, presets, protocols, worlds or runs.",
+            autocompletion=completion.one_of(completion.KINDS),
+        ),
+    ] = "methods",
+    folder: Annotated[
+        Path | None, typer.Option("--in", metavar="DIR", help="Of runs: the folder that they are in; runs by default.")
+    ] = None,
+) -> None:
+    """List what this installation offers, or the runs that there are."""
+    if kind == "runs":
+        from .runs import RUNS, runs_table
+
+        typer.echo(runs_table(folder or RUNS), nl=False)
+        return
+    from .listing import listing
+
+    if folder is not None:
+        raise UsageError(f"--in has no meaning for {kind}. Leave it out.")
+    typer.echo(listing(kind))
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="CSV with the columns metric and value; see docs/rows.md for others.")],
+    name: Annotated[str, typer.Option(help="Name of the system, where the CSV has no column method.")],
+    like: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="The run that the values are comparable to, on your word.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/import-<name>-<key> by default.")] = None,
+) -> None:
+    """Make a run's folder of another tool's numbers, marked as not measured here, for `report` and `compare`.
+
+    Examples:
+
+      mdtbench import lgm.csv --name LGM --like runs/flashvdm
+    """
+    from .runs import ImportOptions, import_command
+
+    typer.echo(import_command(ImportOptions(file, name, like, out)), nl=False)
+
+
+@app.command()
+def pretrain(
+    preset: PresetOption = "tiny",
+    out: Annotated[Path, typer.Option(help="Folder of the world; its name is the world's name.")] = Path("world"),
+    stages: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated stages to make now; all by default.",
+            autocompletion=completion.some_of(completion.PRETRAINED),
+        ),
+    ] = "",
+    changes: Changes = None,
+    workers: Workers = 0,
+) -> None:
+    """Make the networks of a preset from nothing (one to two hours on two cores); run again to resume."""
+    from ..engine.progress import reporter
+    from ..engine.workers import cores
+    from ..pretrain import STAGES
+    from ..pretrain import pretrain as make
+    from ..settings.config import load_config
+
+    config = load_config(preset, changes)
+    chosen = [stage.strip() for stage in stages.split(",") if stage.strip()] or list(STAGES)
+    with reporter() as report:
+        complete = make(config, out, chosen, workers or cores(), report)
+    typer.echo(f"World at {out}" if complete else f"Stages {', '.join(chosen)} at {out}; others are still to be made.")
+
+
+@app.command()
+def doctor(
+    preset: Annotated[
+        str,
+        typer.Option(help="Also look for what a preset needs, e.g. paper.", autocompletion=completion.presets),
+    ] = "",
+    cache: Annotated[Path, typer.Option(help="Folder for prepared assets that runs are to use.")] = CACHE,
+) -> None:
+    """Print what this machine has and what of it is used; exit code 4 when something needed is missing."""
+    from .doctor import check, examined, findings_text
+
+    findings = examined(cache.expanduser(), preset)
+    typer.echo(findings_text(findings), nl=False)
+    check(findings)
+
+
+@app.command()
+def bench(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="|".join(completion.BENCHMARKS),
+            help="What to measure.",
+            autocompletion=completion.one_of(completion.BENCHMARKS),
+        ),
+    ],
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated methods that train.", autocompletion=completion.methods)
+    ] = ALL_METHODS,
+    world: Annotated[str, typer.Option(help="Shipped world, or a folder made by `mdtbench pretrain`.")] = "tiny",
+    batch: Annotated[int, typer.Option(help="Samples in a batch.", min=1)] = 32,
+    steps: Annotated[int, typer.Option(help="Training steps of every student in a repetition.", min=1)] = 2,
+    repetitions: Annotated[int, typer.Option(help="Times that everything is measured.", min=1)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure what the tool costs here.
+
+    `lockstep`: forward passes, time and memory of training methods together, against one after the other.
+    `render`: pictures of Gaussians and of meshes; of the options, only --repetitions and --json count.
+    `sparse`: layers of the second stage; likewise.
+    `fd`: the Fréchet distance at 2,048 dimensions against the usual sqrtm; likewise.
+
+    Examples:
+
+      mdtbench bench lockstep
+
+      mdtbench bench lockstep --methods cm,vm --repetitions 3 --json
+
+      mdtbench bench render
+
+      mdtbench bench sparse
+    """
+    from ..bench.lockstep import BenchOptions
+    from ..bench.lockstep import bench as measure
+    from ..engine.progress import reporter
+
+    options = BenchOptions(world, _words(methods), batch, steps, repetitions)
+    with reporter() as report:
+        text = measure(name, options, as_json, report)
+    typer.echo(text, nl=False)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(word) for word in _words(text))
+    except ValueError:
+        raise UsageError(f"{option} takes whole numbers separated by commas, e.g. 0,1,2 (got '{text}').") from None
+    if text and not numbers:
+        raise UsageError(f"{option} needs at least one whole number, e.g. 0 (got '{text}').")
+    return numbers
+
+
+def main() -> None:
+    """Entry point: errors become one line on standard error and the exit code of their kind."""
+    try:
+        app()
+    except MdtbenchError as error:
+        typer.echo(f"mdtbench: {error}", err=True)
+        sys.exit(error.exit_code)

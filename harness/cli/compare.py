@@ -1,0 +1,172 @@
+"""The verb `compare`. Imports no torch: it must answer at once, on any machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...base.errors import MissingError, UsageError, unknown_name
+from ...base.files import canonical_json, write_text
+from ...results import __file__ as results_file
+from ...results.asset_values import ASSET_VALUES_FILE, AssetValue, read_asset_values, write_asset_values
+from ...results.compare import compare
+from ...results.compare_assets import cell_of, single_seeded
+from ...results.compare_tables import comparison_table, to_json
+from ...results.differences import Comparison
+from ...results.render_markdown import to_markdown
+from ...results.render_rich import to_rich
+from ...results.rows import COST_METRICS, SCHEMA_VERSION, Row, latest, read_rows
+from ...results.tolerances import read_tolerances
+
+BASELINES = Path(results_file).parent / "baselines"
+FORMATS = ("json", "markdown", "md", "text")
+TOLERANCES_FILE = "tolerances.toml"
+REGRESSION = 3  # the exit code
+LARGEST_ASSETS = 5_000_000  # bytes of assets' values in a baseline, which is committed
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What the command line says.
+
+    Attributes:
+        run, baseline: a folder, a file of rows, or the name of a shipped baseline.
+        any_change: whether what is better counts too: for code that is meant to compute the same.
+    """
+
+    run: str
+    baseline: str
+    metrics: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    tolerance: Path | None = None
+    format: str = "text"
+    everything: bool = False
+    any_change: bool = False
+
+
+def compare_command(options: CompareOptions) -> int:
+    """Print the comparison.
+
+    Returns:
+        The exit code, 0 or 3.
+    Raises:
+        UsageError: an unknown name, or nothing in both runs can be compared.
+        MissingError: a file that is not there.
+    """
+    if options.format not in FORMATS:
+        raise unknown_name("format", options.format, FORMATS)
+    files = find_rows(options.run), find_rows(options.baseline)
+    run, baseline = map(read_rows, files)
+    tolerance = options.tolerance or _beside(files[1])
+    tolerances = read_tolerances(tolerance, {row.metric for row in (*run, *baseline)}) if tolerance else None
+    comparison = compare(
+        run,
+        baseline,
+        metrics=options.metrics,
+        methods=options.methods,
+        tolerances=tolerances,
+        run_assets=_single_assets(files[0], run),
+        baseline_assets=_single_assets(files[1], baseline),
+    )
+    if tolerance:
+        comparison = replace(comparison, notes=(*comparison.notes, f"Tolerances of {tolerance}."))
+    sys.stdout.write(_text(comparison, options))
+    _check_judged(comparison)
+    changed = comparison.of("worse") or (options.any_change and comparison.of("better"))
+    return REGRESSION if changed else 0
+
+
+def save_baseline(run: str, folder: Path) -> str:
+    """Keep of a run what `compare` needs: the latest rows, of seconds the sum alone, fields at their defaults left out.
+
+    Values of single assets are kept of lines with one seed, where differences are taken asset by asset, unless they
+    are more than belongs in a repository.
+
+    Raises:
+        UsageError: the run failed somewhere, so it is no measure for others.
+    """
+    source = find_rows(run)
+    rows = [row for row in latest(read_rows(source)) if row.metric not in COST_METRICS[:-1]]
+    failed = sum(row.value is None for row in rows)
+    if failed:
+        raise UsageError(
+            f"{failed} measurements of {run} failed - a baseline has none - run again, or choose another run."
+        )
+    kept = _keep_assets(_single_assets(source, rows), folder)
+    write_text(folder / "rows.jsonl", "".join(f"{_shortened(row)}\n" for row in rows))
+    return f"{len(rows)} rows at {folder / 'rows.jsonl'}\n{kept}"
+
+
+def find_rows(text: str) -> Path:
+    """The file of rows that a folder, a file or the name of a shipped baseline stands for.
+
+    Raises:
+        MissingError: a path at which there is nothing.
+        UsageError: a name that no shipped baseline has.
+    """
+    path = Path(text)
+    if path.is_dir():
+        return path / "rows.jsonl"
+    if path.is_file():
+        return path
+    if os.sep in text or path.suffix:
+        raise MissingError(f"There is no run at {path}. Name a folder of `mdtbench run`, or its rows.jsonl.")
+    shipped = {file.parent.name: file for file in sorted(BASELINES.glob("*/rows.jsonl"))}
+    if text not in shipped:
+        raise unknown_name("baseline", text, shipped, "Or name the folder of a run, or its rows.jsonl.")
+    return shipped[text]
+
+
+def _single_assets(file: Path, rows: Sequence[Row]) -> list[AssetValue]:
+    """The values, in the file beside the rows, of assets of lines with one seed: all that `compare` asks for."""
+    cells = single_seeded(rows)
+    return [value for value in read_asset_values(file.parent) if cell_of(value) in cells] if cells else []
+
+
+def _keep_assets(values: Sequence[AssetValue], folder: Path) -> str:
+    """Write them if they are few, and say what was done; those of an earlier run do not stay."""
+    size = sum(len(value.model_dump_json()) + 1 for value in values)
+    if values and size <= LARGEST_ASSETS:
+        write_asset_values(folder, values)
+        return f"{len(values)} values of assets at {folder / ASSET_VALUES_FILE}\n"
+    (folder / ASSET_VALUES_FILE).unlink(missing_ok=True)
+    if not values:
+        return ""
+    return (
+        f"Values of assets left out: {size / 1e6:.0f} MB, more than {LARGEST_ASSETS / 1e6:.0f}. Lines with one seed "
+        f"will not be paired by asset; compare with the run's own folder for that.\n"
+    )
+
+
+def _beside(rows: Path) -> Path | None:
+    """The tolerances that a baseline brings along."""
+    path = rows.with_name(TOLERANCES_FILE)
+    return path if path.is_file() else None
+
+
+def _shortened(row: Row) -> str:
+    return canonical_json({"schema_version": SCHEMA_VERSION} | row.model_dump(mode="json", exclude_defaults=True))
+
+
+def _text(comparison: Comparison, options: CompareOptions) -> str:
+    if options.format == "json":
+        return to_json(comparison)
+    table = comparison_table(comparison, f"{options.run} against {options.baseline}", everything=options.everything)
+    if options.format == "text":
+        width = max(100, min(200, shutil.get_terminal_size((140, 24)).columns))
+        return to_rich([table], width=width, color=sys.stdout.isatty()) + comparison.summary + "\n"
+    return f"{to_markdown([table])}\n{comparison.summary}\n"
+
+
+def _check_judged(comparison: Comparison) -> None:
+    """A check that compared nothing must not pass."""
+    if not comparison.judged:
+        reasons = dict.fromkeys(one.reason for one in comparison.differences if one.reason)
+        raise UsageError(
+            f"Nothing can be compared ({next(iter(reasons), 'no rows')}) - both runs need measurements of the same "
+            f"assets with the same networks - choose another baseline."
+        )

@@ -1,0 +1,97 @@
+"""The verb `evaluate`: from options to an evaluation, from that to its table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ...base.errors import UsageError, unknown_name
+from ..driver.evaluate import evaluate
+from ..driver.evaluation import EvaluateOptions, resolve
+from ..driver.run import SHOWN, Outcome
+from ..engine.device import device_of
+from ..engine.jobs import Engine
+from ..engine.progress import reporter
+from ..engine.workers import cores, teams
+from ..settings.config import ProtocolSection, apply_change
+from .plugins import load_plugin
+from .report import print_tables
+
+
+class Settings(BaseModel):
+    """The keys of --set.
+
+    Attributes:
+        extractors: official: published weights; random: the same networks with seeded noise, to try everything out.
+        seed: of that noise. run_seed: of the protocol, for the points on surfaces.
+        columns: extractors whose distances are wanted as well.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    extractors: Literal["official", "random"] = "official"
+    seed: int = Field(default=0, ge=0)
+    run_seed: int = Field(default=0, ge=0)
+    columns: tuple[Literal["fd_incep_clean", "fd_dinov2_reg518"], ...] = ()
+
+
+def read_settings(changes: Sequence[str]) -> Settings:
+    """Raises UsageError for an unknown key or a value that it cannot have."""
+    values: dict[str, Any] = {}
+    for change in changes:
+        apply_change(values, change)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise unknown_name("key", key, Settings.model_fields, "Of --set.") from error
+        raise UsageError(f"--set {key}: {first['msg']} (got {first['input']!r}). Correct the value.") from error
+
+
+def evaluate_command(
+    options: EvaluateOptions,
+    protocol: str,
+    changes: Sequence[str],
+    plugins: Sequence[Path],
+    out: Path | None,
+    workers: int,
+) -> None:
+    """Raises the errors of base.errors; prints the table and where everything is."""
+    modules = [load_plugin(plugin) for plugin in plugins]
+    settings = read_settings(changes)
+    section = ProtocolSection(name=protocol, extractors=settings.extractors, seed=settings.seed, columns="all")
+    chosen = {"section": section, "columns": settings.columns, "run_seed": settings.run_seed}
+    threads = max(1, cores() // (workers or cores()))  # one Blender per worker
+    found = resolve(replace(options, **chosen, threads=threads, device=device_of(options.device)))
+    out = out or Path("runs") / f"evaluate-{options.name.replace(' ', '_')}-{found.key[:8]}"
+    try:
+        with reporter() as report, teams(workers, found.options.device, report, modules) as (team, networks):
+            outcome = evaluate(found, out, Engine(team, networks))
+    except KeyboardInterrupt:
+        sys.stderr.write("mdtbench: interrupted; the same command goes on with what is in the cache.\n")
+        raise
+    print_tables(outcome.results)
+    sys.stdout.write(closing(outcome, out))
+
+
+def closing(outcome: Outcome, out: Path) -> str:
+    """The last lines: which assets failed and why, where everything is."""
+    lines = _listed("asset(s) of the reference cannot be used", [(name, "mesh", why) for name, why in outcome.failures])
+    what = "failure(s) count as black pictures in distances and 0 in ULIP_I and CLIP_score"
+    lines += _listed(what, [(name, kind, why) for kind, name, why in outcome.asset_failures])
+    return "\n".join([*lines, f"Rows, failures and manifest: {out}"]) + "\n"
+
+
+def _listed(what: str, failures: Sequence[tuple[str, str, str]]) -> list[str]:
+    if not failures:
+        return []
+    rest = [f"  ... and {len(failures) - SHOWN} more"] if len(failures) > SHOWN else []
+    shown = [f"  {name} ({kind}): {why}" for name, kind, why in failures[:SHOWN]]
+    return [f"{len(failures)} {what}:", *shown, *rest]

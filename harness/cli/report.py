@@ -1,0 +1,82 @@
+"""The verb `report`. Imports no torch: a report must print at once, on any machine."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+from ...base.errors import MissingError, UsageError
+from ...results.asset_values import read_asset_values
+from ...results.merge import read_runs
+from ...results.merged_folder import merged_folder
+from ...results.parquet import ASSETS_FILE, ROWS_FILE, write_assets_parquet, write_rows_parquet
+from ...results.render_rich import to_rich
+from ...results.report import FORMATS, RunResults, report, tables
+
+HTML_FOLDER = "report"
+
+
+def report_command(folders: Sequence[Path], format: str, out: Path | None = None) -> None:
+    """Print the tables, or write the files of formats that are no text.
+
+    Args:
+        folders: Of runs; the newest where there are none.
+        out: Of html the folder, of parquet the file; others are printed.
+    """
+    folders = folders or (newest_run(Path("runs")),)
+    if format == "html":
+        sys.stdout.write(f"{_html(folders, out)}\n")
+    elif format == "parquet":
+        sys.stdout.write(_parquet(folders, out))
+    elif out is not None and format in FORMATS:
+        raise UsageError(f"--out is for html and parquet (got --format {format}) - text is printed - use > FILE.")
+    elif format == "rich":
+        print_tables(read_runs(folders))
+    else:
+        sys.stdout.write(report(read_runs(folders), format))
+
+
+def print_tables(run: RunResults) -> None:
+    """The tables on standard output, as wide as the terminal."""
+    width = max(100, min(200, shutil.get_terminal_size((140, 24)).columns))
+    sys.stdout.write(to_rich(tables(run), width=width, color=sys.stdout.isatty()))
+
+
+def newest_run(root: Path) -> Path:
+    """The finished run of the latest date. Raises MissingError when there is none."""
+    runs = sorted(root.glob("*/rows.jsonl"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise MissingError(f"There is no finished run under {root}/. Make one with `mdtbench run`, or name its folder.")
+    return runs[-1].parent
+
+
+def _html(folders: Sequence[Path], out: Path | None) -> Path:
+    """Write the pages; where they begin."""
+    from ...results.html.report import write_report  # jinja2, which no other format needs
+
+    if len(folders) == 1:
+        return write_report(folders[0], out or folders[0] / HTML_FOLDER)
+    if out is None:
+        raise UsageError("--format html of several runs needs --out DIR, as no run's folder is that of all.")
+    with merged_folder(folders) as folder:
+        return write_report(folder, out)
+
+
+def _parquet(folders: Sequence[Path], out: Path | None) -> str:
+    """Write all rows, and the values of single assets beside them where there are any; says where."""
+    if out is None and len(folders) > 1:
+        raise UsageError("--format parquet of several runs needs --out FILE, as no run's folder is that of all.")
+    path = out or folders[0] / ROWS_FILE
+    if path.name == ASSETS_FILE or path.is_dir():
+        raise UsageError(f"--out takes a file for the rows (got {path}) - for example {ROWS_FILE}.")
+    rows = read_runs(folders).rows
+    write_rows_parquet(path, rows)
+    lines = [f"{len(rows)} rows: {path}"]
+    values = list(chain.from_iterable(read_asset_values(folder) for folder in folders))
+    if values:
+        write_assets_parquet(path.with_name(ASSETS_FILE), values)
+        lines.append(f"values of {len(values)} assets: {path.with_name(ASSETS_FILE)}")
+    return "\n".join(lines) + "\n"

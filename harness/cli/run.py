@@ -1,0 +1,168 @@
+"""The verb `run`: from options to a plan, from a plan to tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...base.errors import RunError, UsageError
+from ...results.report import RunResults
+from ..driver.cost import plan_summary
+from ..driver.export import FOLDER, formats_of
+from ..driver.needs import check_runnable, needs
+from ..driver.planning import RunOptions, make_plan
+from ..driver.run import Options, Outcome, check_folder
+from ..driver.run import run as run_plan
+from ..engine.device import AUTO, CPU
+from ..engine.jobs import Engine
+from ..engine.progress import reporter
+from ..engine.workers import cores, teams, workers
+from ..inputs.world import verify_world
+from ..oracle import is_oracle, load_oracle_config, oracle_summary, plan_oracle, run_oracle
+from ..train.loop import Failure
+from ..train.ranks import Ranks
+from .plugins import load_plugin
+from .report import print_tables
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line of `mdtbench run`, parsed. options: what decides results; the rest changes none."""
+
+    options: RunOptions
+    cache: Path
+    plugins: tuple[Path, ...] = ()
+    export: tuple[str, ...] = ()
+    out: Path | None = None
+    workers: int = 0
+    ranks: int = 1
+    overwrite: bool = False
+    dry_run: bool = False
+
+
+def run_command(command: Command) -> None:
+    """Raises the errors of base.errors; prints to standard output only the plan or the tables."""
+    plugins = [load_plugin(plugin) for plugin in command.plugins]
+    runner = RUNNERS.get(kind_of(command.options.preset), run_cells)
+    runner(command, plugins)
+
+
+def kind_of(preset: str) -> str:
+    """Which runner a preset is for."""
+    return "oracle" if is_oracle(preset) else "cells"
+
+
+def run_cells(command: Command, plugins: list[str]) -> None:
+    """Of presets that name a world: students, cells, rows."""
+    plan, formats = make_plan(command.options, command.cache, ready=False), formats_of(command.export)
+    if formats and not plan.config.slat:
+        raise UsageError(
+            "--export writes whole assets, and this run makes structures alone. Leave out `--stages structure`, choose "
+            "a preset with a table [slat] and a world that has the second stage, or leave out --export."
+        )
+    for stage in plan.stages if plan.trained else ():
+        Ranks(size=command.ranks).share(plan.config.stage(stage).accumulate)
+    findings = needs(plan, command.options.device)
+    count = command.workers or cores()
+    if command.dry_run:
+        text = plan_summary(plan, count, findings)
+        if command.out:
+            check_folder(plan, command.out, overwrite=command.overwrite)
+        print_out(text)
+        return
+    check_runnable(findings)
+    plan = make_plan(command.options, command.cache)  # again: with all that is there now
+    verify_world(plan.world.folder)
+    name = (
+        f"{Path(command.options.preset).stem}-{plan.run_id}"  # fails, before anything is written, without test assets
+    )
+    out = command.out or Path("runs") / name
+    options = Options(out, command.cache, formats, command.ranks, command.overwrite)
+    with (
+        _resumable(out),
+        reporter() as report,
+        teams(command.workers, plan.device, report, plugins) as (team, networks),
+    ):
+        outcome = run_plan(plan, options, Engine(team, networks))
+    print_tables(outcome.results)
+    print_out(_closing(outcome, out, formats))
+    raise_for(outcome.failed_students)
+
+
+def _closing(outcome: Outcome, out: Path, formats: tuple[str, ...]) -> str:
+    text = outcome.text(out)
+    if formats:
+        text += f"Assets as {' and '.join(formats)}, and a list of those that failed: {out / FOLDER}\n"
+    return text
+
+
+def run_oracle_preset(command: Command, plugins: list[str]) -> None:
+    """Of presets of problems with exact answers."""
+    del plugins
+    options = command.options
+    refuse(
+        {
+            "--stages": options.stages,
+            "--assets": options.assets,
+            "--limit": options.limit,
+            "--budget": options.budget,
+            "--export": command.export,
+            "--ranks": command.ranks > 1,
+            f"--device {options.device}": options.device not in (AUTO, CPU),
+        },
+        f"the exact problems of preset '{options.preset}'",
+    )
+    changes = list(options.changes)
+    changes += [f"evaluate.steps={list(options.steps)}"] if options.steps else []
+    changes += [f"evaluate.samplers={list(options.samplers)}"] if options.samplers else []
+    plan = plan_oracle(load_oracle_config(options.preset, changes), options.methods, options.train_seeds)
+    plan = replace(plan, preset=options.preset, command=options.command)
+    if command.dry_run:
+        print_out(oracle_summary(plan, command.workers or cores()))
+        return
+    out = command.out or Path("runs") / f"{Path(options.preset).stem}-{plan.run_id}"
+    with _resumable(out), reporter() as report, workers(command.workers or cores(), report) as team:
+        outcome = run_oracle(plan, out, team)
+    print_tables(RunResults(outcome.rows))
+    print_out("".join(f"{folder} failed: {failure.reason}\n" for folder, failure in outcome.failed_students.items()))
+    print_out(f"Rows, figures and manifest: {out}\n")
+    raise_for(outcome.failed_students)
+
+
+# The one place that asks what a preset is: problems with exact answers have no assets, and a runner of their own.
+RUNNERS = {"oracle": run_oracle_preset}
+
+
+def refuse(given: Mapping[str, object], where: str) -> None:
+    """Raises UsageError when an option has a value that has no meaning in `where`."""
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"{name} has no meaning for {where}. Leave it out.")
+
+
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """Says how to go on after an interruption."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write(f"mdtbench: interrupted; the same command goes on from {out}.\n")
+        raise
+
+
+def raise_for(failed: Mapping[str, Failure]) -> None:
+    """Raises RunError when students failed or were lost."""
+    lost = sum(failure.lost for failure in failed.values())
+    if failed:
+        again = " The same command tries the lost ones again." if lost else ""
+        raise RunError(
+            f"{len(failed) - lost} student(s) failed, {lost} were lost; their cells say so. Reasons are above.{again}"
+        )
+
+
+def print_out(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

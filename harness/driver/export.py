@@ -1,0 +1,256 @@
+"""`--export`: files of whole assets, made of the latents that a run has left, and of what they are judged beside."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...assets.gaussian_ply import write_gaussians
+from ...assets.mesh_export import write_glb
+from ...assets.source import Asset
+from ...base.errors import AssetError, unknown_name
+from ...base.files import digest_of, replacing, write_json, write_text
+from ...geometry.mesh import Mesh
+from ..engine.jobs import Engine
+from ..engine.store import Arrays
+from ..engine.workers import tick
+from ..generate.made import SHARD, AssetsJob, Decoded, decoded
+from ..generate.pictures import gaussians_picture, mesh_picture
+from ..generate.viewing import VIEWED_FACES, viewed
+from ..inputs.cells import ragged
+from ..inputs.paths import safe_path
+from ..inputs.subjects import TestSet, shown_pictures
+from ..inputs.world import load_cached
+from ..plan.plan import Cell
+from .grid import first_of_each
+from .measuring import Measuring
+
+FOLDER = "export"  # in the run's
+CONDITION, TRUTH, VIEW = "condition", "truth", "view"  # in it, beside the folders of the methods
+INDEX, INDEX_FORMAT = "index.json", 1
+FAILURES = "failures.csv"
+SOURCE = "source.txt"  # beside the assets of a cell: which cell it was
+PICTURE_SIDE = 256  # pixels
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where files of an asset go. root: the folder of exports; maker: a folder in it; name: path without the ending."""
+
+    root: Path
+    maker: str
+    name: Path
+
+    def file(self, ending: str) -> Path:
+        return self._file(self.root / self.maker, ending)
+
+    @property
+    def view(self) -> Path:
+        """Of the mesh with few faces, where the whole one has many."""
+        return self._file(self.root / VIEW / self.maker, "glb")
+
+    def _file(self, folder: Path, ending: str) -> Path:
+        return folder / self.name.with_name(f"{self.name.name}.{ending}")  # not with_suffix: names may have dots
+
+
+def _write_mesh(target: Target, asset: Decoded) -> None:
+    if len(asset.mesh.faces) > VIEWED_FACES:
+        _write_viewed(target.view, asset.mesh)
+    write_glb(target.file("glb"), asset.mesh.vertices, asset.mesh.faces, vertex_colours(asset.mesh))
+
+
+def _write_gaussians(target: Target, asset: Decoded) -> None:
+    write_gaussians(target.file("ply"), asset.gaussians)
+
+
+def _write_picture(target: Target, asset: Decoded) -> None:
+    _write_png(target.file("png"), gaussians_picture(asset.gaussians, PICTURE_SIDE))
+
+
+FORMATS: dict[str, Callable[[Target, Decoded], None]] = {
+    "glb": _write_mesh,
+    "ply": _write_gaussians,
+    "png": _write_picture,
+}
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """Some assets of one cell, and where their files go."""
+
+    made: AssetsJob
+    targets: tuple[Target, ...]
+    formats: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TruthJob:
+    """Some test assets themselves."""
+
+    assets: tuple[Asset, ...]
+    targets: tuple[Target, ...]
+
+
+def formats_of(words: Sequence[str]) -> tuple[str, ...]:
+    """The formats of `--export`, each once. Raises UsageError for an unknown one."""
+    for word in words:
+        if word not in FORMATS:
+            raise unknown_name("export format", word, FORMATS)
+    return tuple(dict.fromkeys(words))
+
+
+def export(measuring: Measuring, cells: Sequence[Cell], engine: Engine, out: Path, formats: Sequence[str]) -> int:
+    """Write OUT/export/<method>-<steps>x2/<asset id>.<format> and what they are judged beside; returns how many failed.
+
+    Of each line's whole assets those of the first training and generation seed are written. Beside them, whatever
+    the formats: condition/<asset id>.png, the picture that the networks were shown; truth/<asset id>.png and .glb, of
+    few faces; for meshes of many faces view/<method>-<steps>x2/<asset id>.glb, of few; failures.csv; and last
+    index.json, which lists the files of each asset. Files that are there stay as they are, unless they are another
+    cell's or source's: of an earlier run to this folder with other settings.
+
+    Args:
+        cells: whose whole assets there are.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    root, tests = out / FOLDER, measuring.of("assets")
+    _write_conditions(root, tests)
+    failures = _export_truth(root, tests, engine)
+    jobs: list[tuple[str, ExportJob]] = []
+    for cell in first_of_each(cells):
+        maker, made = folder_name(cell), measuring.assets(cell)
+        _claim(root, maker, digest_of([job.places[0].digest for job in made]))
+        jobs += [(maker, _job(job, maker, root, tuple(formats))) for job in made]
+    total = sum(len(job.targets) for _, job in jobs)
+    failed = engine.networks.map(run_export, [job for _, job in jobs], "export", total)
+    failures += [(name, *pair) for (name, _), pairs in zip(jobs, failed, strict=True) for pair in pairs]
+    _write_failures(root / FAILURES, failures)
+    _write_index(root, tests.ids, dict.fromkeys(name for name, _ in jobs))
+    return len(failures)
+
+
+def folder_name(cell: Cell) -> str:
+    """Of a cell's assets: method and steps as tables spell them, `vm-1x2`."""
+    sampler = f"-{cell.own.sampler.name}" if cell.extra else ""
+    return f"{cell.line.label.replace(':', '_')}-{cell.line.steps}x2{sampler}"
+
+
+def vertex_colours(mesh: Mesh) -> NDArray[np.float32]:
+    """[V, 3] sRGB of a mesh whose corners at a vertex have one colour, as decoders make them; 0 where no face is."""
+    colours = np.zeros((len(mesh.vertices), 3), np.float32)
+    colours[mesh.faces] = mesh.corner_rgba[..., :3]
+    return colours
+
+
+def run_export(job: ExportJob) -> list[tuple[str, str]]:
+    """Write what is missing of some assets; returns (asset id, reason) of those that failed."""
+    made, failures = job.made.places[0].get(), []
+    for i, (subject, target) in enumerate(zip(job.made.subjects, job.targets, strict=True)):
+        todo = [name for name in job.formats if not target.file(name).exists()]
+        reason = str(made["errors"][i]) or (_written(job.made, made, i, target, todo) if todo else "")
+        if reason:
+            failures.append((subject.id, reason))
+        tick()
+    return failures
+
+
+def run_truth(job: TruthJob) -> list[tuple[str, str]]:
+    """Write what is missing of some test assets; returns (asset id, reason) of those that failed."""
+    failures = []
+    for asset, target in zip(job.assets, job.targets, strict=True):
+        try:
+            if not (target.file("png").exists() and target.file("glb").exists()):
+                mesh = asset.load()
+                _write_png(target.file("png"), mesh_picture(mesh, PICTURE_SIDE))
+                _write_viewed(target.file("glb"), mesh)
+        except AssetError as error:
+            failures.append((asset.id, str(error)))
+        tick()
+    return failures
+
+
+def _written(job: AssetsJob, made: Arrays, i: int, target: Target, formats: Sequence[str]) -> str:
+    """Decode an asset again and write it; returns why that was not possible, or ""."""
+    rows = ragged(made["counts"])[i]
+    try:
+        pipeline = load_cached(job.maker.world, job.maker.device).whole
+        asset = decoded(pipeline, made["coords"][rows], made["latents"][rows])
+        for name in formats:
+            FORMATS[name](target, asset)
+    except AssetError as error:
+        return str(error)
+    return ""
+
+
+def _job(made: AssetsJob, maker: str, root: Path, formats: tuple[str, ...]) -> ExportJob:
+    return ExportJob(made, tuple(Target(root, maker, safe_path(one.id)) for one in made.subjects), formats)
+
+
+def _export_truth(root: Path, tests: TestSet, engine: Engine) -> list[tuple[str, str, str]]:
+    """Write the test assets themselves; returns (folder, asset id, reason) of failures."""
+    _claim(root, TRUTH, tests.digest)
+    targets = [Target(root, TRUTH, safe_path(name)) for name in tests.ids]
+    assets = [subject.asset for subject in tests.subjects]
+    starts = range(0, len(targets), SHARD)
+    jobs = [TruthJob(tuple(assets[i : i + SHARD]), tuple(targets[i : i + SHARD])) for i in starts]
+    failed = engine.team.map(run_truth, jobs, "export truth", len(targets))
+    return [(TRUTH, *pair) for pairs in failed for pair in pairs]
+
+
+def _write_conditions(root: Path, tests: TestSet) -> None:
+    _claim(root, CONDITION, digest_of([[subject.key for subject in tests.subjects], tests.window]))
+    for subject in tests.subjects:
+        path = Target(root, CONDITION, safe_path(subject.id)).file("png")
+        if not path.exists():
+            _write_png(path, shown_pictures([subject], tests.window)[0])
+
+
+def _claim(root: Path, maker: str, source: str) -> None:
+    """Make a folder that of a cell: remove another cell's assets, if there are any, and say whose it is now."""
+    mark = root / maker / SOURCE
+    if mark.is_file() and mark.read_text(encoding="utf-8").strip() == source:
+        return
+    for folder in (root / maker, root / VIEW / maker):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.removeprefix(".") in FORMATS and path.is_file():
+                path.unlink()
+    write_text(mark, source + "\n")
+
+
+def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
+    with replacing(path) as part:
+        Image.fromarray(picture).save(part, format="PNG")
+
+
+def _write_viewed(path: Path, mesh: Mesh) -> None:
+    few = viewed(mesh)
+    write_glb(path, few.vertices, few.faces, few.colours)
+
+
+def _write_index(root: Path, asset_ids: Sequence[str], makers: Iterable[str]) -> None:
+    """Which files there are of each asset, by paths below `root`: data for reports."""
+    folders = (CONDITION, TRUTH, *makers)
+    assets = [
+        {"id": name, "files": {maker: _files(Target(root, maker, safe_path(name))) for maker in folders}}
+        for name in asset_ids
+    ]
+    write_json(root / INDEX, {"format": INDEX_FORMAT, "assets": assets})
+
+
+def _files(target: Target) -> list[str]:
+    paths = [*(target.file(name) for name in FORMATS), target.view]
+    return [path.relative_to(target.root).as_posix() for path in paths if path.is_file()]
+
+
+def _write_failures(path: Path, failures: Sequence[tuple[str, str, str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("made_by", "id", "reason"), *failures])
+    write_text(path, text.getvalue())

@@ -1,0 +1,308 @@
+"""`mdtbench run`: settings, students, cells, rows. Every result is a file that a second call finds.
+
+OUT/students/, students.jsonl    trained networks, their logs and costs
+OUT/store/                       what cells made, and what was seen and measured of it, by digests of all inputs
+OUT/rows.jsonl, assets.jsonl     measured values, and those of single assets
+OUT/sweep.json, expected.json    settings that were tried; lines beside the paper's, where the protocol is calibrated
+OUT/grid.png, failures.csv       pictures; assets that could not be used or made
+OUT/manifest.json                what was run, by what; with its times last
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...base.errors import MissingError, UsageError
+from ...base.files import read_json, write_json, write_text
+from ...metrics.official.weights import RANDOM
+from ...results.asset_values import write_asset_values
+from ...results.evaluation_tables import RANDOM_MARK
+from ...results.merge import flat
+from ...results.report import RunResults
+from ...results.rows import Row, write_rows
+from ...results.students import StudentRecord, write_students
+from ...results.sweep import SWEEP_FILE, write_sweeps
+from ..engine.device import is_cpu, settle
+from ..engine.jobs import Engine
+from ..engine.provenance import provenance
+from ..inputs.subjects import open_tests, shows_of
+from ..measure.extractors import extractors_of
+from ..measure.rows import joined, stamp
+from ..plan.plan import Cell, Plan
+from ..protocol.values import Stage
+from ..settings.methods import Entrant
+from ..train.loop import Failure
+from .export import export
+from .grid import write_grid
+from .lock import driving
+from .measuring import Measuring, extractor_names, other_assets, usable
+from .ranges import Expected, expected_of
+from .students import Weights, records, step_seconds, train_students
+from .sweep import Swept, sweep
+
+MANIFEST, STORE, EXPECTED = "manifest.json", "store", "expected.json"
+SHOWN = 20  # failures on the screen
+COLUMNS = 10  # assets in the picture grid
+LONGEST = 60  # letters of a value in a message
+NO_MATTER = ("config.pretrain", "config.estimate", "config.places.weights", "config.places.downloads")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What changes no result.
+
+    Attributes:
+        formats: of the files to write of whole assets; none: no files. ranks: processes that train one student.
+        overwrite: whether a finished run of another configuration in the folder may be replaced.
+    """
+
+    out: Path
+    cache: Path
+    formats: tuple[str, ...] = ()
+    ranks: int = 1
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run produced.
+
+    Attributes:
+        failures: (asset, reason) of test assets that could not be used.
+        failed_students: by folder.
+    """
+
+    results: RunResults
+    failures: tuple[tuple[str, str], ...]
+    failed_students: Mapping[str, Failure]
+    expected: Expected | None = None
+    asset_failures: tuple[tuple[str, str, str], ...] = field(default=())
+
+    def text(self, out: Path) -> str:
+        """The last lines of a run: how many assets count, which do not and why, where everything is."""
+        measured = [
+            row for row in self.results.rows if row.seed is not None and row.status == "ok" and row.wall_s is None
+        ]
+        worst = min(measured, key=lambda row: row.n_ok / row.n_total, default=None)
+        lines = [f"{worst.n_ok}/{worst.n_total} assets measured (in the cell that lost most)."] if worst else []
+        if self.failures:
+            lines.append(f"{len(self.failures)} asset(s) could not be used:")
+            lines += [f"  {asset}: {reason}" for asset, reason in self.failures[:SHOWN]]
+        if self.asset_failures:
+            lines.append(f"{len(self.asset_failures)} failure(s) of generated assets, all in failures.csv, such as:")
+            lines += [f"  {cell}: {asset}: {reason}" for cell, asset, reason in self.asset_failures[:SHOWN]]
+        lines += [
+            f"{folder} {'lost' if one.lost else 'failed'}: {one.reason}" for folder, one in self.failed_students.items()
+        ]
+        lines.append(f"Rows, picture grid and manifest: {out}")
+        head = self.expected.text() if self.expected else ""
+        return head + "\n".join(lines) + "\n"
+
+
+def check_folder(plan: Plan, out: Path, *, overwrite: bool) -> None:
+    """Raises UsageError when the folder holds a finished run of another configuration; names the differences."""
+    found = _finished(out)
+    if overwrite or found is None or found.get("key") == plan.key:
+        return
+    differences = _differences(found, manifest(plan))
+    raise UsageError(
+        f"{out} holds a finished run of another setup ({'; '.join(differences[:6]) or 'other code or assets'}). "
+        "Give another --out, or --overwrite to replace it."
+    )
+
+
+def _finished(out: Path) -> dict[str, Any] | None:
+    path = out / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        found = read_json(path)
+    except MissingError:  # cut short by a crash of the machine
+        return None
+    return found if isinstance(found, dict) and "finished_s" in found else None
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    sections = ("config", "methods", "train_seeds", "test", "world_sha256", "protocol", "device")
+    before, now = (flat({name: one.get(name) for name in sections}) for one in (there, here))
+    keys = dict.fromkeys([*before, *now])
+    return [
+        f"{key}: {_cut(before.get(key, 'none'))} there, {_cut(now.get(key, 'none'))} here"
+        for key in keys
+        if before.get(key) != now.get(key) and not key.startswith(NO_MATTER)
+    ]
+
+
+def _cut(value: object) -> str:
+    """For a message of one line."""
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def run(plan: Plan, options: Options, engine: Engine) -> Outcome:
+    """Do a plan in a folder; what is there is used.
+
+    Raises:
+        UsageError: another driver, or a finished run of another configuration, is in the folder.
+        MissingError: fewer than two test assets can be used, or files are absent or damaged.
+    """
+    check_folder(plan, options.out, overwrite=options.overwrite)
+    with driving(options.out):
+        return _run(plan, options, engine)
+
+
+def _run(plan: Plan, options: Options, engine: Engine) -> Outcome:
+    out, cache, store, started = options.out, options.cache, options.out / STORE, time.time()
+    write_json(out / MANIFEST, manifest(plan) | provenance() | {"started_s": started})
+    torch.set_num_threads(1)  # as the workers: what is measured here must round the same way everywhere
+    if not is_cpu(plan.device):
+        settle(plan.device)
+    section = plan.config.places
+    root = Path(section.weights).expanduser()
+    weights = Weights(out, root, plan.world.folder, plan.protocol.values.sampler.weights == "ema")
+    measuring = _opened(plan, cache, store, engine, weights)
+    unusable = [("test", *failure) for failure in (*measuring.tests.failures, *measuring.tests.dropped)]
+    write_failures(out, unusable)
+    plan, swept, failures = _decided(plan, options, store, engine, weights)
+    measuring = Measuring(plan, store, cache, measuring.tests, measuring.others, measuring.extractors, weights)
+    failures |= train_students(
+        plan, [s for s in plan.students if s.folder not in failures], out, engine, "distil", options.ranks
+    )
+    trained = records(plan, out, failures)
+    write_students(out, trained)
+    cells = list(plan.cells)
+    common = {"run_id": plan.run_id, "split": "test", "config_sha": plan.key, **stamp(plan.device)}
+    found = joined(measuring.measure(engine, cells, failures, common))
+    good = [cell for cell in cells if not any(student.folder in failures for student in cell.students)]
+    _pictures(measuring, good, options, engine)
+    return _written(plan, options, measuring, found.rows, found.assets, trained, swept, failures, started)
+
+
+def _opened(plan: Plan, cache: Path, store: Path, engine: Engine, weights: Weights) -> Measuring:
+    """The test assets, and what they are looked at with."""
+    config = plan.config
+    ids = [asset.id for asset in plan.test.assets()[: plan.limit]] if config.places.conditions else []
+    shows = shows_of(config.places, plan.test, plan.world.file, ids)
+    tests = open_tests(
+        plan.test, shows, plan.world.file, plan.protocol, cache, engine,
+        limit=plan.limit, occupancy=plan.needs_occupancy,
+    )  # fmt: skip
+    folder = Path(config.places.weights).expanduser()
+    extractors = extractors_of(extractor_names(plan.metrics), config.protocol, plan.world, folder, plan.device)
+    measuring = Measuring(plan, store, cache, tests, None, extractors, weights)
+    tests = usable(measuring, engine) if len(tests.subjects) > 1 else tests
+    if len(tests.subjects) < 2:
+        reason = next((why for _, why in (*tests.failures, *tests.dropped)), "there are no more")
+        raise MissingError(
+            f"{len(tests.subjects)} of {tests.total} test assets can be used; at least 2 are needed. "
+            f"First reason: {reason}."
+        )
+    others = other_assets(plan, len(tests.subjects), cache, engine)
+    return Measuring(plan, store, cache, tests, others, extractors, weights)
+
+
+def _decided(
+    plan: Plan, options: Options, store: Path, engine: Engine, weights: Weights
+) -> tuple[Plan, Swept, dict[str, Failure]]:
+    """The plan with all that is found before the trainings; failures of students that need not be tried."""
+    if plan.config.train.budget == "seconds":
+        plan = plan.timed(step_seconds(plan, options.out, engine))
+    swept = sweep(plan, options.out, options.cache, store, weights, engine, options.ranks)
+    if not swept.records:
+        (options.out / SWEEP_FILE).unlink(missing_ok=True)  # of an earlier call with other settings
+        return plan, swept, {}
+    write_sweeps(options.out, swept.records)
+    plan = plan.settled(swept.chosen)
+    hopeless = {student.folder: swept.hopeless.get((student.stage, student.who.label)) for student in plan.trained}
+    return plan, swept, {folder: failure for folder, failure in hopeless.items() if failure}
+
+
+def _pictures(measuring: Measuring, cells: Sequence[Cell], options: Options, engine: Engine) -> None:
+    """The picture grid, and files of assets where they are asked for."""
+    write_grid(options.out / "grid.png", measuring, cells, COLUMNS)
+    if options.formats:
+        export(measuring, [cell for cell in cells if cell.slat], engine, options.out, options.formats)
+
+
+def _written(
+    plan: Plan,
+    options: Options,
+    measuring: Measuring,
+    rows: Sequence[Row],
+    assets: Sequence[Any],
+    trained: Sequence[StudentRecord],
+    swept: Swept,
+    failures: Mapping[str, Failure],
+    started: float,
+) -> Outcome:
+    out, tests = options.out, measuring.tests
+    expected = expected_of(plan, rows)
+    rows = expected.noted(rows, _of_all_lines(measuring)) if expected else rows
+    asset_failures = tuple((_maker(one), one.asset, one.error) for one in assets if one.error)
+    unusable = (*tests.failures, *tests.dropped)
+    write_failures(out, [*(("test", *failure) for failure in unusable), *asset_failures])
+    write_asset_values(out, assets)  # first: no rows stand beside the values of an earlier call
+    write_rows(out / "rows.jsonl", rows)
+    (out / EXPECTED).unlink(missing_ok=True)  # of an earlier call with another protocol
+    if expected:
+        write_json(out / EXPECTED, expected.record())
+    times = {"started_s": started, "finished_s": time.time()}
+    write_json(out / MANIFEST, manifest(plan) | provenance() | {"test_ids": list(tests.ids)} | times)
+    return Outcome(RunResults(rows, trained, swept.records), unusable, failures, expected, asset_failures)
+
+
+def _of_all_lines(measuring: Measuring) -> list[str]:
+    """What a reader must know of all lines that are beside the paper's."""
+    tests, section = measuring.of("assets"), measuring.plan.config.protocol
+    told = [f"of all lines: {len(tests.subjects)} assets of '{tests.name}', drawn by {tests.drawn_by}"]
+    if section.extractors == RANDOM:
+        told.append(f"{RANDOM_MARK}: extractors with random weights, whose numbers mean nothing")
+    return told
+
+
+def _maker(value: Any) -> str:
+    return f"{value.method}{':' * bool(value.variant)}{value.variant} {value.steps} ({value.stage}, seed {value.seed})"
+
+
+def write_failures(out: Path, failures: Sequence[tuple[str, str, str]]) -> None:
+    """failures.csv: where, asset, reason; `test` where a test asset itself cannot be used."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("where", "id", "reason"), *failures])
+    write_text(out / "failures.csv", text.getvalue())
+
+
+def manifest(plan: Plan) -> dict[str, Any]:
+    """What was run; how it was done comes beside it."""
+    entrants = {line.label: line.who for line in plan.lines}
+    return {
+        "run_id": plan.run_id,
+        "key": plan.key,
+        "preset": plan.preset,
+        "command": list(plan.command),
+        "config": plan.config.model_dump(mode="json"),
+        "protocol": {"name": plan.protocol.name, "sha256": plan.protocol.sha256},
+        "methods": {
+            label: {"version": who["structure"].version, "parameters": _spelled(who), "code": who["structure"].code}
+            for label, who in entrants.items()
+        },
+        "train_seeds": list(plan.train_seeds),
+        "seeds": list(plan.run_seeds),
+        "test": {"source": plan.test.name, "sha256": plan.test.digest(), "limit": plan.limit},
+        "world_sha256": plan.world.digest,
+        "device": plan.device,
+    }
+
+
+def _spelled(who: Mapping[Stage, Entrant]) -> str:
+    """A method's parameters, of each stage where they differ."""
+    texts = {stage: repr(one.method) for stage, one in who.items()}
+    different = len(set(texts.values())) > 1
+    return "; ".join(f"{stage}: {text}" for stage, text in texts.items()) if different else texts["structure"]

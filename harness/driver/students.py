@@ -1,0 +1,336 @@
+"""The students of a run: trained in groups that share the teacher's passes, or taken from those who published them.
+
+OUT/students/STAGE-LABEL-seedS-DIGEST/   what `train.loop.Student` writes; the digest is of all inputs
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ...base.errors import MissingError, RunError
+from ...base.files import file_sha256, read_json, write_json
+from ...methods import METHODS
+from ...results.students import StudentRecord
+from ...trellis.pipeline import FLOW, SLAT_FLOW
+from ...trellis.students import SLAT_STUDENT, STRUCTURE_STUDENT, released_student
+from ..engine.device import clock
+from ..engine.jobs import Engine
+from ..engine.workers import Workers
+from ..inputs.world import load_cached
+from ..plan.plan import BUDGET_METHOD, Cell, Plan, Student
+from ..protocol.values import Stage
+from ..settings.config import Train
+from ..settings.methods import Entrant
+from ..train.data import TrainingSet, unreadable_file
+from ..train.loop import Failure, student_file, train_together
+from ..train.loop import Student as Trainee
+from ..train.ranks import MEET
+from ..train.task import StageTask, Task
+
+RAW = 0.0  # decay of the average that is the weights themselves: `train.more_ema` keeps it
+TRAINING_FILE = "training.json"  # in a student's folder, written when its training ends
+FAILED_FILE = "failed.json"  # in a student's folder: the method's own failure, which the same code would repeat
+BUDGET_FILE = "seconds_per_step.json"
+TIMED_STEPS = 5  # after one that is not timed
+RELEASED_FILES: dict[Stage, tuple[str, str]] = {
+    "structure": (STRUCTURE_STUDENT, FLOW),
+    "slat": (SLAT_STUDENT, SLAT_FLOW),
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights of students are, and what a reader must know of them.
+
+    Attributes:
+        out: folder of the run. root: of downloads, where published students are. average: whether the average is
+            evaluated, or the raw weights.
+    """
+
+    out: Path
+    root: Path
+    world: Path
+    average: bool
+
+    def of(self, student: Student) -> tuple[Path, str]:
+        """File and identity. Raises MissingError for a published student that is absent or damaged."""
+        if not student.given:
+            decay = None if self.average else RAW
+            return student_file(self.out / student.folder, decay), f"{student.folder}/{decay}"
+        name, key = RELEASED_FILES[student.stage]
+        stem = released_student(self.root / student.given / name, flow_stem(self.world, key)).stem
+        path = stem.with_name(f"{stem.name}.safetensors")
+        return path, file_sha256(path)
+
+    def notes(self, cell: Cell) -> list[str]:
+        """Of a cell's row."""
+        notes = [cell.own.sampler.note(), *(self._skipped(student) for student in cell.students)]
+        guided = max(cell.own.sampler.computation().strengths, default=0.0)
+        if cell.own.student and guided:
+            notes.append(f"sampled with guidance {guided:g} on top of what was distilled")
+        return [note for note in dict.fromkeys(notes) if note]
+
+    def _skipped(self, student: Student) -> str:
+        written = written_account(self.out / student.folder)
+        skipped, steps = written.get("skipped", 0), written.get("steps", 0)
+        if not skipped:
+            return ""
+        return f"{student.stage}: {skipped / steps:.0%} of {steps} training steps were skipped (not finite)"
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Students of one stage and training seed that train together. ranks: processes that share each batch."""
+
+    stage: Stage
+    world: Path
+    device: str
+    data: TrainingSet
+    train: Train
+    students: tuple[Student, ...]
+    out: Path
+    ranks: int = 1
+
+    def task(self) -> StageTask:
+        world = load_cached(self.world, self.device)
+        return StageTask(self.stage, world.stage(self.stage), self.data.open(world, self.out), self.train.batch)
+
+
+@dataclass(frozen=True)
+class TimeJob:
+    """Methods whose training steps are to be timed."""
+
+    train_job: TrainJob
+    entrants: tuple[Entrant, ...]
+
+
+def train_students(
+    plan: Plan, students: Iterable[Student], out: Path, engine: Engine, label: str, ranks: int = 1
+) -> dict[str, Failure]:
+    """Train the students that are not trained yet. Returns failures by student folder.
+
+    Args:
+        label: for progress. ranks: processes that share each batch; 1: none do.
+    """
+    unique = [student for student in dict.fromkeys(students) if not student.given]
+    todo = [student for student in unique if not student_file(out / student.folder).exists()]
+    failures = {student.folder: failure for student in todo if (failure := _known_failure(out, student))}
+    todo = [student for student in todo if student.folder not in failures]
+    if not todo:
+        return failures
+    engine.do([job for stage in dict.fromkeys(s.stage for s in todo) for job in plan.sets[stage].jobs])
+    jobs = []
+    for stage, seed in dict.fromkeys((student.stage, student.seed) for student in todo):
+        train = plan.config.stage(stage)
+        mine = [student for student in todo if (student.stage, student.seed) == (stage, seed)]
+        jobs += [
+            TrainJob(stage, plan.world.folder, plan.device, plan.sets[stage], train, group, out, ranks)
+            for group in grouped(mine, 1 if ranks > 1 else engine.networks.count, train.lockstep)
+        ]
+    work = sum(student.steps for student in todo)
+    if ranks > 1:
+        found = [_run_gang(job, engine.networks, label) for job in jobs]
+    else:
+        found = engine.networks.map(run_train, jobs, label, work)
+    for failed in found:
+        for folder, failure in failed.items():
+            failures[folder] = failure
+            if not failure.lost:
+                write_json(out / folder / FAILED_FILE, {"reason": failure.reason})
+    for path in (unreadable_file(out, stage) for stage in dict.fromkeys(student.stage for student in todo)):
+        if path.is_file():
+            engine.networks.reporter.note(f"{len(read_json(path))} training instances could not be read, see {path}")
+    return failures
+
+
+def run_train(job: TrainJob) -> dict[str, Failure]:
+    """Train the job's students. Returns failures by folder."""
+    task = job.task()
+    trainees = [_trainee(job, student, task) for student in job.students]
+    failures = train_together(trainees, task, job.train, job.students[0].seed)
+    folders = {Path(student.folder).name: student.folder for student in job.students}
+    return {folders[name]: failure for name, failure in failures.items()}
+
+
+def grouped(students: Sequence[Student], processes: int, most: int | None) -> list[tuple[Student, ...]]:
+    """Groups of similar cost (longest first onto the lightest), as many as processes, or more where `most` says so."""
+    count = min(processes, len(students))
+    if most is not None:
+        count = max(count, -(-len(students) // most))
+    parts: list[list[Student]] = [[] for _ in range(count)]
+    for student in sorted(students, key=lambda one: one.cost, reverse=True):
+        open_parts = [part for part in parts if most is None or len(part) < most]
+        min(open_parts, key=lambda part: sum(one.cost for one in part)).append(student)
+    return [tuple(part) for part in parts if part]
+
+
+def step_seconds(plan: Plan, out: Path, engine: Engine) -> dict[Stage, dict[str, float]]:
+    """Seconds of a training step by stage and label, of all that train and of `BUDGET_METHOD`.
+
+    Measured once and kept in the run's folder: the numbers of steps follow from them, and with those the students.
+    """
+    path = out / BUDGET_FILE
+    known: dict[str, Any] = read_json(path) if path.is_file() else {}
+    found: dict[Stage, dict[str, float]] = {}
+    for stage in plan.stages:
+        train = plan.config.stage(stage)
+        lines = [line.who[stage] for line in plan.lines if line.trains]
+        entrants = {who.label: who for who in (_yardstick(), *lines)}
+        keys = {
+            label: json.dumps([stage, who.identity, train.batch, plan.networks_sha]) for label, who in entrants.items()
+        }
+        todo = tuple(who for label, who in entrants.items() if keys[label] not in known)
+        if todo:
+            engine.do(plan.sets[stage].jobs)
+            job = TrainJob(stage, plan.world.folder, plan.device, plan.sets[stage], train, (), out)
+            [measured] = engine.networks.map(
+                run_time, [TimeJob(job, todo)], f"time {stage} steps", (1 + TIMED_STEPS) * len(todo)
+            )
+            known |= {keys[who.label]: measured.get(who.label) for who in todo}
+            write_json(path, known)
+        seconds = {label: known[key] for label, key in keys.items()}
+        found[stage] = {label: value for label, value in seconds.items() if value is not None}
+    return found
+
+
+def run_time(job: TimeJob) -> dict[str, float]:
+    """Median seconds of a training step of each method alone, by label; a method that fails has none."""
+    task, train = job.train_job.task(), job.train_job.train
+    timed = {who.label: _timed(who, task, train) for who in job.entrants}
+    return {label: seconds for label, seconds in timed.items() if seconds is not None}
+
+
+def records(plan: Plan, out: Path, failures: Mapping[str, Failure]) -> list[StudentRecord]:
+    """What each student of the tables got: from its own account where it has one, else from the plan."""
+    return [_record(student, plan, out, failures.get(student.folder)) for student in plan.trained]
+
+
+def written_account(folder: Path) -> dict[str, Any]:
+    path = folder / TRAINING_FILE
+    return read_json(path) if path.is_file() else {}
+
+
+def flow_stem(folder: Path, key: str) -> Path:
+    """Checkpoint of a flow network of a world. Raises MissingError."""
+    try:
+        return folder / read_json(folder / "pipeline.json")["args"]["models"][key]
+    except (KeyError, TypeError) as error:
+        raise MissingError(f"{folder / 'pipeline.json'} has no {error}. Restore the file.") from error
+
+
+def _trainee(job: TrainJob, student: Student, task: Task) -> Trainee:
+    """Raw weights are kept beside the average, so that a protocol's other choice of weights needs no other training."""
+    who = student.who
+    more = tuple(dict.fromkeys((*job.train.more_ema, RAW)))
+    train = job.train.model_copy(update={"more_ema": more, "lr": None})  # the method has the rate
+    return Trainee(
+        who.label, who.distillation, task.student(), train, student.steps, job.out / student.folder, student.seed
+    )
+
+
+def _timed(who: Entrant, task: Task, train: Train) -> float | None:
+    seconds = []
+    with TemporaryDirectory() as folder:
+        for index in range(1 + TIMED_STEPS):
+            trainee = Trainee(who.label, who.distillation, task.student(), train, 1, Path(folder) / str(index))
+            started = clock(trainee.device)
+            if train_together([trainee], task, train, index):
+                return None
+            seconds.append(clock(trainee.device) - started)
+    return statistics.median(seconds[1:])
+
+
+def _yardstick() -> Entrant:
+    """`BUDGET_METHOD` as it is; a run that has the method measures the run's own."""
+    entry = METHODS.get(BUDGET_METHOD)
+    return Entrant(BUDGET_METHOD, BUDGET_METHOD, "", entry.version, entry.value(cfg_strength=1.0))
+
+
+def _known_failure(out: Path, student: Student) -> Failure | None:
+    path = out / student.folder / FAILED_FILE
+    if not path.is_file():
+        return None
+    return Failure(f"{read_json(path)['reason']} - known from an earlier call; remove {path} to try again")
+
+
+def _record(student: Student, plan: Plan, out: Path, failure: Failure | None) -> StudentRecord:
+    who, train = student.who, plan.config.stage(student.stage)
+    trials = {
+        trial.student.who.distillation.lr
+        for trial in plan.trials(student.stage)
+        if trial.student.who.label == who.label
+    }
+    written = written_account(out / student.folder)
+    return StudentRecord(
+        method=who.name,
+        variant=who.variant,
+        train_seed=student.seed,
+        stage=student.stage,
+        budget=train.budget,
+        steps=written.get("steps", student.steps),
+        batch=written.get("batch", train.batch),
+        forwards=who.distillation.cost(),
+        lr=written.get("lr", who.distillation.lr),
+        grid=len(trials),
+        seconds=written.get("seconds"),
+        skipped=written.get("skipped"),
+        error=failure.reason if failure else None,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- ranks
+
+
+def _run_gang(job: TrainJob, team: Workers, label: str) -> dict[str, Failure]:
+    """Train with as many processes as the job says, which share every batch; all of them on this machine."""
+    team.reporter.note(f"{label}: {', '.join(s.who.label for s in job.students)} ({job.stage}), {job.ranks} processes")
+    with TemporaryDirectory() as folder:
+        given, taken = Path(folder) / "job", Path(folder) / "failures"
+        given.write_bytes(pickle.dumps(job))
+        command = [sys.executable, "-m", "mdtbench.harness.driver.gang", str(given), str(taken), *team.plugins]
+        environment = {**os.environ, "WORLD_SIZE": str(job.ranks), MEET: str(Path(folder) / "meet")}
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # where plug-ins are found
+        processes = [
+            subprocess.Popen(  # an interrupt is for the parent, which ends them
+                command,
+                stdin=subprocess.PIPE,
+                process_group=0,
+                env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(job.ranks)
+        ]
+        codes = _ended(processes)
+        if any(codes) or not taken.is_file():
+            raise RunError(
+                f"A process that trains with others ended (exit codes {', '.join(map(str, codes))}): see above. "
+                "The same command goes on from the last checkpoint."
+            )
+        return {name: Failure(**values) for name, values in read_json(taken).items()}
+
+
+def _ended(processes: Sequence[subprocess.Popen]) -> list[int]:
+    """Exit codes when all have ended; the others are ended when one fails, as they would wait for it."""
+    try:
+        while any(process.poll() is None for process in processes):
+            if any(process.poll() for process in processes):
+                break
+            for process in processes:
+                try:
+                    process.wait(0.2)
+                except subprocess.TimeoutExpired:
+                    continue
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+    return [process.wait() for process in processes]

@@ -1,0 +1,316 @@
+"""What a cell makes: latents of both stages, a shard of test assets at a time, each asset from its own noise.
+
+Nothing but latents is kept: the decoders make pictures, points and files of them when somebody looks.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ...base.errors import AssetError
+from ...flow.layout import Layout
+from ...flow.samplers import Sampler
+from ...geometry.gaussians import Gaussians
+from ...geometry.mesh import Mesh
+from ...render.appearance import coarse_coords
+from ...trellis.pipeline import StructurePipeline
+from ...trellis.slat_pipeline import SlatPipeline
+from ...trellis.weights import check_fit, read_tensors
+from ..engine.jobs import Job, Place
+from ..engine.store import Address, Arrays
+from ..inputs.cells import one_voxels, ragged
+from ..inputs.subjects import Subject, shown_pictures
+from ..inputs.world import load_cached
+from ..protocol.rules import noise_seed
+from ..protocol.values import Stage, Values
+from ..settings.methods import code_digest
+
+SHARD = 16  # assets per entry: what an interruption can lose, per worker
+VERSION = 2  # part of every address: raise it when what is made changes
+EMPTY, NOT_FINITE = "the structure is empty", "the latent is not finite"
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Networks and where they are: the teacher's, or a student's in their place.
+
+    Attributes:
+        networks_sha: identity of the teacher's networks and of how they round.
+        weights: file of the student's; None: the teacher. student: its identity.
+    """
+
+    world: Path
+    device: str
+    networks_sha: str
+    stage: Stage
+    weights: Path | None
+    student: str
+    sampler: Sampler
+
+    @property
+    def key(self) -> list[object]:
+        computation = self.sampler.computation()
+        sampled = {field.name: getattr(computation, field.name) for field in fields(computation)}
+        return [self.networks_sha, self.stage, self.student, sampled, code_digest(self.sampler)]
+
+    @property
+    def pipeline(self) -> StructurePipeline | SlatPipeline:
+        return load_cached(self.world, self.device).stage(self.stage)
+
+    @property
+    def network(self) -> nn.Module:
+        if self.weights is None:
+            return self.pipeline.flow
+        return _distilled(self.world, self.device, self.stage, self.weights)
+
+
+@dataclass(frozen=True)
+class StructuresJob(Job):
+    """Structures of some test assets: latents [n, C, r, r, r], occupancy [n, R, R, R], ok [n], nfe.
+
+    Attributes:
+        seed: generation seed; with the asset it decides the noise, whatever the method.
+        batch: assets handed to the networks at a time on a GPU; see `microbatches`.
+    """
+
+    root: Path
+    maker: Maker
+    subjects: tuple[Subject, ...]
+    window: tuple[float, float]
+    values: Values
+    seed: int
+    batch: int
+
+    kind, networks, label = "structures", True, "structures"
+    needs = ()
+
+    @property
+    def units(self) -> int:  # type: ignore[override]
+        return len(self.subjects)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return (self._place,)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the noise of each asset."""
+        return [noise_seed(self.values, one.identity, self.seed, "structure") for one in self.subjects]
+
+    @cached_property
+    def _place(self) -> Place:
+        shown = [[*one.key, seed] for one, seed in zip(self.subjects, self.seeds, strict=True)]
+        batch = 1 if self.maker.device == "cpu" else self.batch
+        inputs = {"version": VERSION, "maker": self.maker.key, "shown": shown, "window": self.window, "batch": batch}
+        return Place(self.root, Address("structures", inputs))
+
+    def compute(self) -> list[Arrays]:
+        pipeline, images = self.maker.pipeline, shown_pictures(self.subjects, self.window)
+        assert isinstance(pipeline, StructurePipeline)
+        latents, occupancy, nfe = [], [], 0
+        for rows in microbatches(len(self.subjects), self.batch, pipeline.device):
+            made, nfe = structures(pipeline, self.maker.network, self.maker.sampler, images[rows], self.seeds[rows])
+            latents.append(made.cpu())
+            occupancy.append(pipeline.decode(made).cpu())
+        stacked = torch.cat(latents)
+        ok = torch.isfinite(stacked).flatten(1).all(1).numpy()
+        return [
+            {
+                "latents": torch.nan_to_num(stacked).numpy(),
+                "occupancy": torch.cat(occupancy).numpy() & ok[:, None, None, None],
+                "ok": ok,
+                "nfe": np.array(nfe),
+            }
+        ]
+
+
+@dataclass(frozen=True)
+class AssetsJob(Job):
+    """The second stage on structures: counts [n], coords [M, 3], latents [M, C], errors [n], nfe of this stage.
+
+    One asset at a time, so that no bit depends on how the work is split.
+
+    Attributes:
+        structures: whose first assets these are.
+    """
+
+    root: Path
+    maker: Maker
+    structures: StructuresJob
+    subjects: tuple[Subject, ...]
+    window: tuple[float, float]
+    values: Values
+    seed: int
+
+    kind, networks, label = "assets", True, "assets"
+
+    @property
+    def units(self) -> int:  # type: ignore[override]
+        return len(self.subjects)
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        return (self.structures,)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return (self._place,)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the noise of each asset."""
+        return [noise_seed(self.values, one.identity, self.seed, "slat") for one in self.subjects]
+
+    @cached_property
+    def _place(self) -> Place:
+        structure = self.structures.places[0].digest
+        inputs = {"version": VERSION, "maker": self.maker.key, "structures": structure, "seeds": self.seeds}
+        return Place(self.root, Address("assets", inputs))
+
+    def compute(self) -> list[Arrays]:
+        pipeline, made = self.maker.pipeline, self.structures.places[0].get()
+        assert isinstance(pipeline, SlatPipeline)
+        images, nfe = shown_pictures(self.subjects, self.window), 0
+        coords, latents, errors = [], [], []
+        for i, seed in enumerate(self.seeds):
+            cells = coarse_coords(made["occupancy"][i], pipeline.resolution)
+            found = torch.zeros(0, pipeline.flow.in_channels)
+            if len(cells):
+                found, nfe = slat(pipeline, self.maker.network, self.maker.sampler, cells, images[i], seed)
+            finite = bool(torch.isfinite(found).all())
+            errors.append(_error(bool(made["ok"][i]), len(cells), finite))
+            coords.append(cells)
+            latents.append(torch.nan_to_num(found).cpu().numpy())
+        return [
+            {
+                "counts": np.array([len(cells) for cells in coords], np.int64),
+                "coords": np.concatenate(coords),
+                "latents": np.concatenate(latents),
+                "errors": np.array(errors, str),
+                "nfe": np.array(nfe),
+            }
+        ]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One asset's latents [N, C] on its cells [N, 3], and what the decoders make of them."""
+
+    coords: NDArray[np.int32]
+    latents: NDArray[np.float32]
+    gaussians: Gaussians
+    mesh: Mesh
+
+
+def _error(structure_ok: bool, count: int, finite: bool) -> str:
+    if not structure_ok:
+        return "the latent of the structure is not finite"
+    if not count:
+        return EMPTY
+    return "" if finite else "the latent of the second stage is not finite"
+
+
+def decoded(pipeline: SlatPipeline, coords: NDArray[np.int32], latents: NDArray[np.float32]) -> Decoded:
+    """Raises AssetError when there is no surface, or numbers are not finite."""
+    there, voxels = torch.from_numpy(latents).to(pipeline.device), one_voxels(coords).to(pipeline.device)
+    [mesh] = pipeline.meshes(there, voxels)
+    if not np.isfinite(mesh.corner_rgba).all():
+        raise AssetError("the colours of the decoded mesh are not finite")
+    return Decoded(coords, latents, gaussians_of(pipeline, coords, latents), mesh)
+
+
+def gaussians_of(pipeline: SlatPipeline, coords: NDArray[np.int32], latents: NDArray[np.float32]) -> Gaussians:
+    """The 3D Gaussians of an asset alone. Raises AssetError when numbers are not finite."""
+    there, voxels = torch.from_numpy(latents).to(pipeline.device), one_voxels(coords).to(pipeline.device)
+    [made] = pipeline.gaussians(there, voxels)
+    if not all(np.isfinite(getattr(made, field.name)).all() for field in fields(made)):
+        raise AssetError("the decoded Gaussians are not finite")
+    return made
+
+
+def decoded_assets(world: Path, device: str, made: Arrays) -> Iterator[Decoded | str]:
+    """The assets of an `AssetsJob` one after the other; in place of a failed one, why."""
+    pipeline = load_cached(world, device).whole
+    for rows, error in zip(ragged(made["counts"]), made["errors"], strict=True):
+        if error:
+            yield str(error)
+            continue
+        try:
+            yield decoded(pipeline, made["coords"][rows], made["latents"][rows])
+        except AssetError as failure:
+            yield str(failure)
+
+
+def structures(
+    pipeline: StructurePipeline, network: nn.Module, sampler: Sampler, images: NDArray[np.uint8], seeds: Sequence[int]
+) -> tuple[Tensor, int]:
+    """Latents [B, C, r, r, r] for pictures [B, S, S, 3], and the forward passes that each took."""
+    layout = pipeline.layout(len(seeds))
+    return sampled(pipeline, network, sampler, condition(pipeline, images), layout, seeds)
+
+
+def slat(
+    pipeline: SlatPipeline,
+    network: nn.Module,
+    sampler: Sampler,
+    coords: NDArray[np.int32],
+    image: NDArray[np.uint8],
+    seed: int,
+) -> tuple[Tensor, int]:
+    """Latents [n, C] on the cells [n, 3] of one structure, and the forward passes that they took."""
+    layout = pipeline.layout(one_voxels(coords).to(pipeline.device))
+    return sampled(pipeline, network, sampler, condition(pipeline, image), layout, [seed])
+
+
+def condition(pipeline: StructurePipeline | SlatPipeline, images: NDArray[np.uint8]) -> Tensor:
+    """Tokens of pictures [B, S, S, 3], or of one [S, S, 3]. Their strides differ, by which convolutions round."""
+    given = torch.from_numpy(images)
+    return pipeline.condition(given.permute(2, 0, 1)[None] if given.ndim == 3 else given.permute(0, 3, 1, 2))
+
+
+@torch.inference_mode()
+def sampled(
+    pipeline: StructurePipeline | SlatPipeline,
+    network: nn.Module,
+    sampler: Sampler,
+    cond: Tensor,
+    layout: Layout,
+    seeds: Sequence[int],
+) -> tuple[Tensor, int]:
+    """Latents under a condition, each from the noise of its seed, and the forward passes that each took."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    velocity = pipeline.velocity(network, cond, layout)
+    return sampler.sample(velocity, layout.randn(generators), layout, generators), velocity.nfe
+
+
+def microbatches(count: int, batch: int, device: torch.device) -> Iterator[slice]:
+    """Rows that go through the networks together.
+
+    On a CPU always one: the rounding of a matrix product depends on its number of rows, and a result must not
+    depend on the batch size.
+    """
+    size = 1 if device.type == "cpu" else batch
+    yield from (slice(i, min(i + size, count)) for i in range(0, count, size))
+
+
+@lru_cache(maxsize=2)
+def _distilled(world: Path, device: str, stage: Stage, weights: Path) -> nn.Module:
+    return with_weights(load_cached(world, device).stage(stage).flow, weights)
+
+
+def with_weights(teacher: nn.Module, weights: Path) -> nn.Module:
+    """A copy of a teacher with a student's weights. Raises MissingError when they do not fit."""
+    network = copy.deepcopy(teacher)
+    tensors = read_tensors(weights)
+    check_fit(weights, network, tensors)
+    network.load_state_dict(tensors)
+    return network.eval()

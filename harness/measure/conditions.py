@@ -1,0 +1,75 @@
+"""The pictures that assets were made from, as a user has them: compared with assets of any system."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...base.errors import AssetError
+from .looks import Look, LooksJob
+from .sides import Side
+
+VERSION = 1  # part of every address
+
+
+@dataclass(frozen=True)
+class FileConditions(Side):
+    """Pictures of assets, one each. paths: None where there is none. content: their sha256, "" where there is none."""
+
+    paths: tuple[Path | None, ...]
+    content: tuple[str, ...]
+    by_asset = ("subjects", "paths", "content")
+
+    def shards(self, names: tuple[str, ...]) -> list[LooksJob]:
+        return [
+            ConditionFileLooks(self.root, (subject,), names, self.studio, path, content)
+            for subject, path, content in zip(self.subjects, self.paths, self.content, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class ConditionFileLooks(LooksJob):
+    """Of one picture: on black, or with its alpha dropped."""
+
+    path: Path | None
+    content: str
+
+    needs = ()
+
+    @property
+    def source(self) -> Any:
+        return [self.content, VERSION]
+
+    def each(self) -> Iterator[Mapping[str, Look] | str]:
+        try:
+            rgba = None if self.path is None else read_picture(self.path)
+        except AssetError as error:
+            yield str(error)
+            return
+        if rgba is None:
+            yield "no picture"
+        else:
+            yield {name: _composited(rgba, on_black=name == "condition") for name in self.names}
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """[H, W, 4]. Raises AssetError when it is not a picture."""
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGBA"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise AssetError(f"{path.name} is not a readable picture ({error}).") from error
+
+
+def _composited(rgba: NDArray[np.uint8], *, on_black: bool) -> NDArray[np.uint8]:
+    """[1, 3, H, W]."""
+    rgb = rgba[..., :3]
+    if on_black:
+        rgb = (rgb * (rgba[..., 3:] / 255.0)).astype(np.uint8)  # down, as TRELLIS rounds (preprocess_image)
+    return np.ascontiguousarray(rgb.transpose(2, 0, 1)[None])

@@ -1,0 +1,145 @@
+"""Seconds per asset, as a measurement of its own: one process, nothing beside it, cells by turns.
+
+What a cell costs follows from its sampler, not from whose weights the networks have: students copy the teacher.
+So each way of sampling is timed once, with the teacher's networks, on the first test asset. The encoding of the picture
+is not in the seconds; loading and pictures are not either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...base.errors import AssetError
+from ...base.files import digest_of
+from ...flow.samplers import Sampler
+from ...render.appearance import coarse_coords
+from ..engine.device import clock
+from ..engine.jobs import Job, Place
+from ..engine.store import Address, Arrays
+from ..generate.made import condition, decoded, sampled
+from ..inputs.cells import one_voxels
+from ..inputs.subjects import Subject, shown_pictures
+from ..inputs.world import World, load_cached
+from ..protocol.rules import noise_seed
+from ..protocol.values import Stage, Values
+
+VERSION = 2  # part of every address: raise it when something else is timed
+DECODE = "decode"
+
+
+def way(stage: Stage, sampler: Sampler) -> str:
+    """Name of a way of sampling: equal ones cost the same."""
+    return digest_of([stage, asdict(sampler.computation())])[:16]
+
+
+@dataclass(frozen=True)
+class LatencyJob(Job):
+    """repeats [n] seconds by name of a way; of decoding a whole asset under `DECODE`.
+
+    Attributes:
+        ways: by name, the stage and the sampler. reference: makes the structure that the second stage is timed on.
+        whole: whether the second stage is timed too; some way is of it then.
+        machine: name of the device: seconds of another are no seconds of this one.
+    """
+
+    root: Path
+    world: Path
+    device: str
+    machine: str
+    networks_sha: str
+    ways: Mapping[str, tuple[Stage, Sampler]]
+    reference: Sampler
+    subject: Subject
+    window: tuple[float, float]
+    values: Values
+    whole: bool
+
+    kind, networks, label = "scores", True, "seconds, alone on the machine"
+    needs = ()
+
+    @property
+    def units(self) -> int:  # type: ignore[override]
+        return 1
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return (self._place,)
+
+    @cached_property
+    def _place(self) -> Place:
+        speed = self.values.speed
+        inputs = {
+            "version": VERSION,
+            "ways": sorted(self.ways),
+            "reference": way("structure", self.reference),
+            "networks": self.networks_sha,
+            "machine": self.machine,
+            "asset": self.subject.key,
+            "repeats": [speed.warm_up, speed.repeats],
+            "whole": self.whole,
+            "torch": torch.__version__,
+        }
+        return Place(self.root, Address("seconds", inputs))
+
+    def compute(self) -> list[Arrays]:
+        world, speed = load_cached(self.world, self.device), self.values.speed
+        todo = self._todo(world)
+        seconds: dict[str, list[float]] = {name: [] for name in todo}
+        for turn in range(speed.warm_up + speed.repeats):
+            for name, work in todo.items():
+                started = clock(world.structure.device)
+                work()
+                if turn >= speed.warm_up:
+                    seconds[name].append(clock(world.structure.device) - started)
+        return [{name: np.array(values) for name, values in seconds.items()}]
+
+    def _todo(self, world: World) -> dict[str, Callable[[], object]]:
+        """What is timed, by name. Of a structure that is empty there is no second stage to time."""
+        images = shown_pictures([self.subject], self.window)
+        cond = condition(world.structure, images)
+        todo = {name: partial(self._structure, world, cond, sampler) for name, sampler in self._of("structure")}
+        if not self.whole:
+            return todo
+        grid = self._structure(world, cond, self.reference)[0].cpu().numpy()
+        coords = coarse_coords(grid, world.whole.resolution)
+        if not len(coords):
+            return todo
+        cond = condition(world.whole, images[0])
+        second = {name: partial(self._slat, world, cond, coords, sampler) for name, sampler in self._of("slat")}
+        latents = next(iter(second.values()))().cpu().numpy()
+        decode = partial(decoded, world.whole, coords, latents)
+        try:
+            decode()
+        except AssetError:  # there is no surface, and nothing that would take the usual time
+            return todo | second
+        return todo | second | {DECODE: decode}
+
+    def _of(self, stage: Stage) -> list[tuple[str, Sampler]]:
+        return [(name, sampler) for name, (of, sampler) in self.ways.items() if of == stage]
+
+    def _structure(self, world: World, cond: Tensor, sampler: Sampler) -> Tensor:
+        pipeline = world.structure
+        made, _ = sampled(pipeline, pipeline.flow, sampler, cond, pipeline.layout(1), [self._seed("structure")])
+        return pipeline.decode(made)
+
+    def _slat(self, world: World, cond: Tensor, coords: NDArray[np.int32], sampler: Sampler) -> Tensor:
+        pipeline = world.whole
+        layout = pipeline.layout(one_voxels(coords).to(pipeline.device))
+        return sampled(pipeline, pipeline.flow, sampler, cond, layout, [self._seed("slat")])[0]
+
+    def _seed(self, stage: Stage) -> int:
+        return noise_seed(self.values, self.subject.identity, 0, stage)
+
+    def read(self) -> dict[str, tuple[float, float]]:
+        """Median and standard deviation by way, when it is done."""
+        arrays = self.places[0].get()
+        spread = {name: float(values.std(ddof=1)) if len(values) > 1 else 0.0 for name, values in arrays.items()}
+        return {name: (float(np.median(values)), spread[name]) for name, values in arrays.items()}

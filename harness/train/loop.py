@@ -1,0 +1,423 @@
+"""Distillation: the methods of a sweep train together on one stream of batches, each as if it were alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Protocol, runtime_checkable
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ...base.errors import UsageError
+from ...base.files import write_json, write_text
+from ...base.seeds import seed_of
+from ...methods import Distillation, Step
+from ..engine.device import clock
+from ..engine.files import save_tensors
+from ..engine.workers import tick
+from ..settings.config import Train
+from .learner import Learner, Recipe, blend
+from .parts import Cut, CutDraws, Part, TreeSum, parts_of
+from .ranks import Ranks, joined
+from .task import ChargedTeacher, Points, Task, lowered, lowered_teacher
+
+CHECKPOINT_EVERY_S = 20.0  # for every second that saving takes, at least one: a full-size student has 10 GB
+LOG_EVERY = 10  # steps
+GIVE_UP_AFTER = 10  # steps in a row without a finite loss and gradient
+
+
+@dataclass(frozen=True)
+class Share:
+    """One part of a training step, ready for a method: the step, its weight, how its private draws are cut."""
+
+    step: Step
+    weight: float
+    cut: Cut
+    teacher: ChargedTeacher
+
+
+class Student:
+    """One method's student: network, optimiser, target weights, log, checkpoint.
+
+    Args:
+        label: the method's name and variant; seeds its private draws, so it must not depend on the other methods.
+        network: a copy of the teacher, made for this student (`Task.student`).
+        steps: optimiser steps of this student.
+        folder: where checkpoint, log and result are kept.
+        seed: of the training.
+
+    Attributes:
+        device: where its network is, and all else that it learns with.
+        seconds: time in this student's steps, all calls together, as if it had trained alone.
+
+    Raises:
+        UsageError: activations are to be recomputed and the network has no blocks that can.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        method: Distillation,
+        network: nn.Module,
+        train: Train,
+        steps: int,
+        folder: Path,
+        seed: int = 0,
+    ):
+        self.label = label
+        self.method = method
+        self.folder = folder
+        self.train = train
+        self.network = network.train().requires_grad_(True)
+        self.device = next(network.parameters()).device
+        if train.checkpoint_blocks:
+            recompute_blocks(self.network)
+        with torch.random.fork_rng(devices=[]):  # the same network wherever and beside whatever it is made
+            torch.manual_seed(seed_of("auxiliary", label, seed))
+            auxiliary = method.auxiliary()
+        self.auxiliary = None if auxiliary is None else auxiliary.to(self.device)
+        parts = {"network": self.network} | ({"auxiliary": self.auxiliary} if self.auxiliary is not None else {})
+        recipe = Recipe(
+            steps,
+            train.lr or method.lr,
+            train.warmup,
+            train.clip,
+            train.ema,
+            more_ema=tuple(dict.fromkeys(train.more_ema)),
+            clip_percentile=train.clip_percentile,
+            scale_loss=train.precision == "float16",
+        )
+        self.learner = Learner(nn.ModuleDict(parts), recipe)
+        own_target = method.target_decay != 0  # else the target is the network, and no copy takes memory
+        self.target = {n: p.detach().clone() for n, p in self.network.named_parameters()} if own_target else {}
+        self.log: list[dict[str, float]] = []
+        self.seconds = 0.0
+        if self._checkpoint.exists():
+            self._restore()
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+    @property
+    def remaining(self) -> bool:
+        return self.learner.done < self.learner.recipe.steps
+
+    @property
+    def fault(self) -> str:
+        """Why it is no student although no step raised, or ""."""
+        learner = self.learner
+        if learner.skipped_in_a_row >= GIVE_UP_AFTER:
+            return f"loss or gradient not finite for {GIVE_UP_AFTER} steps up to step {learner.done - 1}"
+        if not self.remaining and learner.skipped >= learner.recipe.steps:
+            return f"loss or gradient not finite in all of its {learner.recipe.steps} steps"
+        return ""
+
+    def frozen(self) -> Callable[..., Tensor]:
+        """The network with the target weights."""
+        if self.method.target_decay == 0:
+            return self.network
+
+        def averaged(*args: Tensor) -> Tensor:
+            return functional_call(self.network, self.target, args)
+
+        return averaged
+
+    def differentiate(self, shares: Sequence[Share]) -> dict[str, float]:
+        """The gradients of these parts of a batch, added up as `TreeSum` does.
+
+        Returns:
+            Loss and diagnostics, weighted and added up likewise.
+        """
+        names, total = (), TreeSum()
+        for share in shares:
+            self.learner.forget()
+            with CutDraws(share.step.generator, share.cut) if share.cut else nullcontext():
+                loss = self.method.loss(share.step)
+            self.learner.backward(loss.value * share.weight)
+            values = {"loss": loss.value.detach(), **loss.diagnostics}
+            names = tuple(values)
+            numbers = torch.tensor([float(value) * share.weight for value in values.values()], dtype=torch.float64)
+            total.add([numbers, *self.learner.gradients()])
+        numbers, *gradients = total.value
+        self.learner.set_gradients(gradients)
+        return dict(zip(names, numbers.tolist(), strict=True))
+
+    def apply(self, totals: Mapping[str, float], index: int, elapsed: float) -> None:
+        """Update the weights with the gradients of the whole batch, of which `totals` are loss and diagnostics."""
+        started = clock(self.device)
+        norm = self.learner.advance(math.isfinite(totals["loss"]))
+        if self.method.target_decay:
+            blend(self.target, dict(self.network.named_parameters()), self.method.target_decay)
+        elapsed += clock(self.device) - started
+        self.seconds += elapsed
+        if index % LOG_EVERY == 0 or index == self.learner.recipe.steps - 1:
+            entry = {"step": index, **totals, "grad_norm": norm, "skipped": self.learner.skipped, "step_s": elapsed}
+            self.log.append(entry)
+
+    def save(self) -> None:
+        """Checkpoint: log first, tensors last, so that a checkpoint is never ahead of its log."""
+        self._write_log()
+        targets = {f"target/{name}": value for name, value in self.target.items()}
+        seconds = torch.tensor(self.seconds, dtype=torch.float64)
+        save_tensors(self._checkpoint, self.learner.state() | targets | {"seconds": seconds})
+
+    def finish(self) -> None:
+        """Write the averaged weights, the result of training, and what it took."""
+        self._write_log()
+        self._write_account()
+        self.learner.settle()
+        for decay, average in self.learner.more.items():
+            save_tensors(student_file(self.folder, decay), self.network.state_dict() | _own(average))
+        save_tensors(student_file(self.folder), dict(self.network.state_dict()))
+        self._checkpoint.unlink(missing_ok=True)
+
+    def _write_log(self) -> None:
+        write_text(self.folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.log))
+
+    def _write_account(self) -> None:
+        """training.json: what a report says of a training. peak_memory_gb is that of all students of the process."""
+        steps, batch = self.learner.recipe.steps, self.train.batch
+        write_json(
+            self.folder / "training.json",
+            {
+                "label": self.label,
+                "steps": steps,
+                "batch": batch,
+                "forwards": self.method.cost() * steps * batch,
+                "seconds": self.seconds,
+                "skipped": self.learner.skipped,
+                "lr": self.learner.recipe.lr,
+                "precision": self.train.precision,
+                "peak_memory_gb": peak_memory() / 1e9,
+            },
+        )
+
+    def _restore(self) -> None:
+        try:
+            state = load_file(self._checkpoint)
+        except SafetensorError:  # cut short by a crash of the machine: training begins anew
+            return
+        targets = {key: value for key, value in state.items() if key.startswith("target/")}
+        self.target = {key.removeprefix("target/"): value.to(self.device) for key, value in targets.items()}
+        self.seconds = float(state.pop("seconds"))
+        self.learner.restore({key: v for key, v in state.items() if key not in targets})
+        lines = (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        self.log = [entry for entry in map(json.loads, lines) if entry["step"] < self.learner.done]
+
+
+@runtime_checkable
+class Recomputing(Protocol):
+    """A block that can recompute its activations in the backward pass instead of keeping them."""
+
+    use_checkpoint: bool
+
+
+def recompute_blocks(network: nn.Module) -> None:
+    """Make all blocks of `network` that can recompute their activations do so. Raises UsageError when none can."""
+    blocks = [part for part in network.modules() if isinstance(part, Recomputing)]
+    if not blocks:
+        raise UsageError(
+            f"train.checkpoint_blocks: a {type(network).__name__} has no blocks that recompute activations. "
+            "Set it to false."
+        )
+    for block in blocks:
+        block.use_checkpoint = True
+
+
+def peak_memory() -> int:
+    """Most bytes this process has held: on the GPU where it used one, else in main memory."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: getrusage counts what the parent held when it started this process
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _own(average: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The network's part of an average over network and auxiliary."""
+    prefix = "network."
+    return {name.removeprefix(prefix): value for name, value in average.items() if name.startswith(prefix)}
+
+
+def student_file(folder: Path, decay: float | None = None) -> Path:
+    """Where the trained weights of a cell lie; the file exists when, and only when, training is complete.
+
+    Args:
+        decay: of a further average (`train.more_ema`); None for the one that is evaluated.
+    """
+    return folder / ("student.safetensors" if decay is None else f"student-ema{decay}.safetensors")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a student is not there. lost: through a fault of the machine, so that another try may succeed."""
+
+    reason: str
+    lost: bool = False
+
+
+def train_together(
+    students: Sequence[Student], task: Task, train: Train, seed: int, ranks: Ranks | None = None
+) -> dict[str, Failure]:
+    """Train all students to the end. Each gets the bits that it would get alone; the teacher's passes are shared.
+
+    Students that are ahead (resumed from a later checkpoint) wait for the others. One whose method raises, or whose
+    loss stays non-finite, is left out from there on; the others go on. A fault of the device ends all of them: who of
+    them took the memory cannot be told.
+
+    Args:
+        ranks: the processes that train these students together, each on its part of every batch; those of the
+            process group that was joined, by default. The first one writes.
+
+    Returns:
+        Failures of the students that failed, by the name of their folder: students of one method that differ in a
+        parameter share their label.
+
+    Raises:
+        UsageError: more parts than a batch has samples, or parts that the processes cannot share.
+    """
+    failures: dict[str, Failure] = {}
+    ranks = ranks or joined()
+    try:
+        _train(students, task, train, seed, ranks, failures)
+    except Exception as error:  # outside a method's code: in drawing a batch, or in an update
+        if ranks.size > 1 or not is_device_fault(error):
+            raise
+        failures |= _lost(students, failures, Failure(f"{type(error).__name__}: {error}", lost=True))
+    ranks.wait()
+    return failures
+
+
+def _train(
+    students: Sequence[Student], task: Task, train: Train, seed: int, ranks: Ranks, failures: dict[str, Failure]
+) -> None:
+    """As `train_together`; failures are added to `failures` as they happen."""
+    saved, took = time.monotonic(), 0.0
+    going = [student for student in students if student.remaining]
+    index = min((student.learner.done for student in going), default=0)
+    while going:
+        device = going[0].device  # the teacher's and that of all students
+        started = clock(device)
+        parts = [(part, _points(part, task, train, device)) for part in _own_parts(task, train, seed, index, ranks)]
+        draw_s = clock(device) - started
+        for student in going:
+            if student.learner.done == index:
+                shares = [_share(student, task, part, points, seed, index) for part, points in parts]
+                failure = _updated(student, shares, index, draw_s, ranks)
+                failures |= {student.folder.name: failure} if failure else {}
+                if not student.remaining and not failure and ranks.first:
+                    student.finish()
+                tick()
+        lost = next((failure for failure in failures.values() if failure.lost), None)
+        if lost:
+            failures |= _lost(going, failures, lost)
+        index += 1
+        going = [student for student in going if student.remaining and student.folder.name not in failures]
+        now = time.monotonic()
+        if ranks.first and now - saved > CHECKPOINT_EVERY_S * max(1.0, took):
+            for student in going:
+                student.save()
+            saved = time.monotonic()
+            took = saved - now
+
+
+def _lost(students: Sequence[Student], known: Mapping[str, Failure], failure: Failure) -> dict[str, Failure]:
+    """The failure for all that are not done and have none."""
+    names = [student.folder.name for student in students if student.remaining]
+    return {name: failure for name in names if name not in known}
+
+
+def _own_parts(task: Task, train: Train, seed: int, index: int, ranks: Ranks) -> list[Part]:
+    """The parts of a batch that this process computes."""
+    count = ranks.share(train.accumulate)
+    first = ranks.rank * count
+    return parts_of(task.draw(seed, index), train.accumulate, range(first, first + count))
+
+
+def _points(part: Part, task: Task, train: Train, device: torch.device) -> Points:
+    """The part's samples on `device`: moved when they are cut, as all draws and their cuts are made on the CPU."""
+    batch = part.batch.to(device)
+    return Points(batch, lowered_teacher(task.teacher(batch), train.precision), train.t_min)
+
+
+def _updated(student: Student, shares: Sequence[Share], index: int, draw_s: float, ranks: Ranks) -> Failure | None:
+    """One update; the failure when there was one."""
+    started, totals, failure = clock(student.device), {}, None
+    try:
+        totals = student.differentiate(shares)
+    except Exception as error:  # a method may be anybody's code: its failure is a row of the table, not the run's end
+        write_text(student.folder / "failure.txt", traceback.format_exc())
+        where = f"step {index}, {_line_of(error, student.method)}{student.folder / 'failure.txt'}"
+        failure = Failure(f"{type(error).__name__}: {error} ({where})", is_device_fault(error))
+    if ranks.any(failure is not None):  # before gradients are exchanged: no process may wait for one that failed
+        lost = ranks.any(failure is not None and failure.lost)  # all processes must go on with the same students
+        elsewhere = Failure(f"failed in another process (step {index}, {student.folder / 'failure.txt'})")
+        return replace(failure or elsewhere, lost=lost)
+    totals = _summed(totals, student.learner.gradients(), ranks)
+    elapsed = clock(student.device) - started + draw_s + sum(share.teacher.owed_s for share in shares)
+    student.apply(totals, index, elapsed)
+    return Failure(student.fault) if student.fault else None
+
+
+def is_device_fault(error: BaseException) -> bool:
+    """Whether an exception tells of the machine (memory, a GPU, a link between GPUs) and not of anybody's code."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = ("CUDA error", "CUDA out of memory", "CUBLAS_STATUS", "CUDNN_STATUS", "NCCL error", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def _line_of(error: BaseException, method: Distillation) -> str:
+    """File and line, in the method's own package, that the exception came through last; "" where there was none."""
+    package = type(method).__module__.partition(".")[0]
+    walked = traceback.walk_tb(error.__traceback__)
+    lines = [(frame, line) for frame, line in walked if _package_of(frame) == package]
+    return f"{lines[-1][0].f_code.co_filename}:{lines[-1][1]}, " if lines else ""
+
+
+def _package_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+def _summed(totals: dict[str, float], gradients: Sequence[Tensor], ranks: Ranks) -> dict[str, float]:
+    """Gradients (in place) and totals, added up over processes."""
+    numbers = torch.tensor(list(totals.values()), dtype=torch.float64)
+    ranks.add([numbers, *gradients])
+    return dict(zip(totals, numbers.tolist(), strict=True))
+
+
+def _share(student: Student, task: Task, part: Part, points: Points, seed: int, index: int) -> Share:
+    batch, point, precision = points.batch, points.at(student.method.times), student.train.precision
+    teacher = ChargedTeacher(point, batch.layout, student.method.cfg_interval)
+    step = Step(
+        index=index,
+        total=student.learner.recipe.steps,
+        x_0=batch.x_0,
+        noise=batch.noise,
+        t=point.t,
+        t_min=points.t_min,
+        x_t=point.x_t,
+        layout=batch.layout,
+        student=lowered(task.bind(student.network, batch), precision),
+        frozen_student=lowered(task.bind(student.frozen(), batch), precision),
+        teacher=teacher,
+        generator=torch.Generator().manual_seed(seed_of("method", student.label, seed, index)),
+        auxiliary=student.auxiliary,
+    )
+    return Share(step, part.share, part.cut, teacher)

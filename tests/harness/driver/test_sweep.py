@@ -1,0 +1,234 @@
+"""The sweep and the budget of seconds on a few toys: what is chosen, what is reused, what is never looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plans import planned
+
+from mdtbench.harness.driver import students as training
+from mdtbench.harness.driver import sweep as sweeping
+from mdtbench.harness.driver.run import Options, Outcome, run
+from mdtbench.harness.driver.students import BUDGET_FILE, TimeJob, Weights, grouped, step_seconds, train_students
+from mdtbench.harness.driver.sweep import Swept, sweep
+from mdtbench.harness.engine.jobs import Engine
+from mdtbench.harness.plan.plan import Plan
+from mdtbench.harness.train.loop import Failure, student_file
+from mdtbench.methods import METHODS, Loss, Step
+from mdtbench.methods.vm import VelocityMatching
+from mdtbench.results.students import read_students
+from mdtbench.results.sweep import read_sweeps
+
+TINY = (
+    "train.steps=2", "train.batch=2", "slat.steps=2", "slat.batch=1", "data.train=3", "data.test=2", "sweep.assets=3",
+    "evaluate.seeds=[0]", "evaluate.steps=[1]", "evaluate.whole=2", "methods.teacher.steps=2",
+)  # fmt: skip
+RATES = "sweep.lr=[1e-4,2e-3]"
+STAGES = ("structure", "slat")
+
+
+@dataclass
+class Inline:
+    """Workers that are this process; remembers what it was asked to do."""
+
+    count: int = 1
+    asked: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def map(self, function: Callable, items: Sequence, label: str, total: int, limit: int = 0) -> list:
+        self.asked += [label] if items else []
+        return [function(item) for item in items]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def small(cache: Path) -> Callable[..., Plan]:
+    def make(*changes: str, methods: Sequence[str] = ("vm",), stages: str = "structure", **options: Any) -> Plan:
+        return planned(*TINY, *changes, methods=methods, stages=stages, cache=cache, **options)
+
+    return make
+
+
+def engine_of(team: Any) -> Engine:
+    return Engine(team, team)
+
+
+def swept(plan: Plan, out: Path, cache: Path, team: Inline) -> Swept:
+    weights = Weights(out, out, plan.world.folder, average=True)
+    return sweep(plan, out, cache, out / "store", weights, engine_of(team), 1)
+
+
+def ran(plan: Plan, out: Path, cache: Path, team: Inline, *, overwrite: bool = False) -> Outcome:
+    return run(plan, Options(out, cache, overwrite=overwrite), engine_of(team))
+
+
+def measured(outcome: Outcome) -> list[dict]:
+    return [row.model_dump(exclude={"created_utc"}) for row in outcome.results.rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fragile(VelocityMatching):
+    """Fails above a learning rate."""
+
+    most: float = 1.0
+
+    def loss(self, step: Step) -> Loss:
+        if self.lr > self.most:
+            raise ValueError("too fast")
+        return super().loss(step)
+
+
+@pytest.fixture
+def fragile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
+    variants = {"": {"most": 1e-3}, "never": {"most": 0.0}}
+    METHODS.register("fragile", version=1, source="", variants=variants)(Fragile)
+
+
+def test_a_run_with_sweeps_of_both_stages(small: Callable[..., Plan], cache: Path, tmp_path: Path):
+    """Two methods, two rates and two strengths of each stage; chosen by the best value, made once."""
+    changes = (RATES, "sweep.slat_lr=[1e-4,2e-3]", "sweep.cfg_strength=[0.5,3.0]")
+    plan, team = small(*changes, methods=("vm", "gd"), stages="both"), Inline()
+    outcome = ran(plan, tmp_path, cache, team)
+    records = read_sweeps(tmp_path)
+    assert records == outcome.results.sweeps
+    assert [(one.stage, one.metric, one.steps, one.assets) for one in records] == [
+        ("structure", "FD_tiny2d", 1, 3), ("slat", "MSE_slat", 1, 3)
+    ]  # fmt: skip
+    used = {row.method: row.cfg_strength for row in outcome.results.rows if row.stage == "structure"}
+    for record in records:
+        for method in ("vm", "gd"):
+            trials = record.trials_of(method, "")
+            assert [(one.lr, one.cfg_strength) for one in trials] == [
+                (lr, s) for lr in (1e-4, 2e-3) for s in (0.5, 3.0)
+            ]
+            scores = [one.score for one in trials]
+            assert len({*scores} - {None}) == 4
+            [best] = [one for one in trials if one.chosen]
+            assert best.score == min(score for score in scores if score is not None)  # both are better when lower
+            [told] = [one for one in read_students(tmp_path) if (one.method, one.stage) == (method, record.stage)]
+            assert (told.lr, told.grid, told.steps, told.error) == (best.lr, 2, 2, None)
+            assert (tmp_path / best.address).is_dir()
+            if record.stage == "structure":
+                assert used[method] == best.cfg_strength
+    assert len(list((tmp_path / "students").iterdir())) == 16  # no student is the run's alone
+    assert team.asked.count("try structure settings") == team.asked.count("try slat settings") == 1
+    assert "distil" not in team.asked
+    again = Inline()
+    assert measured(ran(plan, tmp_path, cache, again)) == measured(outcome)
+    assert read_sweeps(tmp_path) == records
+    assert again.asked == []
+    ran(small(methods=("vm",)), tmp_path, cache, Inline(), overwrite=True)
+    assert read_sweeps(tmp_path) == ()  # nothing was chosen in this run
+
+
+def test_a_sweep_sees_validation_toys_alone(small: Callable[..., Plan], tmp_path: Path):
+    """Whatever the test assets are, what is chosen and why stays the same, and they are not even prepared."""
+    plans = [small(RATES, limit=limit) for limit in (None, 1)]
+    found = [swept(plan, tmp_path, tmp_path / "cache", Inline()) for plan in plans]
+    assert found[0].records == found[1].records
+    assert found[0].chosen.keys() == {("structure", "vm")}
+    texts = [path.read_text(encoding="utf-8") for path in (tmp_path / "cache").rglob("*.json")]
+    assert any("validation-00000" in text for text in texts)
+    assert not any("test-00000" in text for text in texts)
+
+
+def test_a_student_of_the_grid_is_the_one_that_trains_alone(small: Callable[..., Plan], tmp_path: Path):
+    """Bit for bit, beside another rate of its own method and another method."""
+    together, alone = small(RATES, methods=("vm", "scm")), small("methods.vm.lr=2e-3")
+    tried = [trial.student for trial in together.trials("structure")]
+    assert train_students(together, tried, tmp_path / "together", engine_of(Inline()), "x") == {}
+    assert train_students(alone, alone.students, tmp_path / "alone", engine_of(Inline()), "x") == {}
+    [student] = alone.students
+    weights = {one: student_file(tmp_path / "together" / one.folder).read_bytes() for one in tried}
+    assert weights[student] == student_file(tmp_path / "alone" / student.folder).read_bytes()
+    assert len(set(weights.values())) == 4
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_failed_students_lose_and_a_method_without_any_is_a_failed_line(
+    fragile: None, small: Callable[..., Plan], cache: Path, tmp_path: Path, stage: str
+):
+    changes = (RATES if stage == "structure" else "sweep.slat_lr=[1e-4,2e-3]",)
+    plan = small(*changes, methods=("fragile", "fragile:never"), stages="both" if stage == "slat" else stage)
+    found = swept(plan, tmp_path, cache, Inline())
+    assert {key: dict(value) for key, value in found.chosen.items()} == {
+        (stage, "fragile"): {"lr": 1e-4, "cfg_strength": {"structure": 2.0, "slat": 1.0}[stage]}
+    }
+    errors = {(one.variant, one.lr): one.error or "" for one in found.records[0].trials}
+    assert errors.pop(("", 1e-4)) == ""
+    assert all("too fast" in error for error in errors.values())
+    failure = found.hopeless[stage, "fragile:never"]
+    assert failure.reason.startswith("no setting of the sweep gave a student: lr 0.0001, guidance ")
+    assert failure.reason.count("ValueError: too fast") == 2
+    assert not failure.lost
+    again = Inline()
+    assert swept(plan, tmp_path, cache, again).chosen == found.chosen
+    assert again.asked == []  # what failed is not tried again
+    if stage == "structure":
+        outcome = ran(plan, tmp_path, cache, Inline())
+        status = {(row.variant, row.status) for row in outcome.results.rows if row.method == "fragile"}
+        assert status == {("", "ok"), ("never", "failed")}
+        assert list(outcome.failed_students) == [one.folder for one in plan.students if one.who.variant]
+
+
+def test_what_a_machine_lost_is_no_failure_of_the_method(
+    small: Callable[..., Plan], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def lost(plan: Plan, students: Sequence, *args: Any) -> dict[str, Failure]:
+        return {one.folder: Failure("out of memory", lost=True) for one in students}
+
+    monkeypatch.setattr(sweeping, "train_students", lost)
+    [failure] = swept(small(RATES), tmp_path, cache, Inline()).hopeless.values()
+    assert failure.lost
+    assert "out of memory" in failure.reason
+
+
+@pytest.mark.parametrize("stages", ["structure", "both"])
+def test_seconds_of_a_step_are_measured_once(
+    fragile: None, small: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stages: str
+):
+    monkeypatch.setattr(training, "TIMED_STEPS", 1)
+    names = STAGES if stages == "both" else STAGES[:1]
+    plan = small("train.budget=seconds", methods=("vm", "fragile:never"), stages=stages)
+    first = step_seconds(plan, tmp_path, engine_of(Inline()))
+    assert {stage: set(found) for stage, found in first.items()} == {
+        stage: {"cm", "vm"} for stage in names
+    }  # cm: yardstick
+    assert all(0 < seconds < 60 for found in first.values() for seconds in found.values())
+    assert [path.name for path in tmp_path.iterdir()] == [BUDGET_FILE]  # no student is left behind
+    asked: list[str] = []
+
+    def timed(job: TimeJob) -> dict[str, float]:
+        asked.extend(who.label for who in job.entrants)
+        return {who.label: 1.0 for who in job.entrants}
+
+    monkeypatch.setattr(training, "run_time", timed)
+    more = small("train.budget=seconds", methods=("gd", "vm", "fragile:never"), stages=stages)
+    expected = {stage: found | {"gd": 1.0} for stage, found in first.items()}
+    assert step_seconds(more, tmp_path, engine_of(Inline())) == expected
+    assert asked == ["gd"] * len(names)
+    larger = small("train.budget=seconds", "train.batch=3", stages=stages)
+    assert step_seconds(larger, tmp_path, engine_of(Inline()))["structure"] == {"cm": 1.0, "vm": 1.0}
+    assert None in json.loads((tmp_path / BUDGET_FILE).read_text(encoding="utf-8")).values()  # nor is a failure
+
+
+def test_groups_are_a_partition_into_parts_of_similar_cost(small: Callable[..., Plan]):
+    students = small(methods=("cm", "pcm", "scm", "vm", "mdt")).students
+    for processes, most in ((1, None), (2, None), (3, None), (9, None), (1, 2), (2, 1), (1, 5)):
+        parts = grouped(students, processes, most)
+        assert len(parts) == max(min(processes, 5), -(-5 // (most or 5)))
+        assert sorted(one.folder for part in parts for one in part) == sorted(one.folder for one in students)
+        assert all(len(part) <= (most or 5) for part in parts)
+    costs = [sum(one.who.distillation.cost() for one in part) for part in grouped(students, 2, None)]
+    assert sorted(costs) == [19, 20]  # 13 + 6 | 8 + 6 + 6
+    assert grouped([], 4, None) == []
