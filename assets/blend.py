@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -273,16 +273,6 @@ def coverage(picture: Path) -> float:
         AssetError: the file is not an RGBA picture.
     """
     return float(read_rgba(picture)[..., 3].mean() / 255)
-
-
-def check_coverage(pictures: Sequence[Path], least: float = 0.001) -> None:
-    """Raises AssetError when the shape covers less of a picture than `least`: it counts as not rendered."""
-    for picture in pictures:
-        covered = coverage(picture)
-        if covered < least:
-            raise AssetError(
-                f"{picture.name}: the shape covers {covered:.3%} of the picture - at least {least:.1%} is needed"
-            )
 
 
 def on_black(picture: Path) -> NDArray[np.uint8]:

@@ -83,7 +83,7 @@ def squared_radii(features: Features, k: int) -> NDArray[np.float64]:
     return np.concatenate([np.partition(block, k, axis=1)[:, k] for _, block in _blocks(features, features)])
 
 
-def squared_distances(x: NDArray, y: NDArray) -> NDArray[np.float64]:
+def squared_distances(x: Features, y: Features) -> NDArray[np.float64]:
     """[n, D], [m, D] -> [n, m] squared Euclidean distances, in float64 whatever the features are."""
     return np.concatenate([block for _, block in _blocks(x, y)])
 

@@ -6,7 +6,7 @@ Shapes: N samples, D feature dimension.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,19 +25,25 @@ class Features(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
-    @property
-    def rows(self) -> Features:
-        """[N, V, D] as [N V, D]; of arrays see `flat`."""
-        ...
-
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any, /) -> NDArray: ...
 
 
+class Stored(Features, Protocol):
+    """Features that are no array."""
+
+    @property
+    def rows(self) -> Features:
+        """[N, V, D] as [N V, D]."""
+        ...
+
+
 def flat(features: Features) -> Features:
     """[N, V, D] as [N V, D]: all views of all assets are samples."""
-    return features.reshape(-1, features.shape[-1]) if isinstance(features, np.ndarray) else features.rows
+    if isinstance(features, np.ndarray):
+        return features.reshape(-1, features.shape[-1])
+    return cast(Stored, features).rows
 
 
 def moments(features: Features, rows: NDArray[np.intp] | None = None) -> Moments:

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..base.errors import AssetError
-from ..geometry.cameras import Camera, protocol_views
+from ..geometry.cameras import Camera
 from ..geometry.gaussians import Gaussians
 from . import gaussian_kernels as kernels
-from .meshes import on_background, to_uint8
 
 # Slopes are bounded at this part of the image's half side beyond its edge: the linearised projection is bad there.
 SLOPE_MARGIN = 0.3
@@ -113,16 +112,6 @@ def render(
     splats, depths = project(gaussians, lens, mode)
     tiles = bin_splats(splats, depths, lens)
     return composite(splats, tiles, lens, mode).astype(np.float32)
-
-
-def protocol_pictures(gaussians: Gaussians, resolution: int, *, mode: Splatting = MIP) -> NDArray[np.uint8]:
-    """The four protocol views on black, as image networks take them: [4, 3, resolution, resolution] uint8 sRGB.
-
-    Raises:
-        AssetError: a number that is not finite.
-    """
-    views = [to_uint8(on_background(render(gaussians, camera, resolution, mode=mode))) for camera in protocol_views()]
-    return np.ascontiguousarray(np.stack(views).transpose(0, 3, 1, 2))
 
 
 def project(gaussians: Gaussians, lens: Lens, mode: Splatting) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

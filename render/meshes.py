@@ -13,7 +13,7 @@ from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 from numpy.typing import NDArray
 
-from ..geometry.cameras import Camera, protocol_views
+from ..geometry.cameras import Camera
 from ..geometry.mesh import Mesh
 
 # Rays cast at once; bounds memory to about 100 MB whatever the resolution.
@@ -138,17 +138,6 @@ class MeshRenderer:
         last = np.ceil(projected[:, :2].max(0) * resolution).astype(int) + 1
         (left, top), (right, bottom) = np.clip([first, last], 0, resolution)
         return Window(range(top, bottom), range(left, right))
-
-
-def protocol_pictures(mesh: Mesh, resolution: int, supersampling: int = 2) -> NDArray[np.uint8]:
-    """The four protocol views of a mesh on black, as image networks take them.
-
-    Returns:
-        [4, 3, resolution, resolution] uint8 sRGB.
-    """
-    renderer = MeshRenderer(mesh)
-    views = [to_uint8(on_background(renderer.render(c, resolution, supersampling))) for c in protocol_views()]
-    return np.ascontiguousarray(np.stack(views).transpose(0, 3, 1, 2))
 
 
 def on_background(rgba: NDArray, rgb: float = 0.0) -> NDArray[np.float32]:

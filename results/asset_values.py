@@ -118,7 +118,8 @@ def _parse_earlier(path: Path, number: int, line: str, error: ValidationError) -
         values = json.loads(line)
     except json.JSONDecodeError:
         values = None
-    version = values.get("schema_version", SCHEMA_VERSION) if isinstance(values, dict) else SCHEMA_VERSION
+    values = values if isinstance(values, dict) else {}
+    version = values.get("schema_version", SCHEMA_VERSION)
     if version not in READABLE:
         raise UsageError(
             f"{path} line {number} has an unknown schema_version (got {version!r}) - this version of mdtbench reads "

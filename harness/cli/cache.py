@@ -50,7 +50,7 @@ def verify(cache: CacheOption = CACHE, as_json: JsonOption = False) -> None:
     with reporter() as report:
         store = Store(cache.expanduser(), report.note)
         found = [item for item in items(store) if item.kind != QUARANTINED]
-        total, done = sum(item.files for item in found), 0
+        total, done = len(found), 0
         task = report.start("verify", total)
 
         def tick() -> None:
@@ -106,7 +106,7 @@ def listing_text(found: Sequence[Summary]) -> str:
 
 
 def verified_text(found: Sequence[Item], damages: Sequence[Damage]) -> str:
-    files, size = sum(item.files for item in found), sum(item.size for item in found)
+    files, size = len(found), sum(item.size for item in found)
     lines = [f"{files} files, {size_text(size)}: {len(damages) or 'none'} damaged."]
     return "\n".join([*lines, *(damage.reason for damage in damages)]) + "\n"
 
@@ -127,7 +127,7 @@ def size_text(size: int) -> str:
 
 
 def _collected_line(verb: str, kind: str, group: Sequence[Item]) -> str:
-    files, size = sum(item.files for item in group), sum(item.size for item in group)
+    files, size = len(group), sum(item.size for item in group)
     return f"{verb} {kind}: {files} files, {size_text(size)}"
 
 
@@ -160,7 +160,7 @@ def _summary_json(kind: Summary) -> dict[str, Any]:
 
 
 def _verified_json(found: Sequence[Item], damages: Sequence[Damage]) -> str:
-    files, size = sum(item.files for item in found), sum(item.size for item in found)
+    files, size = len(found), sum(item.size for item in found)
     listed = [{"path": str(damage.path), "reason": damage.reason} for damage in damages]
     return _json({"files": files, "bytes": size, "damaged": listed})
 

@@ -214,7 +214,7 @@ def _group(plan: Plan, label: str, group: Sequence[Student]) -> tuple[str, ...]:
     methods = [student.who.distillation for student in group]
     steps = sorted({student.steps for student in group})
     hours = (sum(_training_s(plan, m, one) for one in group) / 3600 for m in plan.config.estimate.machine)
-    own = {getattr(method, "vd_cfg_strength", None) for method in methods} - {None}
+    own = {strength for method in methods if (strength := getattr(method, "vd_cfg_strength", None)) is not None}
     return (
         label,
         group[0].stage,

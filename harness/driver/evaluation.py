@@ -163,10 +163,13 @@ def resolve(options: EvaluateOptions) -> Evaluation:
     metrics = tuple(_columns(options, protocol, files, bool(shown)))
     extractors = extractors_of(extractor_names(metrics), options.section, None, options.weights, options.device)
     studio = Studio.of(protocol.values, points_of(extractors, protocol.values))
-    blender = tuple(source.reference.look(name) for name in ids) if isinstance(source, Toys4kTests) else ()
     subjects = tuple(Subject(identity_of(asset), asset) for asset in assets)
     side, known, run_seed = (options.cache, subjects, studio), Contents(), options.run_seed
-    content = tuple(look.content for look in blender) or tuple(known.of_mesh(source.meshes[name]) for name in ids)
+    if isinstance(source, Toys4kTests):
+        blender = tuple(source.reference.look(name) for name in ids)
+        content = tuple(look.content for look in blender)
+    else:
+        blender, content = (), tuple(known.of_mesh(source.meshes[name]) for name in ids)
     truth = TruthSide(*side, "assets", content, run_seed, 1, blender)
     mine = FilesSide(*side, files, tuple(known.of(one) for one in files), run_seed)
     paths = tuple(shown.get(name) for name in ids)

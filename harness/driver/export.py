@@ -127,7 +127,7 @@ def export(measuring: Measuring, cells: Sequence[Cell], engine: Engine, out: Pat
     jobs: list[tuple[str, ExportJob]] = []
     for cell in first_of_each(cells):
         maker, made = folder_name(cell), measuring.assets(cell)
-        _claim(root, maker, digest_of([job.places[0].digest for job in made]))
+        _claim(root, maker, digest_of([job.place.digest for job in made]))
         jobs += [(maker, _job(job, maker, root, tuple(formats))) for job in made]
     total = sum(len(job.targets) for _, job in jobs)
     failed = engine.networks.map(run_export, [job for _, job in jobs], "export", total)
@@ -152,7 +152,7 @@ def vertex_colours(mesh: Mesh) -> NDArray[np.float32]:
 
 def run_export(job: ExportJob) -> list[tuple[str, str]]:
     """Write what is missing of some assets; returns (asset id, reason) of those that failed."""
-    made, failures = job.made.places[0].get(), []
+    made, failures = job.made.place.get(), []
     for i, (subject, target) in enumerate(zip(job.made.subjects, job.targets, strict=True)):
         todo = [name for name in job.formats if not target.file(name).exists()]
         reason = str(made["errors"][i]) or (_written(job.made, made, i, target, todo) if todo else "")

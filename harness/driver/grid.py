@@ -66,11 +66,11 @@ def _pictures(measuring: Measuring, cell: Cell) -> Iterator[Picture | None]:
     """Of each asset, one after the other; None of what failed, which the rows count."""
     if cell.slat is None:
         for job in measuring.structures(cell):
-            yield from map(structure_picture, job.places[0].get()["occupancy"])
+            yield from map(structure_picture, job.place.get()["occupancy"])
         return
     plan = measuring.plan
     pipeline = load_cached(plan.world.folder, plan.device).whole
-    for made in (job.places[0].get() for job in measuring.assets(cell)):
+    for made in (job.place.get() for job in measuring.assets(cell)):
         for rows, error in zip(ragged(made["counts"]), made["errors"], strict=True):
             yield None if error else _gaussians(pipeline, made["coords"][rows], made["latents"][rows])
 

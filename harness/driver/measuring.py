@@ -22,7 +22,7 @@ from ..inputs.prepare import OwnRenderer, Preparation
 from ..inputs.subjects import HeldOut, TestSet, Toys4kTests, open_tests
 from ..inputs.toys4k import BlenderLook
 from ..measure.extractors import Extractor, points_of
-from ..measure.latency import DECODE, LatencyJob, way
+from ..measure.latency import DECODE, LatencyJob, Ways, way
 from ..measure.looks import COVERAGE, Studio, TruthAssets
 from ..measure.pairs import Contents
 from ..measure.rows import Measurement, failed, measurement, seconds_rows
@@ -238,7 +238,8 @@ class Measuring:
         if not cells:
             return {}
         plan = self.plan
-        ways = {way(half.stage, half.sampler): (half.stage, half.sampler) for cell in cells for half in cell.halves}
+        halves = [half for cell in cells for half in cell.halves]
+        ways: Ways = {way(one.stage, one.sampler): (one.stage, one.sampler) for one in halves}
         reference = plan.reference(0, whole=False).structure.sampler
         job = LatencyJob(
             self.out,

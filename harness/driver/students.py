@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -128,9 +129,10 @@ def train_students(
     todo = [student for student in todo if student.folder not in failures]
     if not todo:
         return failures
-    engine.do([job for stage in dict.fromkeys(s.stage for s in todo) for job in plan.sets[stage].jobs])
+    stages: list[Stage] = list(dict.fromkeys(student.stage for student in todo))
+    engine.do([job for stage in stages for job in plan.sets[stage].jobs])
     jobs = []
-    for stage, seed in dict.fromkeys((student.stage, student.seed) for student in todo):
+    for stage, seed in product(stages, dict.fromkeys(student.seed for student in todo)):
         train = plan.config.stage(stage)
         mine = [student for student in todo if (student.stage, student.seed) == (stage, seed)]
         jobs += [
@@ -147,7 +149,7 @@ def train_students(
             failures[folder] = failure
             if not failure.lost:
                 write_json(out / folder / FAILED_FILE, {"reason": failure.reason})
-    for path in (unreadable_file(out, stage) for stage in dict.fromkeys(student.stage for student in todo)):
+    for path in (unreadable_file(out, stage) for stage in stages):
         if path.is_file():
             engine.networks.reporter.note(f"{len(read_json(path))} training instances could not be read, see {path}")
     return failures

@@ -33,7 +33,7 @@ def device_of(name: str) -> str:
 
 
 def rank_device(device: str) -> str:
-    """The device of a process that torchrun may have started: with others it has the GPU of its local rank.
+    """The device of a process: one that trains with others (`mdtbench run --ranks`) has the GPU of its local rank.
 
     Raises:
         UsageError: a single GPU for several processes, or fewer GPUs than processes.
@@ -41,7 +41,7 @@ def rank_device(device: str) -> str:
     if is_cpu(device) or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return device
     if device != CUDA:
-        raise UsageError(f"Every process of torchrun takes a GPU of its own (got {device}). Give --device cuda.")
+        raise UsageError(f"Processes that train together take a GPU each (got {device}). Give --device cuda.")
     return device_of(f"{CUDA}:{os.environ['LOCAL_RANK']}")
 
 

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ...base.errors import RunError
 from .store import Address, Arrays, Slot, Store
 from .workers import Workers, tick
 
 # In the order in which they are done. Those of one kind may run at once.
-KINDS = ("prepare", "encode", "structures", "assets", "pictures", "features", "scores")
+KINDS = ("prepare", "cells", "encode", "structures", "assets", "pictures", "features", "scores")
 GB = 1e9
 
 
@@ -71,14 +73,12 @@ class Job(ABC):
 
     Attributes:
         kind: one of `KINDS`. label: for progress; jobs of one kind with one label share a bar.
-        units: how much it is, for progress.
         networks: whether it computes with networks, and so where those are.
         memory_gb: of a process that does it, beyond what any has.
     """
 
     kind: str
     label: str
-    units: int
     networks: bool = False
     memory_gb: float = 0.0
 
@@ -88,9 +88,14 @@ class Job(ABC):
         """Where its results go; it is done when all are there."""
 
     @property
-    @abstractmethod
     def needs(self) -> Sequence[Job]:
         """The jobs whose results it reads."""
+        return ()
+
+    @property
+    def units(self) -> int:
+        """How much it is, for progress."""
+        return 1
 
     @abstractmethod
     def compute(self) -> Sequence[Arrays]:
@@ -99,6 +104,37 @@ class Job(ABC):
     @property
     def done(self) -> bool:
         return all(place.exists() for place in self.places)
+
+
+class OneResult(Job):
+    """A job with a single result.
+
+    Attributes:
+        root: folder of the store. entry: the kind of the result there.
+    """
+
+    root: Path
+    entry: str
+
+    @property
+    @abstractmethod
+    def inputs(self) -> Mapping[str, Any]:
+        """Everything that decides the result, as JSON."""
+
+    @abstractmethod
+    def result(self) -> Arrays:
+        """What lies at `place` when it is done."""
+
+    @cached_property
+    def place(self) -> Place:
+        return Place(self.root, Address(self.entry, self.inputs))
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return (self.place,)
+
+    def compute(self) -> Sequence[Arrays]:
+        return [self.result()]
 
 
 def run_job(job: Job) -> None:

@@ -2,7 +2,7 @@
 
 entries-1/KIND/AB/DIGEST.npz    the arrays; AB are the first two digits of the digest
 entries-1/KIND/AB/DIGEST.json   the record: the inputs in clear, sha256 and size of the data, when and by what made
-locks/DIGEST.lock               held while an entry is made, moved or removed
+locks/DIGEST.lock               held while an entry is written, moved or removed
 quarantine/                     damaged entries, for whoever wants to know what happened to them
 
 The record is written last and removed first, so an entry either is whole or is not there, whatever was killed. Nothing
@@ -26,7 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -36,7 +36,6 @@ from .files import load_arrays, save_arrays
 
 FORMAT = 1  # part of every address and of the path: raise it when entries are stored another way
 ENTRIES, LOCKS, QUARANTINE = f"entries-{FORMAT}", "locks", "quarantine"
-PATIENCE_S = 10.0  # waiting longer than this for another process is worth a word
 KIND = re.compile(r"[a-z][a-z0-9_-]*")
 
 Arrays = dict[str, NDArray]
@@ -113,8 +112,8 @@ def _to_stderr(text: str) -> None:
 class Store:
     """A cache folder, shared by any number of processes. It is made by the first `put`.
 
-    What cannot be kept (full disk, read-only folder) is no error: the caller has what it computed, and `warn` hears of
-    it once. A damaged entry is moved to the quarantine, told to `warn`, and is then as if it had never been there.
+    Whether something could be kept (full disk, read-only folder) is told by `put`, and `warn` hears once why not. A
+    damaged entry is moved to the quarantine, told to `warn`, and is then as if it had never been there.
     """
 
     def __init__(self, root: Path, warn: Callable[[str], None] = _to_stderr):
@@ -138,28 +137,6 @@ class Store:
         slot = self._slot(address)
         with self._locked(slot):
             return self._write(slot, address, _as_arrays(arrays))
-
-    def get_or_make(self, address: Address, make: Callable[[], Mapping[str, ArrayLike]]) -> Arrays:
-        """The arrays of an address, made if need be. Of several processes one makes them and the others wait.
-
-        Args:
-            make: computes the arrays from the inputs of the address and nothing else. May use the store itself, at
-                other addresses.
-
-        Raises:
-            Whatever `make` raises; nothing is kept then.
-        """
-        slot = self._slot(address)
-        with suppress(MissingError):  # damage is dealt with below
-            found = _read(slot)
-            if found is not None:
-                return found
-        with self._locked(slot):
-            found = self._settled(slot)
-            if found is None:
-                found = _as_arrays(make())
-                self._write(slot, address, found)
-        return found
 
     def slots(self) -> Iterator[Slot]:
         """Of all entries, by kind and digest."""
@@ -213,29 +190,16 @@ class Store:
         with ExitStack() as stack:
             try:
                 slot.lock.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(self._patient(slot))
+                stack.enter_context(FileLock(slot.lock))
             except OSError as error:
                 self._tell_unwritable(error)
             yield
-
-    @contextmanager
-    def _patient(self, slot: Slot) -> Iterator[None]:
-        lock = FileLock(slot.lock)
-        try:
-            lock.acquire(timeout=PATIENCE_S)
-        except Timeout:
-            self._warn(f"Waiting for {slot.kind} that another process makes (lock {slot.lock}).")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _tell_unwritable(self, error: Exception) -> None:
         if not self._told_unwritable:
             self._told_unwritable = True
             reason = getattr(error.__cause__ or error, "strerror", None) or error
-            self._warn(f"The cache {self.root} cannot be written ({reason}): what is computed is used, but not kept.")
+            self._warn(f"The cache {self.root} cannot be written ({reason}).")
 
 
 def quarantine(root: Path, name: str, paths: list[Path]) -> bool:

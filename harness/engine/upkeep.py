@@ -1,18 +1,9 @@
-"""What lies in a cache folder, whether it is intact, and what of it can go: entries, folders of shards, the quarantine.
-
-A folder of shards (`prepared-toys-test-0123456789abcdef`) is what the preparation of assets writes: `.npz` files below
-a name that ends in the address of them all. It is listed and collected as a whole.
-"""
+"""What lies in a cache folder, whether it is intact, and what of it can go: entries and the quarantine."""
 
 from __future__ import annotations
 
 import math
-import os
-import re
-import shutil
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,11 +13,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ...base.errors import MissingError, RunError
-from .store import ENTRIES, LOCKS, QUARANTINE, Slot, Store, quarantine
+from .store import ENTRIES, LOCKS, QUARANTINE, Slot, Store
 
-SHARDS_NAME = re.compile(r"[a-z][\w.-]*-[0-9a-f]{16}")
 LEFTOVERS, QUARANTINED = "(leftovers)", "(quarantine)"  # no address has such a kind
-STALE_S = 86400.0  # an unfinished file that no lock guards is a leftover when nobody wrote to it for a day
 
 
 @dataclass(frozen=True)
@@ -34,16 +23,14 @@ class Item:
     """Something in the cache that can be collected by itself.
 
     Attributes:
-        kind: of an entry; or the name of a folder of shards; or LEFTOVERS, QUARANTINED.
-        paths: files or folders, in the order in which they must go.
-        files: how many entries or files it counts for.
+        kind: of an entry; or LEFTOVERS, QUARANTINED.
+        paths: files in the order in which they must go.
         size: bytes. used: seconds since the epoch when it was last made or read.
         lock: to be held while it goes.
     """
 
     kind: str
     paths: tuple[Path, ...]
-    files: int
     size: int
     used: float
     lock: Path | None = None
@@ -70,7 +57,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class Collected:
-    """What went, or would go. kept: bytes that stay in entries, folders and quarantine."""
+    """What went, or would go. kept: bytes that stay in entries and quarantine."""
 
     items: tuple[Item, ...]
     kept: int
@@ -81,10 +68,10 @@ class Collected:
 
 
 def items(store: Store) -> list[Item]:
-    """Entries, then folders of shards, then the quarantine. Raises MissingError when there is no cache folder."""
+    """Entries, then the quarantine. Raises MissingError when there is no cache folder."""
     if not store.root.is_dir():
         raise MissingError(f"There is no cache folder {store.root}. The first run makes it; or give another --cache.")
-    found = [*map(_entry, store.slots()), *map(_shards, _shard_folders(store.root)), *_quarantined(store.root)]
+    found = [*map(_entry, store.slots()), *_quarantined(store.root)]
     return [item for item in found if item is not None]
 
 
@@ -94,23 +81,12 @@ def summaries(found: Sequence[Item]) -> list[Summary]:
 
 
 def verify(store: Store, tick: Callable[[], None]) -> list[Damage]:
-    """Recompute all digests (in folders of shards: the checksums inside the files) and move what differs away.
-
-    Args:
-        tick: called after each entry and each file of a folder.
-    """
+    """Recompute all digests and move what differs away. tick: called after each entry."""
     damages = []
     for slot in store.slots():
         reason = store.verify(slot)
         damages += [Damage(slot.data, reason)] if reason else []
         tick()
-    for folder in _shard_folders(store.root):
-        for path in sorted(folder.glob("*.npz")):
-            reason = _zip_damage(path)
-            if reason:
-                damages.append(Damage(path, reason))
-                quarantine(store.root, f"{folder.name}-{path.stem}", [path])
-            tick()
     return damages
 
 
@@ -141,7 +117,7 @@ def collect(
         RunError: something cannot be deleted.
     """
     found, now = items(store), time.time()
-    chosen = [*_leftovers(store.root, now), *to_collect(found, now, older_than_s, larger_than)]
+    chosen = [*_leftovers(store.root), *to_collect(found, now, older_than_s, larger_than)]
     gone = chosen if dry_run else [item for item in chosen if _deleted(store.root, item)]
     if not dry_run:
         _sweep_locks(store.root)
@@ -156,35 +132,16 @@ def _entry(slot: Slot) -> Item | None:
     except FileNotFoundError:
         return None
     size = data.st_size + record.st_size
-    return Item(slot.kind, (slot.record, slot.data), 1, size, data.st_mtime, slot.lock)
-
-
-def _shard_folders(root: Path) -> list[Path]:
-    """Never a folder with something else in it, whatever its name."""
-    named = [path for path in sorted(root.iterdir()) if SHARDS_NAME.fullmatch(path.name) and path.is_dir()]
-    return [path for path in named if all(_is_shard(file) for file in path.iterdir())]
-
-
-def _is_shard(path: Path) -> bool:
-    return path.is_file() and path.suffix in (".npz", ".part")
-
-
-def _shards(folder: Path) -> Item | None:
-    """Used when one of its files was last made or read, as far as the file system tells."""
-    stats = [path.stat() for path in folder.glob("[!.]*.npz")]
-    if not stats:
-        return None
-    used = max(max(stat.st_mtime, stat.st_atime) for stat in stats)
-    return Item(folder.name, (folder,), len(stats), sum(stat.st_size for stat in stats), used)
+    return Item(slot.kind, (slot.record, slot.data), size, data.st_mtime, slot.lock)
 
 
 def _quarantined(root: Path) -> Iterator[Item]:
     for path in sorted((root / QUARANTINE).glob("[!.]*")):
         stat = path.stat()
-        yield Item(QUARANTINED, (path,), 1, stat.st_size, stat.st_mtime)
+        yield Item(QUARANTINED, (path,), stat.st_size, stat.st_mtime)
 
 
-def _leftovers(root: Path, now: float) -> Iterator[Item]:
+def _leftovers(root: Path) -> Iterator[Item]:
     """Unfinished files, and data whose record was never written. What is being written now is kept by its lock."""
     for path in sorted((root / ENTRIES).glob("*/??/*")):
         digest = path.name.lstrip(".").partition(".")[0]
@@ -193,17 +150,13 @@ def _leftovers(root: Path, now: float) -> Iterator[Item]:
             yield from _leftover(path, (path,), slot.lock)
         elif path == slot.data and not slot.record.exists():
             yield from _leftover(path, (slot.record, path), slot.lock)  # both: its writer may end before we delete
-    for folder in _shard_folders(root):
-        for path in sorted(folder.glob(".*.part")):
-            if now - path.stat().st_mtime > STALE_S:
-                yield from _leftover(path, (path,), None)
 
 
-def _leftover(path: Path, paths: tuple[Path, ...], lock: Path | None) -> Iterator[Item]:
+def _leftover(path: Path, paths: tuple[Path, ...], lock: Path) -> Iterator[Item]:
     """Nothing when its writer finished meanwhile."""
     with suppress(FileNotFoundError):
         stat = path.stat()
-        yield Item(LEFTOVERS, paths, 1, stat.st_size, stat.st_mtime, lock)
+        yield Item(LEFTOVERS, paths, stat.st_size, stat.st_mtime, lock)
 
 
 def _deleted(root: Path, item: Item) -> bool:
@@ -224,10 +177,7 @@ def _deleted(root: Path, item: Item) -> bool:
 
 def _delete(paths: Sequence[Path]) -> None:
     for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def _sweep_locks(root: Path) -> None:
@@ -237,18 +187,6 @@ def _sweep_locks(root: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _zip_damage(path: Path) -> str | None:
-    stat = path.stat()
-    try:
-        with zipfile.ZipFile(path) as file:
-            member = file.testzip()
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
-        return f"{path} is damaged ({error})."
-    with suppress(OSError):
-        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # looking is not using
-    return f"{path} is damaged (checksum of {member})." if member else None
-
-
 def _summary(kind: str, group: Sequence[Item]) -> Summary:
     used = [item.used for item in group]
-    return Summary(kind, sum(item.files for item in group), sum(item.size for item in group), min(used), max(used))
+    return Summary(kind, len(group), sum(item.size for item in group), min(used), max(used))

@@ -8,8 +8,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +26,8 @@ from ...render.appearance import coarse_coords
 from ...trellis.pipeline import StructurePipeline
 from ...trellis.slat_pipeline import SlatPipeline
 from ...trellis.weights import check_fit, read_tensors
-from ..engine.jobs import Job, Place
-from ..engine.store import Address, Arrays
+from ..engine.jobs import Job, OneResult
+from ..engine.store import Arrays
 from ..inputs.cells import one_voxels, ragged
 from ..inputs.subjects import Subject, shown_pictures
 from ..inputs.world import load_cached
@@ -74,7 +75,7 @@ class Maker:
 
 
 @dataclass(frozen=True)
-class StructuresJob(Job):
+class StructuresJob(OneResult):
     """Structures of some test assets: latents [n, C, r, r, r], occupancy [n, R, R, R], ok [n], nfe.
 
     Attributes:
@@ -90,30 +91,25 @@ class StructuresJob(Job):
     seed: int
     batch: int
 
-    kind, networks, label = "structures", True, "structures"
-    needs = ()
+    kind = entry = label = "structures"
+    networks = True
 
     @property
-    def units(self) -> int:  # type: ignore[override]
+    def units(self) -> int:
         return len(self.subjects)
-
-    @property
-    def places(self) -> tuple[Place, ...]:
-        return (self._place,)
 
     @property
     def seeds(self) -> list[int]:
         """Of the noise of each asset."""
         return [noise_seed(self.values, one.identity, self.seed, "structure") for one in self.subjects]
 
-    @cached_property
-    def _place(self) -> Place:
+    @property
+    def inputs(self) -> dict[str, Any]:
         shown = [[*one.key, seed] for one, seed in zip(self.subjects, self.seeds, strict=True)]
         batch = 1 if self.maker.device == "cpu" else self.batch
-        inputs = {"version": VERSION, "maker": self.maker.key, "shown": shown, "window": self.window, "batch": batch}
-        return Place(self.root, Address("structures", inputs))
+        return {"version": VERSION, "maker": self.maker.key, "shown": shown, "window": self.window, "batch": batch}
 
-    def compute(self) -> list[Arrays]:
+    def result(self) -> Arrays:
         pipeline, images = self.maker.pipeline, shown_pictures(self.subjects, self.window)
         assert isinstance(pipeline, StructurePipeline)
         latents, occupancy, nfe = [], [], 0
@@ -123,18 +119,16 @@ class StructuresJob(Job):
             occupancy.append(pipeline.decode(made).cpu())
         stacked = torch.cat(latents)
         ok = torch.isfinite(stacked).flatten(1).all(1).numpy()
-        return [
-            {
-                "latents": torch.nan_to_num(stacked).numpy(),
-                "occupancy": torch.cat(occupancy).numpy() & ok[:, None, None, None],
-                "ok": ok,
-                "nfe": np.array(nfe),
-            }
-        ]
+        return {
+            "latents": torch.nan_to_num(stacked).numpy(),
+            "occupancy": torch.cat(occupancy).numpy() & ok[:, None, None, None],
+            "ok": ok,
+            "nfe": np.array(nfe),
+        }
 
 
 @dataclass(frozen=True)
-class AssetsJob(Job):
+class AssetsJob(OneResult):
     """The second stage on structures: counts [n], coords [M, 3], latents [M, C], errors [n], nfe of this stage.
 
     One asset at a time, so that no bit depends on how the work is split.
@@ -151,10 +145,11 @@ class AssetsJob(Job):
     values: Values
     seed: int
 
-    kind, networks, label = "assets", True, "assets"
+    kind = entry = label = "assets"
+    networks = True
 
     @property
-    def units(self) -> int:  # type: ignore[override]
+    def units(self) -> int:
         return len(self.subjects)
 
     @property
@@ -162,22 +157,17 @@ class AssetsJob(Job):
         return (self.structures,)
 
     @property
-    def places(self) -> tuple[Place, ...]:
-        return (self._place,)
-
-    @property
     def seeds(self) -> list[int]:
         """Of the noise of each asset."""
         return [noise_seed(self.values, one.identity, self.seed, "slat") for one in self.subjects]
 
-    @cached_property
-    def _place(self) -> Place:
-        structure = self.structures.places[0].digest
-        inputs = {"version": VERSION, "maker": self.maker.key, "structures": structure, "seeds": self.seeds}
-        return Place(self.root, Address("assets", inputs))
+    @property
+    def inputs(self) -> dict[str, Any]:
+        structure = self.structures.place.digest
+        return {"version": VERSION, "maker": self.maker.key, "structures": structure, "seeds": self.seeds}
 
-    def compute(self) -> list[Arrays]:
-        pipeline, made = self.maker.pipeline, self.structures.places[0].get()
+    def result(self) -> Arrays:
+        pipeline, made = self.maker.pipeline, self.structures.place.get()
         assert isinstance(pipeline, SlatPipeline)
         images, nfe = shown_pictures(self.subjects, self.window), 0
         coords, latents, errors = [], [], []
@@ -190,15 +180,20 @@ class AssetsJob(Job):
             errors.append(_error(bool(made["ok"][i]), len(cells), finite))
             coords.append(cells)
             latents.append(torch.nan_to_num(found).cpu().numpy())
-        return [
-            {
-                "counts": np.array([len(cells) for cells in coords], np.int64),
-                "coords": np.concatenate(coords),
-                "latents": np.concatenate(latents),
-                "errors": np.array(errors, str),
-                "nfe": np.array(nfe),
-            }
-        ]
+        return packed(coords, latents, errors, nfe)
+
+
+def packed(
+    coords: Sequence[NDArray[np.int32]], latents: Sequence[NDArray[np.float32]], errors: Sequence[str], nfe: int
+) -> Arrays:
+    """The result of an `AssetsJob` from that of each asset."""
+    return {
+        "counts": np.array([len(cells) for cells in coords], np.int64),
+        "coords": np.concatenate(coords),
+        "latents": np.concatenate(latents),
+        "errors": np.array(errors, str),
+        "nfe": np.array(nfe),
+    }
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,76 +13,56 @@ from ...base.errors import AssetError
 from ...base.files import read_json
 from ...render.appearance import N_FEATURES, coarse_coords, voxel_features
 from ...trellis.slat_pipeline import SLAT_ENCODER
-from ..engine.jobs import Job, Place
-from ..engine.store import Address, Arrays
+from ..engine.jobs import OneResult
+from ..engine.store import Arrays
 from ..inputs.cells import one_voxels
 from ..inputs.subjects import Subject, occupancies
 from ..inputs.world import load_cached
-from .made import Maker
+from .made import Maker, packed
 
 VERSION = 1  # part of every address
 
 
 @dataclass(frozen=True)
-class ReconstructedStructures(Job):
-    """As `StructuresJob`."""
+class Reconstructed(OneResult):
+    """Of some test assets. maker: whose networks."""
 
     root: Path
     maker: Maker
     subjects: tuple[Subject, ...]
 
-    kind, networks, label = "structures", True, "reconstructions"
-    needs = ()
+    networks, label = True, "reconstructions"
 
     @property
-    def units(self) -> int:  # type: ignore[override]
+    def units(self) -> int:
         return len(self.subjects)
 
     @property
-    def places(self) -> tuple[Place, ...]:
-        return (self._place,)
-
-    @cached_property
-    def _place(self) -> Place:
+    def inputs(self) -> dict[str, Any]:
         shown = [subject.key for subject in self.subjects]
-        inputs = {"version": VERSION, "reconstructed": shown, "networks": self.maker.networks_sha}
-        return Place(self.root, Address("structures", inputs))
+        return {"version": VERSION, "reconstructed": shown, "networks": self.maker.networks_sha}
 
-    def compute(self) -> list[Arrays]:
+
+class ReconstructedStructures(Reconstructed):
+    """As `StructuresJob`."""
+
+    kind = entry = "structures"
+
+    def result(self) -> Arrays:
         pipeline = load_cached(self.maker.world, self.maker.device).structure
         grids = occupancies(self.subjects)
         latents = torch.cat([pipeline.encode(torch.from_numpy(grid)[None]) for grid in grids])
         made = torch.cat([pipeline.decode(latent[None]) for latent in latents])
         arrays = {"latents": latents.cpu().numpy(), "occupancy": made.cpu().numpy()}
-        return [{**arrays, "ok": np.ones(len(grids), bool), "nfe": np.array(0)}]
+        return {**arrays, "ok": np.ones(len(grids), bool), "nfe": np.array(0)}
 
 
-@dataclass(frozen=True)
-class ReconstructedAssets(Job):
+class ReconstructedAssets(Reconstructed):
     """As `AssetsJob`."""
 
-    root: Path
-    maker: Maker
-    subjects: tuple[Subject, ...]
+    kind = entry = "assets"
 
-    kind, networks, label = "assets", True, "reconstructions"
-    needs = ()
-
-    @property
-    def units(self) -> int:  # type: ignore[override]
-        return len(self.subjects)
-
-    @property
-    def places(self) -> tuple[Place, ...]:
-        return (self._place,)
-
-    @cached_property
-    def _place(self) -> Place:
-        shown = [subject.key for subject in self.subjects]
-        inputs = {"version": VERSION, "reconstructed": shown, "networks": self.maker.networks_sha}
-        return Place(self.root, Address("assets", inputs))
-
-    def compute(self) -> list[Arrays]:
+    def result(self) -> Arrays:
         pipeline = load_cached(self.maker.world, self.maker.device).whole
         coords, latents, errors = [], [], []
         for subject, grid in zip(self.subjects, occupancies(self.subjects), strict=True):
@@ -96,15 +76,7 @@ class ReconstructedAssets(Job):
             coords.append(cells)
             latents.append(found.astype(np.float32))
             errors.append(error)
-        return [
-            {
-                "counts": np.array([len(cells) for cells in coords], np.int64),
-                "coords": np.concatenate(coords),
-                "latents": np.concatenate(latents),
-                "errors": np.array(errors, str),
-                "nfe": np.array(0),
-            }
-        ]
+        return packed(coords, latents, errors, nfe=0)
 
 
 def can_encode_assets(folder: Path) -> bool:

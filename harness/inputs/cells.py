@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ...render.appearance import coarse_coords, voxel_features
 from ...trellis.sparse import Voxels
-from ..engine.jobs import Job, Place
-from ..engine.store import Address, Arrays
+from ..engine.jobs import Job, OneResult
+from ..engine.store import Arrays
 from .prepare import PrepareJob
 from .world import load_cached
 
@@ -22,7 +22,7 @@ ENCODE_VERSION = 1  # likewise for latents
 
 
 @dataclass(frozen=True)
-class CellsJob(Job):
+class CellsJob(OneResult):
     """counts [N], coords [M, 3], features [M, F] of the usable assets of a `PrepareJob`, asset by asset.
 
     Attributes:
@@ -32,14 +32,14 @@ class CellsJob(Job):
     prepare: PrepareJob
     resolution: int
 
-    kind = "encode"
+    kind = entry = "cells"
 
     @property
     def label(self) -> str:  # type: ignore[override]
         return f"look at {self.prepare.source[0]}"
 
     @property
-    def units(self) -> int:  # type: ignore[override]
+    def units(self) -> int:
         return self.prepare.units
 
     @property
@@ -47,33 +47,30 @@ class CellsJob(Job):
         return (self.prepare,)
 
     @property
-    def places(self) -> tuple[Place, ...]:
-        return (self._place,)
+    def root(self) -> Path:  # type: ignore[override]
+        return self.prepare.root
 
-    @cached_property
-    def _place(self) -> Place:
-        prepared = self.prepare.places[0].digest
-        inputs = {"version": CELLS_VERSION, "prepared": prepared, "resolution": self.resolution}
-        return Place(self.prepare.root, Address("cells", inputs))
+    @property
+    def inputs(self) -> dict[str, Any]:
+        prepared = self.prepare.place.digest
+        return {"version": CELLS_VERSION, "prepared": prepared, "resolution": self.resolution}
 
-    def compute(self) -> list[Arrays]:
-        prepared = self.prepare.places[0].get()
+    def result(self) -> Arrays:
+        prepared = self.prepare.place.get()
         by_id, coords, features = {asset.id: asset for asset in self.prepare.assets}, [], []
         for name, occupancy in zip(prepared["ids"], prepared["occupancy"], strict=True):
             coords.append(coarse_coords(occupancy, self.resolution))
             features.append(voxel_features(by_id[str(name)].load(), coords[-1], self.resolution))
         empty = np.zeros((0, 3), np.int32)
-        return [
-            {
-                "counts": np.array([len(cells) for cells in coords], np.int64),
-                "coords": np.concatenate(coords) if coords else empty,
-                "features": np.concatenate(features) if features else empty.astype(np.float32),
-            }
-        ]
+        return {
+            "counts": np.array([len(cells) for cells in coords], np.int64),
+            "coords": np.concatenate(coords) if coords else empty,
+            "features": np.concatenate(features) if features else empty.astype(np.float32),
+        }
 
 
 @dataclass(frozen=True)
-class EncodeJob(Job):
+class EncodeJob(OneResult):
     """Latents of prepared assets, one at a time so that no bit depends on how they are split.
 
     Attributes:
@@ -87,14 +84,14 @@ class EncodeJob(Job):
     prepare: PrepareJob
     cells: CellsJob | None = None
 
-    kind, networks = "encode", True
+    kind, entry, networks = "encode", "latents", True
 
     @property
     def label(self) -> str:  # type: ignore[override]
         return f"{'slat ' if self.cells else ''}latents of {self.prepare.source[0]}"
 
     @property
-    def units(self) -> int:  # type: ignore[override]
+    def units(self) -> int:
         return self.prepare.units
 
     @property
@@ -102,27 +99,26 @@ class EncodeJob(Job):
         return (self.cells or self.prepare,)
 
     @property
-    def places(self) -> tuple[Place, ...]:
-        return (self._place,)
+    def root(self) -> Path:  # type: ignore[override]
+        return self.prepare.root
 
-    @cached_property
-    def _place(self) -> Place:
-        made_of = self.needs[0].places[0].digest
-        inputs = {"version": ENCODE_VERSION, "of": made_of, "networks": self.networks_sha, "slat": bool(self.cells)}
-        return Place(self.prepare.root, Address("latents", inputs))
+    @property
+    def inputs(self) -> dict[str, Any]:
+        made_of = (self.cells or self.prepare).place.digest
+        return {"version": ENCODE_VERSION, "of": made_of, "networks": self.networks_sha, "slat": bool(self.cells)}
 
-    def compute(self) -> list[Arrays]:
-        return [{"latents": self._slat() if self.cells else self._structures()}]
+    def result(self) -> Arrays:
+        return {"latents": self._slat() if self.cells else self._structures()}
 
     def _structures(self) -> NDArray[np.float32]:
         pipeline = load_cached(self.world, self.device).structure
-        grids = self.prepare.places[0].get()["occupancy"]
+        grids = self.prepare.place.get()["occupancy"]
         rows = [pipeline.encode(torch.from_numpy(grid)[None]).cpu().numpy() for grid in grids]
         return np.concatenate(rows) if rows else np.zeros((0, *pipeline.latent_shape), np.float32)
 
     def _slat(self) -> NDArray[np.float32]:
         assert self.cells is not None
-        pipeline, arrays, latents = load_cached(self.world, self.device).whole, self.cells.places[0].get(), []
+        pipeline, arrays, latents = load_cached(self.world, self.device).whole, self.cells.place.get(), []
         for rows in ragged(arrays["counts"]):
             features = torch.from_numpy(arrays["features"][rows]).to(pipeline.device)
             voxels = one_voxels(arrays["coords"][rows]).to(pipeline.device)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +20,8 @@ from ...geometry.mesh import Mesh
 from ...geometry.voxels import surface_voxels
 from ...render.meshes import MeshRenderer
 from ...render.preprocess import preprocess_image
-from ..engine.jobs import Engine, Job, Place
-from ..engine.store import Address, Arrays
+from ..engine.jobs import Engine, OneResult
+from ..engine.store import Arrays
 
 SHARD = 32  # assets per entry of the cache: small enough to lose little, large enough to be few
 VISIBLE_ALPHA = 0.85  # a pixel of the object itself; TRELLIS' preprocessing frames what exceeds 0.8
@@ -95,7 +94,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class PrepareJob(Job):
+class PrepareJob(OneResult):
     """Occupancy and pictures of some assets of a source.
 
     Attributes:
@@ -109,34 +108,28 @@ class PrepareJob(Job):
     shows: Shows
     resolution: int
 
-    kind = "prepare"
-    needs = ()
+    kind, entry = "prepare", "prepared"
 
     @property
     def label(self) -> str:  # type: ignore[override]
         return f"prepare {self.source[0]}"
 
     @property
-    def units(self) -> int:  # type: ignore[override]
+    def units(self) -> int:
         return len(self.assets)
-
-    @property
-    def places(self) -> tuple[Place, ...]:
-        return (self._place,)
 
     @property
     def done(self) -> bool:
         """What Blender failed at is tried again: a file that was missing may be there now."""
         again = any(isinstance(asset, Toys4kAsset) for asset in self.assets)
-        return super().done and not (again and len(self.places[0].get()["failures"]))
+        return super().done and not (again and len(self.place.get()["failures"]))
 
-    @cached_property
-    def _place(self) -> Place:
+    @property
+    def inputs(self) -> dict[str, Any]:
         shown = [[asset.id, self.shows.key(asset)] for asset in self.assets]
-        inputs = {"version": VERSION, "source": list(self.source), "assets": shown, "resolution": self.resolution}
-        return Place(self.root, Address("prepared", inputs))
+        return {"version": VERSION, "source": list(self.source), "assets": shown, "resolution": self.resolution}
 
-    def compute(self) -> list[Arrays]:
+    def result(self) -> Arrays:
         good: list[tuple[Asset, NDArray, NDArray]] = []
         failures: list[tuple[str, str]] = []
         for asset in self.assets:
@@ -145,15 +138,13 @@ class PrepareJob(Job):
             except AssetError as error:
                 failures.append((asset.id, str(error)))
         empty = np.zeros(0, np.uint8)
-        return [
-            {
-                "ids": np.array([asset.id for asset, _, _ in good], str),
-                "categories": np.array([asset.category for asset, _, _ in good], str),
-                "occupancy": np.stack([occupancy for _, occupancy, _ in good]) if good else empty,
-                "images": np.stack([images for _, _, images in good]) if good else empty,
-                "failures": np.array(failures, str).reshape(-1, 2),
-            }
-        ]
+        return {
+            "ids": np.array([asset.id for asset, _, _ in good], str),
+            "categories": np.array([asset.category for asset, _, _ in good], str),
+            "occupancy": np.stack([occupancy for _, occupancy, _ in good]) if good else empty,
+            "images": np.stack([images for _, _, images in good]) if good else empty,
+            "failures": np.array(failures, str).reshape(-1, 2),
+        }
 
     def _made(self, asset: Asset) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
         mesh = asset.load() if self.resolution else None
@@ -175,13 +166,8 @@ def prepare(source: Source, spec: Preparation, cache: Path, engine: Engine, limi
     """The assets of a source (the first `limit` of its list) as arrays, from the cache where it has them."""
     jobs = prepare_jobs(source, OwnRenderer(spec), spec.resolution, cache, limit)
     engine.do(jobs)
-    prepared = _joined([job.places[0].get() for job in jobs], spec)
+    prepared = _joined([job.place.get() for job in jobs], spec)
     return prepared if limit is None else only(prepared, {asset.id for asset in source.assets()[:limit]})
-
-
-def first_of(prepared: Prepared, count: int | None) -> Prepared:
-    """The first `count` usable assets; None: all, and the failures."""
-    return prepared if count is None else only(prepared, set(prepared.ids[:count]))
 
 
 def prepare_asset(asset: Asset, spec: Preparation) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:

@@ -332,10 +332,10 @@ def open_tests(
     subjects: list[Subject] = []
     failures: list[tuple[str, str]] = []
     for job in jobs:
-        arrays = job.places[0].get()
+        arrays = job.place.get()
         for row, name in enumerate(map(str, arrays["ids"])):
             if name in wanted:
-                subjects.append(Subject(identity_of(by_id[name]), by_id[name], job.places[0], row))
+                subjects.append(Subject(identity_of(by_id[name]), by_id[name], job.place, row))
         failures += [(str(name), str(reason)) for name, reason in arrays["failures"] if str(name) in wanted]
     return TestSet(
         source.name, source.digest(), tuple(subjects), tuple(failures), (), file.window.share, drawn_by, files

@@ -175,7 +175,7 @@ def world_info(folder: Path) -> WorldInfo:
     """What is known of a world without its networks. Raises MissingError when a file is absent or malformed."""
     file = read_world_file(folder)
     stages: tuple[Stage, ...] = ("structure", "slat") if has_slat(folder) else ("structure",)
-    samplers = {stage: read_sampler(folder, SAMPLERS[stage]) for stage in stages}
+    samplers: dict[Stage, SamplerParams] = {stage: read_sampler(folder, SAMPLERS[stage]) for stage in stages}
     return WorldInfo(folder, file, world_digest(folder, file), samplers)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import Literal
 
 from ...base.errors import UsageError, unknown_name
 from ...metrics import METRICS, Metric
@@ -19,7 +20,11 @@ from ..settings.methods import code_digest
 OF_PAPER = ("FD_incep", "FD_dinov2", "ULIP_I")  # Tables 1, 2 and 3
 SECONDARY = {"fd_incep_clean": "incep_clean", "fd_dinov2_reg518": "dinov2_reg518"}  # extractor -> ending of columns
 MANIFOLD_OF = "dinov2"  # the features that precision, recall, density and coverage are of
-PICTURES = {"ground-truth views": "truth", "condition image": "condition", "generated views": "made"}
+PICTURES: dict[str, Literal["truth", "condition", "made"]] = {
+    "ground-truth views": "truth",
+    "condition image": "condition",
+    "generated views": "made",
+}
 
 
 def columns_of(values: Values, *, everything: bool, more: Iterable[str] = ()) -> list[Metric]:

@@ -40,8 +40,6 @@ class ConditionFileLooks(LooksJob):
     path: Path | None
     content: str
 
-    needs = ()
-
     @property
     def source(self) -> Any:
         return [self.content, VERSION]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,8 @@ from ...base.errors import AssetError
 from ...metrics import NotMeasured
 from ...metrics.streams import Features
 from ..engine.device import is_cpu
-from ..engine.jobs import Job, Place
-from ..engine.store import Address, Arrays
+from ..engine.jobs import Job, OneResult, Place
+from ..engine.store import Arrays
 from .extractors import Extractor, loaded
 from .looks import LooksJob
 from .spool import Spool
@@ -25,7 +25,7 @@ IN_MEMORY = 2**24  # numbers; what is more lies on disk while it is scored
 
 
 @dataclass(frozen=True)
-class FeaturesJob(Job):
+class FeaturesJob(OneResult):
     """features [n, V, D], ok [n], errors [n] of one look."""
 
     root: Path
@@ -33,14 +33,15 @@ class FeaturesJob(Job):
     look: str
     extractor: Extractor
 
-    kind, networks = "features", True
+    kind = entry = "features"
+    networks = True
 
     @property
     def label(self) -> str:  # type: ignore[override]
         return f"features {self.extractor.name}"
 
     @property
-    def units(self) -> int:  # type: ignore[override]
+    def units(self) -> int:
         return self.looks.units
 
     @property
@@ -52,18 +53,14 @@ class FeaturesJob(Job):
         return (self.looks,)
 
     @property
-    def places(self) -> tuple[Place, ...]:
-        return (self._place,)
-
-    @cached_property
-    def _place(self) -> Place:
+    def inputs(self) -> dict[str, Any]:
         of = self.looks.place(self.look).digest
         inputs = {"version": VERSION, "of": of, "extractor": self.extractor.version}
         if not is_cpu(self.extractor.device):  # which rounds otherwise
             inputs["device"] = self.extractor.device.partition(":")[0]
-        return Place(self.root, Address("features", inputs))
+        return inputs
 
-    def compute(self) -> list[Arrays]:
+    def result(self) -> Arrays:
         arrays, see = self.looks.place(self.look).get(), loaded(self.extractor)
         found, errors = [], [str(error) for error in arrays["errors"]]
         for i, one in enumerate(arrays["data"]):
@@ -73,7 +70,7 @@ class FeaturesJob(Job):
                 found.append(np.zeros((len(one), see.dim), np.float32))
                 errors[i] = errors[i] or str(error)
         ok = np.array([not error for error in errors])
-        return [{"features": np.stack(found), "ok": ok, "errors": np.array(errors, str)}]
+        return {"features": np.stack(found), "ok": ok, "errors": np.array(errors, str)}
 
 
 def gathered(places: Sequence[Place], name: str, root: Path) -> tuple[Features, NDArray[np.bool_]]:

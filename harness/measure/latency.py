@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +23,8 @@ from ...base.files import digest_of
 from ...flow.samplers import Sampler
 from ...render.appearance import coarse_coords
 from ..engine.device import clock
-from ..engine.jobs import Job, Place
-from ..engine.store import Address, Arrays
+from ..engine.jobs import OneResult
+from ..engine.store import Arrays
 from ..generate.made import condition, decoded, sampled
 from ..inputs.cells import one_voxels
 from ..inputs.subjects import Subject, shown_pictures
@@ -35,13 +36,16 @@ VERSION = 2  # part of every address: raise it when something else is timed
 DECODE = "decode"
 
 
+Ways = Mapping[str, tuple[Stage, Sampler]]  # by name, the stage and the sampler
+
+
 def way(stage: Stage, sampler: Sampler) -> str:
     """Name of a way of sampling: equal ones cost the same."""
     return digest_of([stage, asdict(sampler.computation())])[:16]
 
 
 @dataclass(frozen=True)
-class LatencyJob(Job):
+class LatencyJob(OneResult):
     """repeats [n] seconds by name of a way; of decoding a whole asset under `DECODE`.
 
     Attributes:
@@ -55,26 +59,17 @@ class LatencyJob(Job):
     device: str
     machine: str
     networks_sha: str
-    ways: Mapping[str, tuple[Stage, Sampler]]
+    ways: Ways
     reference: Sampler
     subject: Subject
     window: tuple[float, float]
     values: Values
     whole: bool
 
-    kind, networks, label = "scores", True, "seconds, alone on the machine"
-    needs = ()
+    kind, entry, networks, label = "scores", "seconds", True, "seconds, alone on the machine"
 
     @property
-    def units(self) -> int:  # type: ignore[override]
-        return 1
-
-    @property
-    def places(self) -> tuple[Place, ...]:
-        return (self._place,)
-
-    @cached_property
-    def _place(self) -> Place:
+    def inputs(self) -> dict[str, Any]:
         speed = self.values.speed
         inputs = {
             "version": VERSION,
@@ -87,9 +82,9 @@ class LatencyJob(Job):
             "whole": self.whole,
             "torch": torch.__version__,
         }
-        return Place(self.root, Address("seconds", inputs))
+        return inputs
 
-    def compute(self) -> list[Arrays]:
+    def result(self) -> Arrays:
         world, speed = load_cached(self.world, self.device), self.values.speed
         todo = self._todo(world)
         seconds: dict[str, list[float]] = {name: [] for name in todo}
@@ -99,13 +94,15 @@ class LatencyJob(Job):
                 work()
                 if turn >= speed.warm_up:
                     seconds[name].append(clock(world.structure.device) - started)
-        return [{name: np.array(values) for name, values in seconds.items()}]
+        return {name: np.array(values) for name, values in seconds.items()}
 
     def _todo(self, world: World) -> dict[str, Callable[[], object]]:
         """What is timed, by name. Of a structure that is empty there is no second stage to time."""
         images = shown_pictures([self.subject], self.window)
         cond = condition(world.structure, images)
-        todo = {name: partial(self._structure, world, cond, sampler) for name, sampler in self._of("structure")}
+        todo: dict[str, Callable[[], object]] = {
+            name: partial(self._structure, world, cond, sampler) for name, sampler in self._of("structure")
+        }
         if not self.whole:
             return todo
         grid = self._structure(world, cond, self.reference)[0].cpu().numpy()
@@ -119,8 +116,8 @@ class LatencyJob(Job):
         try:
             decode()
         except AssetError:  # there is no surface, and nothing that would take the usual time
-            return todo | second
-        return todo | second | {DECODE: decode}
+            return {**todo, **second}
+        return {**todo, **second, DECODE: decode}
 
     def _of(self, stage: Stage) -> list[tuple[str, Sampler]]:
         return [(name, sampler) for name, (of, sampler) in self.ways.items() if of == stage]
@@ -140,6 +137,6 @@ class LatencyJob(Job):
 
     def read(self) -> dict[str, tuple[float, float]]:
         """Median and standard deviation by way, when it is done."""
-        arrays = self.places[0].get()
+        arrays = self.place.get()
         spread = {name: float(values.std(ddof=1)) if len(values) > 1 else 0.0 for name, values in arrays.items()}
         return {name: (float(np.median(values)), spread[name]) for name, values in arrays.items()}

@@ -147,7 +147,7 @@ class LooksJob(Job):
     kind, label = "pictures", "pictures and points"
 
     @property
-    def units(self) -> int:  # type: ignore[override]
+    def units(self) -> int:
         return len(self.subjects)
 
     @property
@@ -231,10 +231,10 @@ class VoxelLooks(SurfaceLooks):
 
     @property
     def source(self) -> Any:
-        return [self.made.places[0].digest, self.seeds]
+        return [self.made.place.digest, self.seeds]
 
     def each(self) -> Iterator[Mapping[str, Look] | str]:
-        arrays = self.made.places[0].get()
+        arrays = self.made.place.get()
         for seed, grid, ok in zip(self.seeds, arrays["occupancy"], arrays["ok"], strict=True):
             yield voxel_looks(self.studio, self.names, grid, seed) if ok else NOT_FINITE
 
@@ -253,10 +253,10 @@ class AssetLooks(SurfaceLooks):
 
     @property
     def source(self) -> Any:
-        return [self.made.places[0].digest, self.seeds]
+        return [self.made.place.digest, self.seeds]
 
     def each(self) -> Iterator[Mapping[str, Look] | str]:
-        maker, arrays = self.made.maker, self.made.places[0].get()
+        maker, arrays = self.made.maker, self.made.place.get()
         for seed, asset in zip(self.seeds, decoded_assets(maker.world, maker.device, arrays), strict=True):
             if isinstance(asset, str):
                 yield asset
@@ -268,7 +268,7 @@ class AssetLooks(SurfaceLooks):
 class TruthVoxels(SurfaceLooks):
     """Of the test assets' own structures."""
 
-    level, needs = "structure", ()
+    level = "structure"
 
     @property
     def source(self) -> Any:
@@ -290,7 +290,7 @@ class TruthAssets(SurfaceLooks):
     content: tuple[str, ...]
     blender: tuple[BlenderLook, ...] = ()
 
-    level, needs = "assets", ()
+    level = "assets"
 
     @property
     def source(self) -> Any:
@@ -333,7 +333,7 @@ class FileLooks(SurfaceLooks):
     files: tuple[Files, ...]
     content: tuple[tuple[str, str], ...]
 
-    level, needs = "assets", ()
+    level = "assets"
 
     @property
     def source(self) -> Any:
@@ -356,8 +356,6 @@ class FileLooks(SurfaceLooks):
 @dataclass(frozen=True)
 class ConditionLooks(LooksJob):
     """Of the conditioning pictures, whole, as networks take them before any window."""
-
-    needs = ()
 
     @property
     def source(self) -> Any:

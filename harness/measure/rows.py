@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -94,9 +94,9 @@ def failed(
     extractors: Mapping[str, Extractor],
     reason: str,
     row_fields: Mapping[str, Any],
-    status: str,
+    status: Literal["failed", "lost"],
 ) -> Measurement:
-    """The rows of a cell that there is not. status: failed or lost."""
+    """The rows of a cell that there is not."""
     return Measurement(
         tuple(
             Row(**{**row_fields, "n_ok": 0}, status=status, error=reason, **_of_metric(metric, extractors))

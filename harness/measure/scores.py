@@ -22,7 +22,6 @@ from .sides import Side
 from .spool import Spooled
 
 VERSION = 1  # part of every address: raise it when scores are kept or computed otherwise
-SHUFFLED = "shuffled"  # each thing with the next one's picture
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class ScoresJob(Job):
     extractors: Mapping[str, Extractor]
     shuffled: bool = False
 
-    kind, label, units = "scores", "scores", 1
+    kind = label = "scores"
 
     @property
     def needs(self) -> tuple[Job, ...]:

@@ -140,7 +140,7 @@ class Side(ABC):
         look, extractor = _split(need)
         if not extractor:
             return [shard.place(look) for shard in shards]
-        return [FeaturesJob(self.root, shard, look, extractors[extractor]).places[0] for shard in shards]
+        return [FeaturesJob(self.root, shard, look, extractors[extractor]).place for shard in shards]
 
     def _shards(self, needs: set[str]) -> list[LooksJob]:
         names = tuple(sorted({_split(need)[0] for need in needs} - set(RAW)))
@@ -168,7 +168,7 @@ class StructuresSide(Side):
         return [VoxelLooks(self.root, job.subjects, names, self.studio, self.seed, job) for job in self.made]
 
     def raw(self, name: str) -> tuple[Any, Sequence[str]]:
-        arrays = [job.places[0].get() for job in self.made]
+        arrays = [job.place.get() for job in self.made]
         found, finite, grids = (np.concatenate([one[key] for one in arrays]) for key in (name, "ok", "occupancy"))
         empty = _empty(grids) if name == "occupancy" else [""] * len(grids)
         return found, [why if ok else NOT_FINITE for ok, why in zip(finite, empty, strict=True)]
@@ -189,7 +189,7 @@ class AssetsSide(Side):
         return [AssetLooks(self.root, job.subjects, names, self.studio, self.seed, job) for job in self.made]
 
     def raw(self, name: str) -> tuple[Any, Sequence[str]]:
-        arrays = [job.places[0].get() for job in self.made]
+        arrays = [job.place.get() for job in self.made]
         cells = (np.concatenate([one[key] for one in arrays]) for key in ("counts", "coords", "latents"))
         return Cells(*cells), [str(error) for one in arrays for error in one["errors"]]
 
@@ -256,4 +256,4 @@ class ConditionSide(Side):
 
 
 def _empty(grids: NDArray[np.bool_]) -> list[str]:
-    return ["" if filled else EMPTY for filled in grids.any((1, 2, 3))]
+    return ["" if grid.any() else EMPTY for grid in grids]

@@ -484,7 +484,7 @@ def _line(section: LineSection, config: Config, protocol: Protocol, world: World
     released = config.released.get(section.method, "")
     if variant == RELEASED and not released:
         raise unknown_name("line of published students", section.method, config.released, "Set [released].")
-    entrants = {
+    entrants: dict[Stage, Entrant] = {
         stage: entrant(
             label if variant == RELEASED else section.method, config.methods, teacher_params(protocol, world, stage)
         )

@@ -138,7 +138,7 @@ class Toys:
         jobs = prepare_jobs(source, OwnRenderer(self.spec), self.spec.resolution, self.root, count)
         cells = [CellsJob(job, resolution) for job in jobs]
         self.engine.do(cells)
-        counts, coords, features = _joined([job.places[0].get() for job in cells], "counts", "coords", "features")
+        counts, coords, features = _joined([job.place.get() for job in cells], "counts", "coords", "features")
         counts = counts[: len(tests.subjects)]  # jobs are of whole shards
         images = prepare(source, self.spec, self.root, self.engine, count).images
         assets, n_cells = [subject.asset for subject in tests.subjects], int(counts.sum())

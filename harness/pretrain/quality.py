@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...metrics import METRICS
 from ...metrics.contract import Level
 from ..engine.device import CPU
-from ..engine.jobs import Job, Place
-from ..engine.store import Address, Arrays
+from ..engine.jobs import Job, OneResult
+from ..engine.store import Arrays
 from ..generate.made import SHARD, AssetsJob, Maker, StructuresJob
 from ..generate.reconstruct import ReconstructedAssets
 from ..inputs.subjects import Subject, TestSet, occupancies
@@ -35,30 +35,25 @@ VERSION = 1  # part of the address of true structures
 
 
 @dataclass(frozen=True)
-class TrueStructures(Job):
+class TrueStructures(OneResult):
     """The structures of toys themselves, in the place of those that a `StructuresJob` makes."""
 
     root: Path
     subjects: tuple[Subject, ...]
 
-    kind, label = "structures", "true structures"
-    needs = ()
+    kind = entry = "structures"
+    label = "true structures"
 
     @property
-    def units(self) -> int:  # type: ignore[override]
+    def units(self) -> int:
         return len(self.subjects)
 
     @property
-    def places(self) -> tuple[Place, ...]:
-        return (self._place,)
+    def inputs(self) -> dict[str, Any]:
+        return {"version": VERSION, "true": [subject.key for subject in self.subjects]}
 
-    @cached_property
-    def _place(self) -> Place:
-        inputs = {"version": VERSION, "true": [subject.key for subject in self.subjects]}
-        return Place(self.root, Address("structures", inputs))
-
-    def compute(self) -> list[Arrays]:
-        return [{"occupancy": occupancies(self.subjects), "ok": np.ones(len(self.subjects), bool)}]
+    def result(self) -> Arrays:
+        return {"occupancy": occupancies(self.subjects), "ok": np.ones(len(self.subjects), bool)}
 
 
 def teacher_quality(folder: Path, toys: Toys) -> Table:
@@ -81,7 +76,7 @@ def second_stage_quality(folder: Path, toys: Toys) -> Table:
     world, tests = world_info(folder), toys.usable("test")
     parts, makers = _parts(tests.subjects), _makers(world, "slat")
     any_maker = next(iter(makers.values()))
-    jobs: dict[str, list[Job]] = {
+    jobs: dict[str, Sequence[Job]] = {
         "encoder and decoders": [ReconstructedAssets(toys.root, any_maker, part) for part in parts]
     }
     for title, maker in makers.items():

@@ -141,11 +141,6 @@ class Protocol:
         return _build(self.file, tuple(every[name] for name in sorted(every)))
 
 
-def digest_with(protocol: Protocol, weights: Mapping[str, str], manifest: str) -> str:
-    """Identity of an evaluation: protocol, sha256 of each weight file by name, digest of the list of assets."""
-    return digest_of({"protocol": protocol.sha256, "weights": dict(weights), "manifest": manifest})
-
-
 def protocol_names() -> list[str]:
     return sorted(Path(entry.name).stem for entry in PROTOCOLS.iterdir() if entry.name.endswith(".toml"))
 

@@ -88,12 +88,12 @@ class EncodedSet:
     window: tuple[float, float]
 
     def open(self, world: World, out: Path) -> Data:
-        prepared = [job.prepare.places[0].get() for job in self.jobs]
+        prepared = [job.prepare.place.get() for job in self.jobs]
         images = np.concatenate([arrays["images"] for arrays in prepared if len(arrays["ids"])])
-        latents = torch.from_numpy(np.concatenate([job.places[0].get()["latents"] for job in self.jobs]))
+        latents = torch.from_numpy(np.concatenate([job.place.get()["latents"] for job in self.jobs]))
         if self.jobs[0].cells is None:
             return DenseData(latents, images, self.window)
-        cells = [job.cells.places[0].get() for job in self.jobs if job.cells]
+        cells = [job.cells.place.get() for job in self.jobs if job.cells]
         counts, coords = (np.concatenate([arrays[name] for arrays in cells]) for name in ("counts", "coords"))
         return SparseData(counts, coords, latents, images, self.window)
 
@@ -192,7 +192,9 @@ class LatentSet:
     held_out: int
     seed: int
 
-    jobs = ()
+    @property
+    def jobs(self) -> Sequence[Job]:
+        return ()
 
     @property
     def source(self) -> LatentSource:
@@ -204,9 +206,13 @@ class LatentSet:
         """Folders without their list."""
         return [folder for folder in self.folders if not (folder / METADATA).is_file()]
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """A plan needs no data: while there is none, the digest says so."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         if self.absent or not self.folders:
             return "not there"
         source = self.source

@@ -21,7 +21,7 @@ from ..engine.device import is_cpu
 from .parts import TreeSum
 
 BUCKET = 2**24  # elements that are exchanged at once: a message per tensor is slow, one for all doubles the memory
-MEET = "MDTBENCH_MEET"  # names a file by which processes of one machine find each other
+MEET = "MDTBENCH_MEET"  # names a file by which the processes find each other
 PATIENCE = timedelta(minutes=10)  # to wait for another process: a lost one is an error, not a wait for ever
 
 
@@ -100,7 +100,7 @@ def joined() -> Ranks:
 
 @contextmanager
 def together(device: str = "cpu") -> Iterator[Ranks]:
-    """Join the processes that `torchrun` started, if it did: it sets RANK and WORLD_SIZE.
+    """Join the processes that `mdtbench run --ranks` started, if it did: it sets RANK, WORLD_SIZE and MEET.
 
     Args:
         device: of this process, settled already: NCCL meets the others on the current GPU.
@@ -109,10 +109,13 @@ def together(device: str = "cpu") -> Iterator[Ranks]:
         yield Ranks()
         return
     backend = "gloo" if is_cpu(device) else "cpu:gloo,cuda:nccl"
-    meet = os.environ.get(MEET)
-    where = {"init_method": f"file://{meet}", "rank": int(os.environ["RANK"])} if meet else {}
-    size = {"world_size": int(os.environ["WORLD_SIZE"])} if meet else {}
-    dist.init_process_group(backend, timeout=PATIENCE, **where, **size)
+    dist.init_process_group(
+        backend,
+        timeout=PATIENCE,
+        init_method=f"file://{os.environ[MEET]}",
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+    )
     try:
         yield joined()
     finally:

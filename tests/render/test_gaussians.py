@@ -21,7 +21,6 @@ from mdtbench.render.gaussian_rasteriser import (
     Splatting,
     bin_splats,
     project,
-    protocol_pictures,
     render,
 )
 from mdtbench.render.gaussian_torch import axes_of, project_tensors, render_tensors
@@ -221,13 +220,6 @@ def test_nothing_and_nonsense():
         np.testing.assert_array_equal(render(turnless, orbit(0, 0, 2, 40), 20, mode=mode), 0)
     huge = replace(scattered(2, 0), means=np.full((2, 3), 1e30, np.float32), scales=np.full((2, 3), 1e30, np.float32))
     assert np.isfinite(render(huge, orbit(0, 0, 2, 40), 20)).all()
-
-
-def test_protocol_pictures():
-    pictures = protocol_pictures(scattered(50, 3), 24)
-    assert pictures.shape == (4, 3, 24, 24)
-    assert pictures.dtype == np.uint8
-    assert pictures.reshape(4, -1).max(1).min() > 50
 
 
 def test_gsplat_is_not_asked_for_what_it_does_not_have():

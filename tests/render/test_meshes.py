@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from views import views_of
 
 from mdtbench.geometry.cameras import Camera, orbit, protocol_views
 from mdtbench.geometry.mesh import Mesh, concatenate
-from mdtbench.render.meshes import MeshRenderer, on_background, protocol_pictures, to_uint8
+from mdtbench.render.meshes import MeshRenderer, on_background, to_uint8
 
 HALF = 0.4
 # Corners of a cube, and two triangles for each side in the order -x, +x, -y, +y, -z, +z.
@@ -207,7 +208,7 @@ def test_mesh_without_faces_is_transparent():
     renderer = MeshRenderer(empty)
     assert not renderer.render(orbit(0, 0, 2, 40), 16, 2).any()
     assert np.isinf(renderer.depth(orbit(0, 0, 2, 40), 16)).all()
-    assert not protocol_pictures(empty, 16).any()
+    assert not views_of(empty, 16).any()
 
 
 def test_background():
@@ -217,7 +218,7 @@ def test_background():
 
 
 def test_protocol_pictures_are_the_views_in_order():
-    pictures = protocol_pictures(cube(), 48)
+    pictures = views_of(cube(), 48)
     assert pictures.shape == (4, 3, 48, 48)
     assert pictures.dtype == np.uint8
     for picture, camera in zip(pictures, protocol_views(), strict=True):
@@ -228,6 +229,6 @@ def test_protocol_pictures_are_the_views_in_order():
 
 def test_toys_of_the_normalised_size_fit_the_protocol_views():
     box = cube().normalised()
-    for picture in protocol_pictures(box, 128):
+    for picture in views_of(box, 128):
         border = np.concatenate([picture[:, 0], picture[:, -1], picture[:, :, 0], picture[:, :, -1]], axis=1)
         assert not border.any()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from views import views_of
 
-from mdtbench.render.meshes import MeshRenderer, protocol_pictures
+from mdtbench.render.meshes import MeshRenderer
 from mdtbench.render.structure import structure_mesh
 
 
@@ -89,9 +90,7 @@ def test_shell_looks_like_the_solid():
     solid[1:7, 2:6, 1:5] = True
     shell = solid.copy()
     shell[2:6, 3:5, 2:4] = False
-    np.testing.assert_array_equal(
-        protocol_pictures(structure_mesh(shell), 32), protocol_pictures(structure_mesh(solid), 32)
-    )
+    np.testing.assert_array_equal(views_of(structure_mesh(shell), 32), views_of(structure_mesh(solid), 32))
 
 
 def test_every_direction_has_its_own_tone_and_the_top_is_brightest():
@@ -128,12 +127,12 @@ def test_empty_grid_has_no_faces_and_an_empty_picture():
     mesh = structure_mesh(grid())
     assert mesh.faces.shape == (0, 3)
     assert mesh.corner_rgba.shape == (0, 3, 4)
-    assert not protocol_pictures(mesh, 16).any()
+    assert not views_of(mesh, 16).any()
 
 
 def test_axes_are_x_y_z():
     """A voxel high up on +x is seen at the upper left from +y, where +x is to the left."""
-    picture = protocol_pictures(structure_mesh(grid((7, 4, 7))), 64)[0, 0]
+    picture = views_of(structure_mesh(grid((7, 4, 7))), 64)[0, 0]
     rows, columns = np.nonzero(picture)
     assert rows.mean() < 24
     assert columns.mean() < 24

@@ -267,7 +267,7 @@ def test_a_gpu_that_there_is_not_is_an_error(gpus: list[str], monkeypatch: pytes
         device_of("cuda")
 
 
-def test_every_process_of_torchrun_has_the_gpu_of_its_local_rank(gpus: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_processes_that_train_together_have_a_gpu_each(gpus: list[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert rank_device("cuda:1") == "cuda:1"
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -12,14 +12,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
@@ -27,7 +26,6 @@ from typer.testing import CliRunner, Result
 from mdtbench.base import files
 from mdtbench.base.errors import MissingError, RunError, UsageError
 from mdtbench.harness.cli.cache import cache_app, size_text
-from mdtbench.harness.engine import store as cache
 from mdtbench.harness.engine.store import FORMAT, Address, Slot, Store
 from mdtbench.harness.engine.upkeep import LEFTOVERS, QUARANTINED, Item, collect, items, to_collect
 
@@ -52,10 +50,6 @@ def same(one: dict[str, np.ndarray] | None, other: dict[str, np.ndarray]) -> boo
         and one.keys() == other.keys()
         and all(one[name].dtype == other[name].dtype and np.array_equal(one[name], other[name]) for name in other)
     )
-
-
-def never() -> dict[str, np.ndarray]:
-    raise AssertionError("made again")
 
 
 @pytest.fixture
@@ -147,12 +141,6 @@ def test_what_is_put_is_got_again_by_another_store(store: Store, told: list[str]
     assert told == []
 
 
-def test_it_is_made_once_and_the_caller_gets_what_later_ones_get(store: Store):
-    first = store.get_or_make(ADDRESS, lambda: {"x": [[1.5, 2.5]]})
-    assert same(store.get_or_make(ADDRESS, never), first)
-    assert same(first, {"x": np.array([[1.5, 2.5]])})
-
-
 def test_a_later_put_takes_the_place_of_an_earlier_one(store: Store, told: list[str]):
     store.put(ADDRESS, arrays(0))
     store.put(ADDRESS, arrays(1))
@@ -166,23 +154,6 @@ def test_the_record_says_in_clear_what_the_entry_is(store: Store):
     assert record["inputs"] == INPUTS
     assert (record["size"], record["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
     assert record["tool"].startswith("mdtbench ")
-
-
-def test_an_error_in_making_is_the_callers_and_nothing_is_kept(store: Store):
-    def fails() -> dict[str, np.ndarray]:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        store.get_or_make(ADDRESS, fails)
-    assert same(store.get_or_make(ADDRESS, arrays), arrays())
-
-
-def test_making_may_use_the_store_at_other_addresses(store: Store):
-    def features() -> dict[str, np.ndarray]:
-        return {"sum": store.get_or_make(Address("renders", {}), arrays)["features"].sum(0)}
-
-    assert store.get_or_make(ADDRESS, features)["sum"].shape == (7,)
-    assert store.get(Address("renders", {})) is not None
 
 
 # Damage
@@ -213,13 +184,14 @@ def test_a_damaged_entry_is_moved_away_told_and_made_again(
 ):
     store.put(ADDRESS, arrays())
     damage(slot_of(store))
-    assert same(store.get_or_make(ADDRESS, arrays), arrays())
+    assert store.get(ADDRESS) is None
     assert len(told) == 1
     assert told[0].startswith("Damaged features in the cache: ")
     assert "moved to the quarantine" in told[0]
     assert all(path.name.startswith(f"{ADDRESS.digest}-") for path in (store.root / "quarantine").iterdir())
     assert [path.suffix for path in (store.root / "quarantine").iterdir()].count(".json") == 1
-    assert same(store.get_or_make(ADDRESS, never), arrays())
+    assert store.put(ADDRESS, arrays())
+    assert same(store.get(ADDRESS), arrays())
 
 
 def test_get_returns_nothing_for_a_damaged_entry(store: Store, told: list[str]):
@@ -271,72 +243,23 @@ def test_a_put_that_is_killed_leaves_no_half_entry(store: Store, told: list[str]
     assert [item.kind for item in left.items] == [LEFTOVERS] * len(left.items)
     assert left.items
     assert [path for path in (store.root / "entries-1").rglob("*") if path.is_file()] == []
-    assert same(store.get_or_make(ADDRESS, arrays), arrays())
+    assert store.put(ADDRESS, arrays())
+    assert same(store.get(ADDRESS), arrays())
     assert collect(store).items == ()
     assert told == []
-
-
-MAKE = """
-import sys, time
-from pathlib import Path
-import numpy as np
-from mdtbench.harness.engine.store import Address, Store
-
-def make():
-    with open(sys.argv[2], "a") as log: log.write("made\\n")
-    time.sleep(0.7)
-    return {"x": np.random.default_rng().standard_normal(3)}
-
-sys.stdout.write("ready\\n"); sys.stdout.flush(); sys.stdin.readline()
-sys.stdout.write(str(Store(Path(sys.argv[1])).get_or_make(Address("features", {}), make)["x"].tolist()))
-"""
-
-
-def test_of_two_processes_one_makes_and_the_other_gets_the_same(tmp_path: Path):
-    log = tmp_path / "log"
-    command = [sys.executable, "-c", MAKE, str(tmp_path / "cache"), str(log)]
-    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    ready = [child.stdout.readline() for child in children if child.stdout]  # all have imported what they need
-    assert ready == ["ready\n"] * 2
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("\n")
-        child.stdin.flush()
-    results = {child.communicate(timeout=60)[0] for child in children}
-    assert log.read_text() == "made\n"
-    assert len(results) == 1
-    assert results != {""}
-
-
-def test_a_thread_that_waits_long_says_for_what(store: Store, told: list[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cache, "PATIENCE_S", 0.05)
-    with ThreadPoolExecutor(1) as other:
-
-        def make() -> dict[str, np.ndarray]:
-            waits.append(other.submit(store.get_or_make, ADDRESS, never))
-            until = time.monotonic() + 10
-            while not told and time.monotonic() < until:
-                time.sleep(0.01)
-            return arrays()
-
-        waits: list[Future] = []
-        store.get_or_make(ADDRESS, make)
-        assert same(waits[0].result(), arrays())
-    assert [line.split(" (")[0] for line in told] == ["Waiting for features that another process makes"]
 
 
 def no_space(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_on_a_full_disk_what_was_computed_is_returned_and_told_once(
+def test_on_a_full_disk_nothing_is_kept_and_that_is_told_once(
     store: Store, told: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     store.put(ADDRESS, arrays())
     monkeypatch.setattr(np, "savez_compressed", no_space)
     for i in range(3):
-        assert same(store.get_or_make(Address("features", {"i": i}), lambda i=i: arrays(i)), arrays(i))
-    assert not store.put(Address("features", {"i": 9}), arrays())
+        assert not store.put(Address("features", {"i": i}), arrays(i))
     assert same(store.get(ADDRESS), arrays())
     assert len(told) == 1
     assert "(No space left on device)" in told[0]
@@ -347,7 +270,7 @@ def test_a_disk_that_is_full_before_the_record_keeps_no_data_either(
     store: Store, told: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(files, "write_text", no_space)
-    assert same(store.get_or_make(ADDRESS, arrays), arrays())
+    assert not store.put(ADDRESS, arrays())
     assert not slot_of(store).data.exists()
     assert len(told) == 1
 
@@ -375,13 +298,12 @@ def read_only(told: list[str]) -> Iterator[Store]:
 
 def test_a_read_only_cache_is_read(read_only: Store, told: list[str]):
     assert same(read_only.get(ADDRESS), arrays())
-    assert same(read_only.get_or_make(ADDRESS, never), arrays())
     assert told == []
 
 
-def test_what_a_read_only_cache_lacks_is_made_and_told_once(read_only: Store, told: list[str]):
+def test_that_a_read_only_cache_keeps_nothing_is_told_once(read_only: Store, told: list[str]):
     for i in range(2):
-        assert same(read_only.get_or_make(Address("features", {"i": i}), arrays), arrays())
+        assert not read_only.put(Address("features", {"i": i}), arrays())
     assert len(told) == 1
     assert "(Permission denied)" in told[0]
 
@@ -389,7 +311,6 @@ def test_what_a_read_only_cache_lacks_is_made_and_told_once(read_only: Store, to
 def test_damage_in_a_read_only_cache_does_not_reach_the_caller(read_only: Store, told: list[str]):
     address = Address("features", {"damaged": True})
     assert read_only.get(address) is None
-    assert same(read_only.get_or_make(address, arrays), arrays())
     assert any("cannot be moved away" in line for line in told)
     assert slot_of(read_only, address).data.exists()
 
@@ -398,7 +319,7 @@ def test_damage_in_a_read_only_cache_does_not_reach_the_caller(read_only: Store,
 
 
 def item(name: str, size: int, used: float, kind: str = "features") -> Item:
-    return Item(kind, (Path(name),), 1, size, used)
+    return Item(kind, (Path(name),), size, used)
 
 
 def names(chosen: list[Item]) -> list[str]:
@@ -433,17 +354,6 @@ def test_reading_an_entry_saves_it_from_the_collector(store: Store):
     assert [store.get(address) is not None for address in addresses] == [True, False, True]
 
 
-def shards(root: Path, name: str = "prepared-toys-test-0123456789abcdef") -> Path:
-    """A folder as the preparation of assets leaves it, last used long ago."""
-    folder = root / name
-    folder.mkdir(parents=True)
-    for i in range(2):
-        path = folder / f"{i:05d}.npz"
-        np.savez(path, **arrays(i))
-        os.utime(path, (OLD, OLD))
-    return folder
-
-
 def run(*args: object) -> Result:
     return CliRunner().invoke(cache_app, [str(arg) for arg in args])
 
@@ -452,70 +362,65 @@ def listed(root: Path) -> dict[str, int]:
     return {kind["kind"]: kind["entries"] for kind in json.loads(run("ls", "--cache", root, "--json").stdout)}
 
 
-def test_ls_lists_entries_by_kind_folders_and_quarantine(store: Store):
+def test_ls_lists_entries_by_kind_and_quarantine(store: Store):
     for kind, count in (("renders", 1), ("features", 2)):
         for i in range(count):
             store.put(Address(kind, {"i": i}), arrays())
-    folder = shards(store.root)
     (store.root / "photos-of-the-family-0123456789abcdef").mkdir()
     (store.root / "photos-of-the-family-0123456789abcdef" / "cat.png").touch()
     flip(slot_of(store, Address("renders", {"i": 0})).data, 9)
     store.get(Address("renders", {"i": 0}))
-    assert listed(store.root) == {"features": 2, folder.name: 2, QUARANTINED: 2}
+    assert listed(store.root) == {"features": 2, QUARANTINED: 2}
     text = run("ls", "--cache", store.root).stdout
-    assert "2001-09-0" in text  # the folder's last use
-    assert text.splitlines()[-1].split()[:2] == ["total", "6"]
+    assert text.splitlines()[-1].split()[:2] == ["total", "4"]
 
 
-def test_verify_finds_damage_in_entries_and_folders_and_moves_it_away(store: Store):
+def test_verify_finds_damage_and_moves_it_away(store: Store):
     store.put(ADDRESS, arrays())
     store.put(Address("features", {}), arrays())
-    folder = shards(store.root)
     fine = run("verify", "--cache", store.root)
-    assert (fine.exit_code, fine.stdout.splitlines()[0][:7]) == (0, "4 files")
-    assert (folder / "00000.npz").stat().st_mtime == OLD
+    assert (fine.exit_code, fine.stdout.splitlines()[0][:7]) == (0, "2 files")
     flip(slot_of(store).data, 100)
-    flip(folder / "00001.npz", 100)
     found = run("verify", "--cache", store.root, "--json")
     assert isinstance(found.exception, RunError)
     assert found.exception.exit_code == 1
     damaged = [entry["path"] for entry in json.loads(found.stdout)["damaged"]]
-    assert damaged == [str(slot_of(store).data), str(folder / "00001.npz")]
+    assert damaged == [str(slot_of(store).data)]
     assert run("verify", "--cache", store.root).exit_code == 0
-    assert listed(store.root) == {"features": 1, folder.name: 1, QUARANTINED: 3}
+    assert listed(store.root) == {"features": 1, QUARANTINED: 2}
 
 
-def test_gc_collects_whole_folders_by_their_last_use(store: Store):
-    old, new = shards(store.root), shards(store.root, "latents-fedcba9876543210")
-    os.utime(new / "00001.npz")
+def test_gc_collects_what_was_not_used_for_long(store: Store):
+    other = Address("features", {})
     store.put(ADDRESS, arrays())
+    store.put(other, arrays())
+    os.utime(slot_of(store).data, (OLD, OLD))
     said = run("gc", "--cache", store.root, "--older-than", "30d", "--dry-run").stdout
-    assert said.startswith(f"Would remove {old.name}: 2 files, ")
-    assert old.exists()
+    assert said.startswith("Would remove features: 1 files, ")
+    assert slot_of(store).data.exists()
     done = json.loads(run("gc", "--cache", store.root, "--older-than", "30d", "--json").stdout)
-    assert [entry["path"] for entry in done["removed"]] == [str(old)]
-    assert (old.exists(), new.exists(), store.get(ADDRESS) is None) == (False, True, False)
+    assert [entry["path"] for entry in done["removed"]] == [str(slot_of(store).data)]
+    assert (store.get(ADDRESS), store.get(other) is None) == (None, False)
     assert done["bytes_left"] == sum(item.size for item in items(store))
 
 
-def test_gc_never_touches_a_folder_with_other_files_in_it(store: Store):
-    folder = shards(store.root)
-    (folder / "thesis.tex").touch()
-    os.utime(folder / "thesis.tex", (OLD, OLD))
+def test_gc_touches_nothing_else_in_the_folder(store: Store):
+    store.put(ADDRESS, arrays())
+    thesis = store.root / "prepared-toys-test-0123456789abcdef" / "thesis.tex"
+    thesis.parent.mkdir()
+    thesis.touch()
+    os.utime(thesis, (OLD, OLD))
     run("gc", "--cache", store.root, "--older-than", "1s", "--larger-than", "0B")
-    assert len(list(folder.iterdir())) == 3
+    assert thesis.exists()
 
 
 def test_gc_leaves_locks_that_are_held_and_removes_the_others(store: Store):
     other = Address("features", {})
-
-    def make() -> dict[str, np.ndarray]:
-        store.put(other, arrays())
+    store.put(ADDRESS, arrays())
+    store.put(other, arrays())
+    with FileLock(slot_of(store).lock):
         assert collect(store, larger_than=0).items != ()
         assert [path.stem for path in (store.root / "locks").iterdir()] == [ADDRESS.digest]
-        return arrays()
-
-    store.get_or_make(ADDRESS, make)
     assert store.get(other) is None
     assert same(store.get(ADDRESS), arrays())
 

@@ -16,7 +16,7 @@ from mdtbench.base.errors import AssetError
 from mdtbench.geometry.mesh import Mesh
 from mdtbench.harness.engine.jobs import Engine
 from mdtbench.harness.inputs import prepare as prepare_module
-from mdtbench.harness.inputs.prepare import Preparation, first_of, prepare, prepare_asset, prepare_jobs, straight_uint8
+from mdtbench.harness.inputs.prepare import Preparation, prepare, prepare_asset, prepare_jobs, straight_uint8
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,6 @@ def test_a_limit_prepares_its_first_assets_only_and_finds_them_again(tmp_path: P
     assert team.given == 4 + 3
     assert len(every.ids) == 6
     assert np.array_equal(every.images[:2], some.images)
-    assert (first_of(every, 2).ids, first_of(every, None)) == (some.ids, every)
     assert prepare(WithNeedle(), Preparation(), tmp_path, engine, limit=99).ids == every.ids
     assert prepare(WithNeedle(), Preparation(), tmp_path, engine, limit=1).failures == ()
     assert team.given == 4 + 3

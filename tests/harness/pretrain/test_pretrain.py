@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from views import views_of
 
 from mdtbench.base.errors import UsageError
 from mdtbench.base.seeds import seed_of
@@ -20,7 +21,6 @@ from mdtbench.harness.pretrain import FIRST, SECOND, STAGES, fit, pretrain, qual
 from mdtbench.harness.pretrain.data import Toys
 from mdtbench.harness.settings.config import Config, load_config
 from mdtbench.render.appearance import coarse_coords, voxel_features
-from mdtbench.render.meshes import protocol_pictures
 from mdtbench.render.points import sample_surface
 from mdtbench.render.structure import structure_mesh
 
@@ -116,7 +116,7 @@ def test_toys_look_as_the_protocol_says(made: Path):
             (collection, structure_mesh(grid), seed_of("points", name)),
             (objects, mesh, seed_of("surface points", name)),
         ):
-            assert np.array_equal(seen.pictures[i], protocol_pictures(shape, seen.pictures.shape[-1]))
+            assert np.array_equal(seen.pictures[i], views_of(shape, seen.pictures.shape[-1]))
             source = np.random.Generator(np.random.PCG64(seed))
             assert np.array_equal(seen.points[i], sample_surface(shape, seen.points.shape[1], source))
         cells = coarse_coords(grid, 8)

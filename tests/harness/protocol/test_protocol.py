@@ -23,7 +23,6 @@ from mdtbench.harness.protocol.model import (
     PROTOCOLS,
     Protocol,
     Status,
-    digest_with,
     leaves,
     load_protocol,
     parse_protocol,
@@ -258,18 +257,6 @@ def test_the_hash_is_that_of_the_plain_values(text: str, protocol: Protocol):
                 table = table.setdefault(parent, {})
             table[last] = value
     assert digest_of(Values.model_validate(tree).model_dump(mode="json")) == protocol.sha256
-
-
-def test_an_evaluation_is_named_by_protocol_weights_and_assets():
-    weights = {"b.pth": "1" * 64, "a.pth": "2" * 64}
-    name = digest_with(PROTOCOL, weights, "m")
-    assert name == digest_with(PROTOCOL, dict(reversed(weights.items())), "m")
-    others = [
-        digest_with(PROTOCOL, weights | {"a.pth": "3" * 64}, "m"),
-        digest_with(PROTOCOL, weights, "n"),
-        digest_with(PROTOCOL.variant("as-is"), weights, "m"),
-    ]
-    assert len({name, *others}) == 4
 
 
 # --------------------------------------------------------------------------------------------------------- variants
