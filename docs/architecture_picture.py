@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- picture: begin -->\n", "<!-- picture: end -->\n"
-TOP = ("base", "geometry", "flow", "methods", "metrics", "assets", "render", "trellis", "results", "harness")
+TOP = ("api", "base", "geometry", "flow", "methods", "metrics", "assets", "render", "trellis", "results", "harness")
 
 Graph = Mapping[str, set[str]]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,13 +54,27 @@ DeviceOption = Annotated[
 ]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"mdtbench {version('mdtbench')}")
+        raise typer.Exit
+
+
 @app.callback()
-def root() -> None:
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """mdtbench"""
+    del version
 
 
 @app.command()
 def run(
+    context: typer.Context,
     preset: PresetOption = "tiny",
     methods: Annotated[
         str,
@@ -138,7 +153,7 @@ def run(
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print plan and cost, compute nothing.")] = False,
-) -> None:
+) -> Path | None:
     """Distil with every method, measure all students, print the tables. Run again to resume.
 
     Examples:
@@ -159,7 +174,7 @@ def run(
     """
     from .run import Command, RunOptions, run_command
 
-    run_command(
+    return run_command(
         Command(
             RunOptions(
                 preset=preset,
@@ -173,7 +188,7 @@ def run(
                 limit=limit,
                 changes=tuple(changes or ()),
                 device=device,
-                command=tuple(["mdtbench", *sys.argv[1:]]),
+                command=context.obj,
             ),
             cache=cache.expanduser(),
             plugins=tuple(plugin or ()),
@@ -387,7 +402,7 @@ def evaluate(
     plugin: Annotated[list[Path] | None, typer.Option(help="Python file that registers a metric of your own.")] = None,
     device: DeviceOption = "auto",
     workers: Workers = 0,
-) -> None:
+) -> Path:
     """Measure assets that any system generated: FD, KD, ULIP_I and more under a protocol. Run again to resume.
 
     Meshes (GLB, glTF, OBJ, PLY, STL, OFF) and PLY files of 3D Gaussians are recognised by their content.
@@ -418,7 +433,7 @@ def evaluate(
         cache=cache.expanduser(),
         device=device,
     )
-    evaluate_command(options, protocol, tuple(changes or ()), tuple(plugin or ()), out, workers)
+    return evaluate_command(options, protocol, tuple(changes or ()), tuple(plugin or ()), out, workers)
 
 
 @app.command()
@@ -643,7 +658,19 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 def main() -> None:
     """Entry point: errors become one line on standard error and the exit code of their kind."""
     try:
-        app()
+        app(obj=("mdtbench", *sys.argv[1:]))
     except MdtbenchError as error:
         typer.echo(f"mdtbench: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+def call(words: Sequence[str]) -> Any:
+    """One command line in this process: what its verb returns.
+
+    Raises:
+        MdtbenchError: where the command would print its message.
+    """
+    try:
+        return app(list(words), obj=("mdtbench", *words), standalone_mode=False)
+    except typer.TyperException as error:
+        raise UsageError(f"{error.format_message().rstrip('.')}. See `mdtbench {words[0]} --help`.") from error

@@ -62,8 +62,8 @@ def evaluate_command(
     plugins: Sequence[Path],
     out: Path | None,
     workers: int,
-) -> None:
-    """Raises the errors of base.errors; prints the table and where everything is."""
+) -> Path:
+    """The folder of the rows; prints the table and where everything is. Raises the errors of base.errors."""
     modules = [load_plugin(plugin) for plugin in plugins]
     settings = read_settings(changes)
     section = ProtocolSection(name=protocol, extractors=settings.extractors, seed=settings.seed, columns="all")
@@ -79,6 +79,7 @@ def evaluate_command(
         raise
     print_tables(outcome.results)
     sys.stdout.write(closing(outcome, out))
+    return out
 
 
 def closing(outcome: Outcome, out: Path) -> str:

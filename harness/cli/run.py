@@ -43,11 +43,14 @@ class Command:
     dry_run: bool = False
 
 
-def run_command(command: Command) -> None:
-    """Raises the errors of base.errors; prints to standard output only the plan or the tables."""
+def run_command(command: Command) -> Path | None:
+    """The folder of the run, None of a dry run; prints to standard output only the plan or the tables.
+
+    Raises the errors of base.errors.
+    """
     plugins = [load_plugin(plugin) for plugin in command.plugins]
     runner = RUNNERS.get(kind_of(command.options.preset), run_cells)
-    runner(command, plugins)
+    return runner(command, plugins)
 
 
 def kind_of(preset: str) -> str:
@@ -55,7 +58,7 @@ def kind_of(preset: str) -> str:
     return "oracle" if is_oracle(preset) else "cells"
 
 
-def run_cells(command: Command, plugins: list[str]) -> None:
+def run_cells(command: Command, plugins: list[str]) -> Path | None:
     """Of presets that name a world: students, cells, rows."""
     plan, formats = make_plan(command.options, command.cache, ready=False), formats_of(command.export)
     if formats and not plan.config.slat:
@@ -72,7 +75,7 @@ def run_cells(command: Command, plugins: list[str]) -> None:
         if command.out:
             check_folder(plan, command.out, overwrite=command.overwrite)
         print_out(text)
-        return
+        return None
     check_runnable(findings)
     plan = make_plan(command.options, command.cache)  # again: with all that is there now
     verify_world(plan.world.folder)
@@ -90,6 +93,7 @@ def run_cells(command: Command, plugins: list[str]) -> None:
     print_tables(outcome.results)
     print_out(_closing(outcome, out, formats))
     raise_for(outcome.failed_students)
+    return out
 
 
 def _closing(outcome: Outcome, out: Path, formats: tuple[str, ...]) -> str:
@@ -99,7 +103,7 @@ def _closing(outcome: Outcome, out: Path, formats: tuple[str, ...]) -> str:
     return text
 
 
-def run_oracle_preset(command: Command, plugins: list[str]) -> None:
+def run_oracle_preset(command: Command, plugins: list[str]) -> Path | None:
     """Of presets of problems with exact answers."""
     del plugins
     options = command.options
@@ -122,7 +126,7 @@ def run_oracle_preset(command: Command, plugins: list[str]) -> None:
     plan = replace(plan, preset=options.preset, command=options.command)
     if command.dry_run:
         print_out(oracle_summary(plan, command.workers or cores()))
-        return
+        return None
     out = command.out or Path("runs") / f"{Path(options.preset).stem}-{plan.run_id}"
     with _resumable(out), reporter() as report, workers(command.workers or cores(), report) as team:
         outcome = run_oracle(plan, out, team)
@@ -130,6 +134,7 @@ def run_oracle_preset(command: Command, plugins: list[str]) -> None:
     print_out("".join(f"{folder} failed: {failure.reason}\n" for folder, failure in outcome.failed_students.items()))
     print_out(f"Rows, figures and manifest: {out}\n")
     raise_for(outcome.failed_students)
+    return out
 
 
 # The one place that asks what a preset is: problems with exact answers have no assets, and a runner of their own.

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-COMMAND = [sys.executable, "-m", "mdtbench.harness"]
+COMMAND = [sys.executable, "-m", "mdtbench"]
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def call(*args: object, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def run(folder: Path, *args: object) -> list[Row]:
     """Rows of `mdtbench run`."""
-    call("-m", "mdtbench.harness", "run", *SIZE, "--cache", "cache", "--out", "run", *args, folder=folder)
+    call("-m", "mdtbench", "run", *SIZE, "--cache", "cache", "--out", "run", *args, folder=folder)
     return read_rows(folder / "run" / "rows.jsonl")
 
 
@@ -116,7 +116,7 @@ def test_a_source(tmp_path: Path):
     assert {row.n_ok for row in rows if row.method == "vm" and row.unit != "s"} == {4}
     assert value(rows, "IoU_truth", method="reconstruction") > 0.6  # the VAE of the toys knows solids like these
     assert '"superellipsoids"' in (tmp_path / "run" / "manifest.json").read_text()
-    command = ["-m", "mdtbench.harness", "run", "--plugin", EXAMPLES / "my_source.py", "--assets"]
+    command = ["-m", "mdtbench", "run", "--plugin", EXAMPLES / "my_source.py", "--assets"]
     for wrong, told in (("superelipsoids:4", "Did you mean 'superellipsoids'?"), ("superellipsoids:x", "got 'x'")):
         failed = subprocess.run([sys.executable, *map(str, command), wrong], capture_output=True, text=True)
         assert failed.returncode == 2
@@ -143,7 +143,7 @@ def test_a_backbone(tmp_path: Path):
     rows = run(tmp_path, *args, "--plugin", EXAMPLES / "my_backbone.py", "--workers", 2)
     assert all(row.status == "ok" for row in rows)
     assert (tmp_path / "my_world" / "ckpts" / "ss_flow.json").read_text().count("ConvFlow") == 1
-    alone = [sys.executable, "-m", "mdtbench.harness", "run", *SIZE, *map(str, args), "--out", "other"]
+    alone = [sys.executable, "-m", "mdtbench", "run", *SIZE, *map(str, args), "--out", "other"]
     failed = subprocess.run([*alone, "--workers", "1"], cwd=tmp_path, capture_output=True, text=True)
     assert failed.returncode == 2
     assert "Unknown network 'ConvFlow'" in failed.stderr

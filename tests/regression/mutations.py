@@ -79,6 +79,7 @@ class Checked:
 
 def copy_package(folder: Path, mutation: Mutation | None = None) -> Path:
     """A copy of the package that `python -m` finds with PYTHONPATH=folder, with at most one fault."""
+    shutil.copytree(ROOT / "api", folder / "mdtbench", ignore=shutil.ignore_patterns("__pycache__"))
     for room in ROOMS:
         shutil.copytree(ROOT / room, folder / "mdtbench" / room, ignore=shutil.ignore_patterns("__pycache__"))
     if mutation:
@@ -150,7 +151,7 @@ def run(package: Path, out: Path, options: Sequence[str]) -> None:
 def call(package: Path, words: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
     """The command line of a copy."""
     env = {**os.environ, "PYTHONPATH": str(package)}
-    return subprocess.run([sys.executable, "-m", "mdtbench.harness", *words], capture_output=True, env=env)
+    return subprocess.run([sys.executable, "-m", "mdtbench", *words], capture_output=True, env=env)
 
 
 def table(title: str, checked: Sequence[Checked]) -> str:

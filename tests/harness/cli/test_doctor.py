@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import re
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,14 @@ def test_every_dependency_is_looked_at():
     """Those of pyproject.toml, but for the libraries of command line and table, without which nothing starts."""
     text = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
     lines = text.split("\ndependencies = [\n")[1].split("\n]")[0].splitlines()
-    names = {line.strip().strip('"').split(">=")[0] for line in lines}
-    distributions = {"PIL": "pillow", "huggingface_hub": "huggingface-hub"}
+    names = {re.split("[>=]=", line.strip().strip('"'))[0] for line in lines}
+    distributions = {
+        "PIL": "pillow",
+        "huggingface_hub": "huggingface-hub",
+        "open_clip": "open-clip-torch",
+        "pytorch_fid": "pytorch-fid",
+        "mapbox_earcut": "mapbox-earcut",
+    }
     assert names - {"typer", "rich"} == {distributions.get(name, name) for name in NEEDED}
 
 

@@ -632,7 +632,7 @@ def test_worker_processes_and_ranks_change_no_bit(site: Site, tmp_path: Path):
     words = ("run", "--preset", "paper", "--limit", 2, "--methods", methods, "--device", "cpu", *site.words())
     plugins = ("--plugin", SMALL, "--plugin", OWN)
     processes = ("--workers", 2, "--ranks", 2, *plugins, "--out", there, "--cache", tmp_path / "cache")
-    command = [sys.executable, "-m", "mdtbench.harness", *map(str, (*words, *processes))]
+    command = [sys.executable, "-m", "mdtbench", *map(str, (*words, *processes))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stderr

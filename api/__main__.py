@@ -1,0 +1,3 @@
+from mdtbench.harness.cli.app import main  # pyright: ignore[reportMissingImports]
+
+main()
