@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pandas import DataFrame
+
 from ..base.errors import unknown_name
 from .evaluation_tables import evaluation_table, is_evaluation
 from .oracle_tables import is_oracle, oracle_tables
@@ -61,6 +63,17 @@ def tables(run: RunResults) -> tuple[Table, ...]:
     budget = [budget_table(run.students)] if run.students else []
     swept = [sweep_table(record) for record in run.sweeps]
     return replace(first, notes=(*run.notes, *first.notes)), *others, *budget, *swept
+
+
+def table_frames(folder: Path, of: str = "value") -> dict[str, DataFrame]:
+    """The tables of a run as data frames by name: table_1, table_2, ...; of a run of structures alone from table_2.
+
+    Args:
+        of: As of `Table.frame`: "value" for numbers, "sd" for their spreads, "text" for both as printed.
+    Raises:
+        MissingError, UsageError: as `read_run` and `tables`.
+    """
+    return {table.name: table.frame(of) for table in tables(read_run(folder))}
 
 
 def _measured(rows: Sequence[Row]) -> tuple[Table, ...]:

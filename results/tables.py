@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from pandas import DataFrame, MultiIndex
+
 from ..base.errors import UsageError
 from . import paper
 from .cells import (
@@ -51,6 +53,7 @@ from .rows import (
 )
 
 ABLATED = ("none", "cfg")  # method and variant of the ablation's first row: the teacher as it is, guided
+_INDEX = ["group", "method", "variant", "sampler", "steps"]
 METHOD = Column("method", "Method", "label")
 STEPS = Column("steps", "Steps", "count")
 LEAD = (
@@ -89,6 +92,25 @@ class Table:
         """The cells of one column, top to bottom."""
         index = [column.key for column in self.columns].index(key)
         return [line.cells[index] for line in self.rows]
+
+    def frame(self, of: str = "value") -> DataFrame:
+        """The table as a data frame: a line per line, a column per column, by key.
+
+        Args:
+            of: A field of `Cell`: "value" (the mean, NaN where there is none), "sd", "n", ..., or "text" (as printed).
+        Returns:
+            Indexed by group, method, variant, sampler and steps. Labels and counts as "63/64" are always text.
+        """
+        named = {column.key: i for i, column in enumerate(self.columns) if column.key not in _INDEX}
+        as_text = {key for key, i in named.items() if self.columns[i].kind in ("label", "count") and key != "nfe"}
+        lines = [
+            {key: getattr(line.cells[i], "text" if key in as_text else of) for key, i in named.items()}
+            for line in self.rows
+        ]
+        index = DataFrame([[getattr(line, name) for name in _INDEX] for line in self.rows], columns=_INDEX)
+        frame = DataFrame(lines, columns=list(named), index=MultiIndex.from_frame(index.astype({"steps": "Int64"})))
+        numbers = [] if of == "text" else [key for key in named if key not in as_text]
+        return frame.astype(dict.fromkeys(numbers, "float64")) if of in ("value", "sd", "sd_train") else frame
 
     def groups(self) -> list[tuple[str, list[Line]]]:
         """The rows by group, in order."""
