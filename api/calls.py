@@ -16,8 +16,8 @@ def run(**options: Any) -> Run | None:
     """`mdtbench run`: distil, measure, and load what came out; None of a dry run. Call it again to resume.
 
     Args:
-        options: those of `mdtbench run --help`, `-` written as `_`: preset="smoke", methods=["vm", "mdt"], seeds=[0, 1],
-            set={"train.steps": 100}, plugin="my_method.py", out="runs/mine", dry_run=True, ...
+        options: those of `mdtbench run --help`, `-` written as `_`: preset="smoke", methods=["vm", "mdt"],
+            seeds=[0, 1], set={"train.steps": 100}, plugin="my_method.py", out="runs/mine", dry_run=True, ...
 
     Worker processes import the script that calls this: it needs `if __name__ == "__main__":` around the call.
 
