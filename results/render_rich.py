@@ -25,6 +25,7 @@ def to_rich(tables: Iterable[Table], *, width: int = 140, color: bool = False) -
     block is marked with *, and with `color` set in bold (the second underlined) by ANSI codes.
     """
     console = Console(
+        force_jupyter=False,  # text in notebooks too
         file=io.StringIO(),
         width=width,
         force_terminal=color,
@@ -65,7 +66,7 @@ def _panels(table: Table, width: int) -> list[list[Column]]:
 
 def _width(table: Table, columns: Sequence[Column]) -> int:
     """Columns of the terminal that the panel takes when nothing is cut."""
-    wide = Console(file=io.StringIO(), width=10_000, legacy_windows=False)
+    wide = Console(file=io.StringIO(), force_jupyter=False, width=10_000, legacy_windows=False)
     return wide.measure(_grid(table, columns)).maximum
 
 

@@ -81,7 +81,7 @@ class BarReporter:
 
 @contextmanager
 def reporter() -> Iterator[Reporter]:
-    console = Console(stderr=True)
+    console = Console(stderr=True, force_jupyter=False)
     if not console.is_terminal:
         yield LineReporter(console)
         return
