@@ -36,7 +36,9 @@ def in_process() -> tuple[Engine, InProcess]:
 
 
 @contextmanager
-def teams(count: int, device: str, reporter: Any, plugins: Sequence[str] = ()) -> Iterator[tuple[Any, Any]]:
+def teams(
+    count: int, device: str, reporter: Any, plugins: Sequence[str] = (), prepare: Any = None
+) -> Iterator[tuple[Any, Any]]:
     """In the place of `engine.workers.teams`."""
     team = InProcess(reporter, plugins)
     yield team, team

@@ -311,7 +311,9 @@ def call(*words: object, stop_after: int | None = None) -> Ended:
     team, out, err, code = Stopping(stop_after), io.StringIO(), io.StringIO(), None
 
     @contextmanager
-    def teams(count: int, device: str, reporter: Any, plugins: Sequence[str] = ()) -> Iterator[tuple[Any, Any]]:
+    def teams(
+        count: int, device: str, reporter: Any, plugins: Sequence[str] = (), prepare: Any = None
+    ) -> Iterator[tuple[Any, Any]]:
         team.reporter, team.plugins = reporter, tuple(plugins)
         yield team, team
 

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 SHORT = 16  # sequences up to this length share a group: more groups would cost more than their padding
 
@@ -32,6 +33,29 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
+class Blocks:
+    """Sequences one after another without padding, as kernels for ragged attention take them. None is empty.
+
+    Attributes:
+        bounds: [S + 1] int32: where each begins, and where the last ends.
+        lengths: of the sequences.
+    """
+
+    bounds: Tensor
+    lengths: tuple[int, ...]
+
+    @cached_property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+
+def equal_blocks(count: int, length: int, device: torch.device) -> Blocks:
+    """So many sequences of one length."""
+    bounds = torch.arange(0, (count + 1) * length, length, dtype=torch.int32, device=device)
+    return Blocks(bounds, (length,) * count)
+
+
+@dataclass(frozen=True, eq=False)
 class Sequences:
     """Where each of N rows lies in a padded buffer: the slots of one group after those of another.
 
@@ -39,21 +63,32 @@ class Sequences:
         slots: [N] int64; None if the rows as they come are the buffer.
         groups: sequences of similar length.
         lengths: of all sequences, in the order of the buffer.
+        bounds: `Blocks.bounds` of those that are not empty, in the same order.
     """
 
     slots: Tensor | None
     groups: tuple[Group, ...]
     lengths: tuple[int, ...]
+    bounds: Tensor
 
     @cached_property
     def order(self) -> Tensor | None:
-        """[N]: the rows, sequence after sequence, without padding."""
-        return None if self.slots is None else self.slots.argsort()
+        """[N]: the rows, sequence after sequence, without padding; None if they come so."""
+        if self.slots is None:
+            return None
+        order = self.slots.argsort()
+        return None if torch.equal(order, torch.arange(len(order), device=order.device)) else order
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """Of the rows in `order`."""
+        return Blocks(self.bounds, tuple(length for length in self.lengths if length))
 
     def to(self, device: torch.device | str) -> Sequences:
         """The same for rows on `device`."""
         slots = None if self.slots is None else self.slots.to(device)
-        return Sequences(slots, tuple(group.to(device) for group in self.groups), self.lengths)
+        groups = tuple(group.to(device) for group in self.groups)
+        return Sequences(slots, groups, self.lengths, self.bounds.to(device))
 
     def pack(self, x: Tensor) -> list[Tensor]:
         """Rows [N, ...] as one tensor [S, L, ...] per group, zero in empty slots."""
@@ -98,8 +133,9 @@ def _sequences(owner: Tensor, lengths: Tensor, members: list[Tensor]) -> Sequenc
         size += group.count * group.length
     slots = start[owner] + _rank(owner, lengths)
     as_they_come = size == len(slots) and torch.equal(slots, torch.arange(size, device=slots.device))
-    in_order = torch.cat([lengths[ids] for ids in members]).tolist()
-    return Sequences(None if as_they_come else slots, tuple(groups), tuple(in_order))
+    in_order = torch.cat([lengths[ids] for ids in members])
+    bounds = F.pad(in_order[in_order > 0].cumsum(0), (1, 0)).int()
+    return Sequences(None if as_they_come else slots, tuple(groups), tuple(in_order.tolist()), bounds)
 
 
 def _group(lengths: Tensor) -> Group:

@@ -75,6 +75,11 @@ class Voxels:
         return self._counts.tolist()
 
     @cached_property
+    def side(self) -> int:
+        """Cells a side of the smallest grid that holds all voxels."""
+        return _side(self.coords)
+
+    @cached_property
     def sequences(self) -> Sequences:
         """One sequence per sample, for attention within samples."""
         return one_group(self.sample, self._counts)
@@ -97,7 +102,8 @@ class Voxels:
         codes, side = _codes(self.coords.long(), margin=1), _side(self.coords, margin=1)
         found, row = codes.sort()
         step = torch.arange(-1, 2, device=codes.device)
-        offsets = torch.cartesian_prod(step, step, step) @ torch.tensor([side * side, side, 1], device=codes.device)
+        x, y, z = torch.cartesian_prod(step, step, step).unbind(1)
+        offsets = (x * side + y) * side + z  # no matrix product: CUDA has none of integers
         wanted = codes + offsets[:MIDDLE, None]  # [13, N]; the other half are the same pairs, seen from the other side
         place = torch.searchsorted(found, wanted).clamp(max=max(len(found) - 1, 0))
         hit = found[place] == wanted
@@ -155,15 +161,15 @@ class Voxels:
         return Voxels(torch.cat([self.coords, second]), 2 * self.batch_size)
 
 
-Table = Tensor | Sequences | Voxels | list[int] | tuple[Voxels, Tensor]
+Table = Tensor | Sequences | Voxels | int | list[int] | tuple[Voxels, Tensor]
 
 
 def _on(value: Table, device: torch.device | str) -> Table:
-    """What a `Voxels` keeps, on `device`; lengths are numbers."""
+    """What a `Voxels` keeps, on `device`; side and lengths are numbers."""
     if isinstance(value, tuple):
         voxels, row = value
         return voxels.to(device), row.to(device)
-    return value if isinstance(value, list) else value.to(device)
+    return value if isinstance(value, int | list) else value.to(device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +235,8 @@ def read_by_children() -> tuple[Tensor, Tensor]:
     two, three = torch.arange(2), torch.arange(-1, 2)
     corners, steps = torch.cartesian_prod(two, two, two), torch.cartesian_prod(three, three, three)
     cell = corners[:, None] + steps  # from the parent's first child, in children
-    return (cell // 2 + 1) @ torch.tensor([9, 3, 1]), (cell % 2) @ torch.tensor([4, 2, 1])
+    (x, y, z), (i, j, k) = (cell // 2 + 1).unbind(-1), (cell % 2).unbind(-1)
+    return 9 * x + 3 * y + z, 4 * i + 2 * j + k
 
 
 def _side(coords: Tensor, margin: int = 0) -> int:

@@ -2,18 +2,22 @@
 
 What the 27 places of a kernel read is gathered side by side, so that a convolution is one matrix product. Rows are
 taken in chunks that stay in the cache; nothing is scattered, so forward and backward give the same bits every time.
+Where it is asked for, spconv does it on CUDA: `convolution_choice`.
 """
 
 from __future__ import annotations
 
 from functools import cache
 from math import sqrt
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from ..base.errors import UsageError
-from .sparse import SparseTensor, read_by_children
+from .kernels import OURS, SPCONV, Choice, Kernels, asked, refusal, ruled_out
+from .sparse import SparseTensor, Voxels, read_by_children, subdivide
 
 KERNEL_SIZES = (1, 3)
 # Values gathered at a time. Measured on a processor: 2^20 is 1.5 times faster than 2^24 and than the whole at once; a
@@ -50,13 +54,18 @@ class SparseConv3d(nn.Module):
         weight, bias = self.conv.weight, self.conv.bias
         if weight.shape[1] == 1:
             return x.replace(pointwise(x.feats, weight, bias))
+        if _by_spconv(x, weight):
+            return x.replace(convolve_with_spconv(x.feats, weight, bias, x.voxels))
         return x.replace(convolve(x.feats, weight, bias, x.voxels.neighbours))
 
     def on_children(self, x: SparseTensor) -> SparseTensor:
         """What `forward` makes of `subdivide(x)`, for a kernel of 3, in a third of the work.
 
         Children are equal to their parent, so each reads but eight different rows: the kernel is folded onto them.
+        spconv does not know of that, and convolves the children.
         """
+        if _by_spconv(x, self.conv.weight):
+            return self(subdivide(x))
         children, _ = x.voxels.subdivided()
         return SparseTensor(convolve_children(x.feats, self.conv.weight, self.conv.bias, x.voxels.neighbours), children)
 
@@ -112,3 +121,83 @@ def pointwise(feats: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Trained weights depend on that reading (the skip connections of the mesh decoder).
     """
     return torch.addmm(bias, feats, weight.reshape(feats.shape[1], -1))
+
+
+# --------------------------------------------------------------------------------------------------------------- spconv
+
+# What spconv finds out about voxels, as long as there are these voxels: its own table of neighbours.
+_TABLES: WeakKeyDictionary[Voxels, dict[str, Any]] = WeakKeyDictionary()
+
+
+def convolve_with_spconv(feats: Tensor, weight: Tensor, bias: Tensor, voxels: Voxels) -> Tensor:
+    """`convolve` by spconv, which reads weights in the same layout. No derivative in forward mode; no bfloat16.
+
+    It chooses among its kernels by timing them, so that the last bits may differ from process to process.
+    """
+    import spconv.pytorch as spconv  # pyright: ignore[reportMissingImports]
+
+    known = _TABLES.setdefault(voxels, {})
+    dtype = _computed_in(feats)
+    rows, coords, grid = feats.to(dtype), voxels.coords.contiguous(), [voxels.side] * 3
+    x = spconv.SparseConvTensor(rows, coords, grid, voxels.batch_size, indice_dict=known)
+    given = {"weight": weight.to(dtype).contiguous(), "bias": bias.to(dtype)}
+    with torch.autocast(feats.device.type, enabled=False):  # spconv would compute in float16 whatever autocast says
+        out = torch.func.functional_call(_spconv_layer(weight.shape[4], weight.shape[0]), given, (x,))
+    known.update(out.indice_dict)
+    return out.features
+
+
+def convolution_choice(
+    device: torch.device, dtype: torch.dtype, in_channels: int, out_channels: int, kernels: Kernels | None = None
+) -> Choice:
+    """What convolves on a device with a kernel of 3, and why: ours or spconv.
+
+    Args:
+        dtype: that is computed in.
+        kernels: what is asked for; None: what this process asked for.
+    """
+    name = (kernels or asked()).convolution
+    if name != SPCONV:
+        return Choice(OURS, "asked for" if name == OURS else "the default: its bits repeat")
+    if why := ruled_out(device):
+        return Choice(OURS, why)
+    if why := _refused(device, dtype, in_channels, out_channels):
+        return Choice(OURS, f"spconv refuses: {why}")
+    return Choice(SPCONV, "asked for")
+
+
+def _by_spconv(x: SparseTensor, weight: Tensor) -> bool:
+    if asked().convolution != SPCONV or not len(x.feats):
+        return False
+    choice = convolution_choice(x.feats.device, _computed_in(x.feats), weight.shape[4], weight.shape[0])
+    return choice.name == SPCONV
+
+
+def _computed_in(feats: Tensor) -> torch.dtype:
+    """The dtype of a matrix product with `feats`, on a CPU or a GPU."""
+    kind = feats.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else feats.dtype
+
+
+@cache
+def _spconv_layer(in_channels: int, out_channels: int) -> nn.Module:
+    """A layer without weights, which come with every call; in training mode, the only one that keeps gradients."""
+    import spconv.pytorch as spconv  # pyright: ignore[reportMissingImports]
+
+    with torch.device("meta"):
+        return spconv.SubMConv3d(in_channels, out_channels, 3, padding=1, indice_key="neighbours")
+
+
+@cache
+def _refused(device: torch.device, dtype: torch.dtype, in_channels: int, out_channels: int) -> str:
+    """Why spconv cannot be used, forward and backward; "" if it can."""
+
+    def attempt() -> Tensor:
+        coords = torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1], [1, 1, 0, 0]], dtype=torch.int32, device=device)
+        feats = torch.ones(3, in_channels, device=device, dtype=dtype, requires_grad=True)
+        weight = torch.ones(out_channels, 3, 3, 3, in_channels, device=device, dtype=dtype, requires_grad=True)
+        with torch.autocast(device.type, enabled=False):
+            out = convolve_with_spconv(feats, weight, feats.new_zeros(out_channels), Voxels(coords, 2))
+        return torch.autograd.grad(out.sum(), weight)[0]
+
+    return refusal(attempt)

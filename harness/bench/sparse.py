@@ -8,20 +8,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...trellis.kernels import OURS, SDPA, SPCONV, Kernels, kernels_as
 from ...trellis.slat_flow import SLatFlowModel
 from ...trellis.sparse import SparseTensor, Voxels
-from ...trellis.sparse_attention import attend_within
-from ...trellis.sparse_convolution import SparseConv3d
+from ...trellis.sparse_attention import RAGGED, attend_within, attention_choice
+from ...trellis.sparse_convolution import SparseConv3d, convolution_choice
 from ..engine.progress import Reporter
 from ..engine.provenance import processor
 
-OURS, SPCONV = "ours", "spconv"
 FORWARD, BOTH_WAYS = "forward", "forward + backward"
 BACKWARD = 2  # in forward passes
 RADIUS = 0.4  # of the sphere of voxels, in sides of the grid
@@ -82,7 +81,7 @@ class Work:
     """Something to time.
 
     Attributes:
-        by: whose code, ours or spconv's.
+        by: whose code: ours or a library's.
         gflop: of a forward pass, additions and multiplications; 0: not counted.
         forward: runs it once.
         inputs: what the backward pass differentiates by; none: there is no backward pass.
@@ -154,13 +153,25 @@ def cpu_makers() -> Makers:
 
 
 def cuda_makers() -> Makers:
-    """Those of the CPU, the same convolutions by spconv where it is installed, and TRELLIS' own network."""
-    rivals = CONVOLUTIONS if find_spec("spconv") else {}
+    """Those of the CPU, the same by each library that can do it there, and TRELLIS' own network."""
+    half = partial(windowed_attention, WHOLE, 12, 64, dtype=torch.float16)
     return [
         *cpu_makers(),
-        *(partial(spconv_convolution, shell, channels) for shell, channels in rivals.items()),
+        *(partial(convolution, shell, n, by=SPCONV) for shell, n in CONVOLUTIONS.items() if _convolves(n)),
+        *(partial(half, by=name) for name in (SDPA, *RAGGED) if _attends(name)),
         partial(flow_step, "TRELLIS' flow network, float16", TRELLIS_FLOW, WHOLE, 1374),
     ]
+
+
+def _convolves(channels: int) -> bool:
+    """Whether spconv does it on this GPU."""
+    there, asked = torch.device("cuda"), Kernels(convolution=SPCONV)
+    return convolution_choice(there, torch.float32, channels, channels, asked).name == SPCONV
+
+
+def _attends(name: str) -> bool:
+    there, asked = torch.device("cuda"), Kernels(name)
+    return attention_choice(there, torch.float16, 64, gradient=True, kernels=asked).name == name
 
 
 def neighbour_search(shell: Shell, device: str) -> Work:
@@ -173,37 +184,36 @@ def neighbour_search(shell: Shell, device: str) -> Work:
     return Work("neighbour table", OURS, shell.count, 0, forward, ())
 
 
-def convolution(shell: Shell, channels: int, device: str) -> Work:
+def convolution(shell: Shell, channels: int, device: str, by: str = OURS) -> Work:
     """A 3x3x3 submanifold convolution."""
     voxels, layer = shell.voxels(device), SparseConv3d(channels, channels, 3).to(device)
     feats = _randn(shell.count, channels, device=device).requires_grad_()
     inputs = (feats, *layer.parameters())
     part, gflop = f"convolution {channels} -> {channels}", _conv_gflop(voxels, channels)
-    return Work(part, OURS, shell.count, gflop, lambda: layer(SparseTensor(feats, voxels)).feats, inputs)
+
+    def forward() -> Tensor:
+        with kernels_as(Kernels(convolution=by)):
+            return layer(SparseTensor(feats, voxels)).feats
+
+    return Work(part, by, shell.count, gflop, forward, inputs)
 
 
-def spconv_convolution(shell: Shell, channels: int, device: str) -> Work:
-    """The same by spconv. On CUDA alone: what its CPU kernels return is wrong, see `mdtbench doctor`."""
-    import spconv.pytorch as spconv  # pyright: ignore[reportMissingImports]
-
-    voxels = shell.voxels(device)
-    layer = spconv.SubMConv3d(channels, channels, 3, padding=1, indice_key="shell").to(device)
-    feats = _randn(shell.count, channels, device=device).requires_grad_()
-    empty = spconv.SparseConvTensor(feats.detach(), voxels.coords, [shell.side] * 3, 1)
-    layer(empty)  # its table of neighbours is kept there, as ours is in the voxels
-    part, gflop = f"convolution {channels} -> {channels}", _conv_gflop(voxels, channels)
-    inputs = (feats, *layer.parameters())
-    return Work(part, SPCONV, shell.count, gflop, lambda: layer(empty.replace_feature(feats)).features, inputs)
-
-
-def windowed_attention(shell: Shell, heads: int, channels: int, device: str) -> Work:
+def windowed_attention(
+    shell: Shell, heads: int, channels: int, device: str, dtype: torch.dtype = torch.float32, by: str = SDPA
+) -> Work:
     """Attention of `heads` heads of `channels` channels within windows."""
     voxels = shell.voxels(device)
-    q, k, v = (part.requires_grad_() for part in _randn(3, shell.count, heads, channels, device=device))
+    q, k, v = (part.to(dtype).requires_grad_() for part in _randn(3, shell.count, heads, channels, device=device))
     sequences = voxels.windows(WINDOW)
     gflop = 4 * sum(length**2 for length in sequences.lengths) * heads * channels / 1e9
-    part = f"attention in windows of {WINDOW}, {heads} x {channels}"
-    return Work(part, OURS, shell.count, gflop, lambda: attend_within(q, k, v, sequences), (q, k, v))
+    half = ", float16" if dtype == torch.float16 else ""
+    part = f"attention in windows of {WINDOW}, {heads} x {channels}{half}"
+
+    def forward() -> Tensor:
+        with kernels_as(Kernels(by)):
+            return attend_within(q, k, v, sequences)
+
+    return Work(part, by, shell.count, gflop, forward, (q, k, v))
 
 
 def flow_step(part: str, args: dict[str, Any], shell: Shell, n_tokens: int, device: str) -> Work:
@@ -266,7 +276,7 @@ def sparse_text(found: Sequence[Timing]) -> str:
         lines += ["", device, f"{'':36} {'voxels':>6}  {'':26} {head}"]
         lines += [_line(timing) for timing in found if timing.device == device]
     if not any(timing.by == SPCONV for timing in found):
-        lines += ["", "spconv: not measured (no CUDA device, or spconv is not installed)."]
+        lines += ["", "spconv: not measured (no CUDA device, or it cannot be used there: see `mdtbench doctor`)."]
     return "\n".join(lines) + "\n"
 
 
@@ -274,7 +284,7 @@ def _line(timing: Timing) -> str:
     milliseconds = [1e3 * seconds for seconds in timing.seconds]
     spread = f"{statistics.median(milliseconds):.2f} ({min(milliseconds):.2f} to {max(milliseconds):.2f})"
     speed = f"{timing.gflop_per_s:.1f}" if timing.gflop else "-"
-    who = timing.passes if timing.by == OURS else f"{timing.passes}, {timing.by}"
+    who = timing.passes if timing.by in (OURS, SDPA) else f"{timing.passes}, {timing.by}"
     return (
         f"{timing.part:36} {timing.voxels:>6}  {who:26} {spread:>28} {timing.voxels_per_s / 1e3:>14.1f} {speed:>8}  "
         f"{len(timing.seconds)}"

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from ...base.errors import MissingError
-from ..engine.device import CPU, cuda_devices
+from ..engine.device import CPU, CUDA, cuda_devices
 from ..engine.findings import Finding, findings_text
 from ..engine.provenance import processor
 from ..engine.workers import cores
@@ -28,7 +28,7 @@ __all__ = ["check", "examined", "findings_text"]
 
 CPU_KERNELS = (
     "its CPU kernels are refused: with more than one OpenMP thread those of spconv 2.3.8 return wrong numbers (off by "
-    "about 0.5 against a dense conv3d), and they have no backward pass"
+    "about 0.5 against a dense conv3d)"
 )
 INSTALL = "`pip install mdtbench[gpu]` brings it"
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -38,26 +38,26 @@ GB = 1e9
 NEEDED = {
     "torch": "networks",
     "torchvision": "what timm and open_clip import",
-    "timm": "DINOv2 and SLIP",
+    "timm": "vision transformers of metrics and of the official encoder",
     "open_clip": "CLIP towers",
-    "pytorch_fid": "Inception of FID",
+    "pytorch_fid": "Inception of the FD",
     "numpy": "arrays",
-    "scipy": "matrix square roots of the FD",
     "pandas": "rows as data frames",
+    "scipy": "matrix square roots of the FD",
     "PIL": "pictures",
-    "matplotlib": "charts",
     "safetensors": "weights",
     "pydantic": "settings",
     "trimesh": "mesh files",
-    "plyfile": "PLY files",
-    "mapbox_earcut": "polygons of mesh files",
     "DracoPy": "compressed glTF files",
     "networkx": "scenes of mesh files",
+    "plyfile": "PLY files",
+    "mapbox_earcut": "polygons with more than three corners",
     "embreex": "rays of mesh pictures",
     "numba": "CPU rasteriser of 3D Gaussians",
     "filelock": "a cache that several processes use",
     "huggingface_hub": "downloads of official weights",
     "jinja2": "the HTML report",
+    "matplotlib": "charts and figures",
 }
 
 
@@ -71,8 +71,8 @@ class Extra:
 
 
 EXTRAS = (
-    Extra("spconv", "compared with our sparse convolution by `mdtbench bench sparse`", CPU_KERNELS),
-    Extra("xformers", "attention among voxels of samples of different sizes"),
+    Extra("spconv", "sparse convolution where `--set gpu.convolution=spconv` asks for it", CPU_KERNELS),
+    Extra("xformers", "attention among voxels where `--set gpu.attention=xformers` asks for it"),
     Extra("gsplat", "pictures of 3D Gaussians"),
 )
 
@@ -88,6 +88,7 @@ def examined(cache_folder: Path, preset: str = "") -> dict[str, list[Finding]]:
         "Machine": list(machine(cache_folder)),
         "Needed libraries": [library(module, purpose) for module, purpose in NEEDED.items()],
         "Optional libraries": [optional(extra, installed_version(extra.module), has_cuda()) for extra in EXTRAS],
+        "Attention and convolution among voxels": kernels(CUDA if has_cuda() else CPU),
         "Shipped worlds": worlds(WORLDS),
         **wanted,
     }
@@ -165,6 +166,18 @@ def optional(extra: Extra, found: str | None, cuda: bool) -> Finding:
     if not cuda:
         return Finding(extra.module, f"{found}: installed, but there is no CUDA device: not used{caveat}")
     return Finding(extra.module, f"{found} - {extra.purpose}{caveat}")
+
+
+def kernels(device: str) -> list[Finding]:
+    """What is in use on a device and why, by default and with each library asked for."""
+    from ...trellis.kernels import SPCONV, XFORMERS, Kernels
+    from ..settings.kernels import in_use
+
+    found = [Finding(what, str(one)) for what, one in in_use(device, Kernels()).items()]
+    if device == CPU:
+        return found
+    others = in_use(device, Kernels(XFORMERS, SPCONV))
+    return [*found, *(Finding(f"{what}, if asked for", str(one)) for what, one in others.items())]
 
 
 def installed_version(module: str) -> str | None:

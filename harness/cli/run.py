@@ -6,10 +6,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ...base.errors import RunError, UsageError
 from ...results.report import RunResults
+from ...trellis.kernels import use_kernels
 from ..driver.cost import plan_summary
 from ..driver.export import FOLDER, formats_of
 from ..driver.needs import check_runnable, needs
@@ -22,6 +24,7 @@ from ..engine.progress import reporter
 from ..engine.workers import cores, teams, workers
 from ..inputs.world import verify_world
 from ..oracle import is_oracle, load_oracle_config, oracle_summary, plan_oracle, run_oracle
+from ..settings.kernels import kernels_of
 from ..train.loop import Failure
 from ..train.ranks import Ranks
 from .plugins import load_plugin
@@ -84,10 +87,11 @@ def run_cells(command: Command, plugins: list[str]) -> Path | None:
     )
     out = command.out or Path("runs") / name
     options = Options(out, command.cache, formats, command.ranks, command.overwrite)
+    prepare = partial(use_kernels, kernels_of(plan.config.gpu))
     with (
         _resumable(out),
         reporter() as report,
-        teams(command.workers, plan.device, report, plugins) as (team, networks),
+        teams(command.workers, plan.device, report, plugins, prepare) as (team, networks),
     ):
         outcome = run_plan(plan, options, Engine(team, networks))
     print_tables(outcome.results)

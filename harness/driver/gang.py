@@ -17,17 +17,19 @@ from threading import Thread
 import torch
 
 from ...base.files import write_json
+from ...trellis.kernels import use_kernels
 from ..engine.device import rank_device, settle
 from ..train.ranks import together
 from .students import run_train
 
 
 def main(given: Path, taken: Path, plugins: Sequence[str]) -> None:
-    """given: a pickled job, which the parent process wrote a moment ago in a folder of its own."""
+    """given: pickled kernels and job, which the parent process wrote a moment ago in a folder of its own."""
     Thread(target=_end_with_parent, daemon=True).start()
     for plugin in plugins:
         import_module(plugin)
-    job = pickle.loads(given.read_bytes())
+    kernels, job = pickle.loads(given.read_bytes())
+    use_kernels(kernels)
     torch.set_num_threads(1)  # as the workers of `mdtbench run`
     job = replace(job, device=rank_device(job.device))
     settle(job.device)

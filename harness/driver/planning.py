@@ -20,6 +20,7 @@ from ..plan.plan import STAGES, Plan, networks_sha, resolve
 from ..protocol.model import load_protocol
 from ..protocol.values import Stage
 from ..settings.config import Config, load_config
+from ..settings.kernels import kernels_of
 from ..train.data import EncodedSet, LatentSet, TrainingSet
 
 STAGE_WORDS = ("structure", "both")
@@ -87,7 +88,7 @@ def training_sets(config: Config, world: WorldInfo, device: str, cache: Path) ->
 def encoded_toys(config: Config, world: WorldInfo, device: str, cache: Path, stage: Stage) -> EncodedSet:
     source, spec = ToySource("train", config.data.train, config.data.seed), world.file.preparation
     shows = OwnRenderer(Preparation(**spec.model_dump()))
-    sha = networks_sha(world.digest, device)
+    sha = networks_sha(world.digest, device, kernels_of(config.gpu))
     jobs = []
     for job in prepare_jobs(source, shows, spec.resolution, cache):
         cells = CellsJob(job, slat_resolution(world.folder)) if stage == "slat" else None

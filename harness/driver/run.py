@@ -30,6 +30,7 @@ from ...results.report import RunResults
 from ...results.rows import Row, write_rows
 from ...results.students import StudentRecord, write_students
 from ...results.sweep import SWEEP_FILE, write_sweeps
+from ...trellis.kernels import use_kernels
 from ..engine.device import is_cpu, settle
 from ..engine.jobs import Engine
 from ..engine.provenance import provenance
@@ -38,6 +39,7 @@ from ..measure.extractors import extractors_of
 from ..measure.rows import joined, stamp
 from ..plan.plan import Cell, Plan
 from ..protocol.values import Stage
+from ..settings.kernels import in_use, kernels_of
 from ..settings.methods import Entrant
 from ..train.loop import Failure
 from .export import export
@@ -163,6 +165,7 @@ def _run(plan: Plan, options: Options, engine: Engine) -> Outcome:
     out, cache, store, started = options.out, options.cache, options.out / STORE, time.time()
     write_json(out / MANIFEST, manifest(plan) | provenance() | {"started_s": started})
     torch.set_num_threads(1)  # as the workers: what is measured here must round the same way everywhere
+    use_kernels(kernels_of(plan.config.gpu))
     if not is_cpu(plan.device):
         settle(plan.device)
     section = plan.config.places
@@ -298,6 +301,7 @@ def manifest(plan: Plan) -> dict[str, Any]:
         "test": {"source": plan.test.name, "sha256": plan.test.digest(), "limit": plan.limit},
         "world_sha256": plan.world.digest,
         "device": plan.device,
+        "kernels": {what: str(one) for what, one in in_use(plan.device, kernels_of(plan.config.gpu)).items()},
     }
 
 

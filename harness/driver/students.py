@@ -22,6 +22,7 @@ from ...base.errors import MissingError, RunError
 from ...base.files import file_sha256, read_json, write_json
 from ...methods import METHODS
 from ...results.students import StudentRecord
+from ...trellis.kernels import asked
 from ...trellis.pipeline import FLOW, SLAT_FLOW
 from ...trellis.students import SLAT_STUDENT, STRUCTURE_STUDENT, released_student
 from ..engine.device import clock
@@ -298,7 +299,7 @@ def _run_gang(job: TrainJob, team: Workers, label: str) -> dict[str, Failure]:
     team.reporter.note(f"{label}: {', '.join(s.who.label for s in job.students)} ({job.stage}), {job.ranks} processes")
     with TemporaryDirectory() as folder:
         given, taken = Path(folder) / "job", Path(folder) / "failures"
-        given.write_bytes(pickle.dumps(job))
+        given.write_bytes(pickle.dumps((asked(), job)))
         command = [sys.executable, "-m", "mdtbench.harness.driver.gang", str(given), str(taken), *team.plugins]
         environment = {**os.environ, "WORLD_SIZE": str(job.ranks), MEET: str(Path(folder) / "meet")}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # where plug-ins are found

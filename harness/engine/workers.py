@@ -42,15 +42,19 @@ class Workers:
 
     Args:
         plugins: modules that each process imports, for what they register.
+        prepare: what each process calls before it works.
     """
 
-    def __init__(self, count: int, reporter: Reporter, plugins: Sequence[str] = ()):
+    def __init__(
+        self, count: int, reporter: Reporter, plugins: Sequence[str] = (), prepare: Callable[[], None] | None = None
+    ):
         self.count = count
         self.reporter = reporter
         self.plugins = tuple(plugins)
+        self.prepare = prepare
         context = get_context("spawn")  # fork is unsafe once there are threads
         self._queue: Queue[int] = context.Queue()
-        first = (self._queue, tuple(plugins))
+        first = (self._queue, tuple(plugins), prepare)
         self._executor = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=first)
 
     def map(
@@ -104,9 +108,11 @@ class Workers:
 
 
 @contextmanager
-def workers(count: int, reporter: Reporter, plugins: Sequence[str] = ()) -> Iterator[Workers]:
+def workers(
+    count: int, reporter: Reporter, plugins: Sequence[str] = (), prepare: Callable[[], None] | None = None
+) -> Iterator[Workers]:
     """Worker processes, ended with the block: orderly after success, at once after a failure or an interrupt."""
-    team = Workers(count, reporter, plugins)
+    team = Workers(count, reporter, plugins, prepare)
     try:
         yield team
     except BaseException:
@@ -117,18 +123,22 @@ def workers(count: int, reporter: Reporter, plugins: Sequence[str] = ()) -> Iter
 
 @contextmanager
 def teams(
-    count: int, device: str, reporter: Reporter, plugins: Sequence[str] = ()
+    count: int,
+    device: str,
+    reporter: Reporter,
+    plugins: Sequence[str] = (),
+    prepare: Callable[[], None] | None = None,
 ) -> Iterator[tuple[Workers, Workers]]:
     """Processes for work without networks, and those for work with networks: on a CPU the same.
 
     Args:
         count: of processes; 0: one per core, but one for the networks on a GPU, which all of them would share.
     """
-    with workers(count or cores(), reporter, plugins) as team:
+    with workers(count or cores(), reporter, plugins, prepare) as team:
         if is_cpu(device):
             yield team, team
             return
-        with workers(count or 1, reporter, plugins) as networks:
+        with workers(count or 1, reporter, plugins, prepare) as networks:
             yield team, networks
 
 
@@ -148,7 +158,7 @@ def _drained(ticks: Queue[int]) -> int:
         return units
 
 
-def _start_worker(ticks: Queue[int], plugins: Sequence[str]) -> None:
+def _start_worker(ticks: Queue[int], plugins: Sequence[str], prepare: Callable[[], None] | None) -> None:
     import torch
 
     global _ticks
@@ -158,6 +168,8 @@ def _start_worker(ticks: Queue[int], plugins: Sequence[str]) -> None:
     torch.set_num_threads(1)  # matrix products then round the same way on every machine of a kind
     for module in plugins:
         import_module(module)
+    if prepare:
+        prepare()
 
 
 def _end_with_parent() -> None:

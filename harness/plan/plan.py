@@ -21,6 +21,7 @@ from ...metrics import METRICS, Metric
 from ...metrics.contract import Level
 from ...results.paper import PaperRow, published
 from ...results.rows import BOTH, STRUCTURE, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT
+from ...trellis.kernels import Kernels
 from ...trellis.pipeline import SamplerParams
 from ..engine.device import is_cpu
 from ..inputs.world import WorldInfo
@@ -28,6 +29,7 @@ from ..measure.columns import columns_of
 from ..protocol.model import Protocol
 from ..protocol.values import SamplerValues, Stage
 from ..settings.config import Config, LineSection, Tolerance, Train
+from ..settings.kernels import in_use, kernels_of
 from ..settings.methods import Entrant, code_digest, entrant
 from ..train.data import LatentSet, TrainingSet
 
@@ -225,7 +227,7 @@ class Plan:
     @property
     def networks_sha(self) -> str:
         """What stands for the teacher's networks in addresses."""
-        return networks_sha(self.world.digest, self.device)
+        return networks_sha(self.world.digest, self.device, kernels_of(self.config.gpu))
 
     @cached_property
     def metrics(self) -> tuple[Metric, ...]:
@@ -243,7 +245,8 @@ class Plan:
         """sha256 over everything that decides a result."""
         if self.asked:
             return self.asked.key
-        apart: dict[str, Any] = dict.fromkeys(("pretrain", "methods", "places", "estimate", "line", "released"), True)
+        left_out = ("pretrain", "methods", "places", "gpu", "estimate", "line", "released")
+        apart: dict[str, Any] = dict.fromkeys(left_out, True)
         apart |= {"evaluate": {"batch", "methods"}, "train": {"lockstep"}, "slat": {"lockstep"}}
         decides = self.config.model_dump(mode="json", exclude=apart)
         lines = [line.identity for line in self.lines]
@@ -452,12 +455,15 @@ def chosen_lines(config: Config, methods: Sequence[str]) -> tuple[list[LineSecti
     return [*chosen, *lines], tuple(left_out)
 
 
-def networks_sha(world_sha: str, device: str) -> str:
+def networks_sha(world_sha: str, device: str, kernels: Kernels) -> str:
     """Identity of a world's networks and of how they round: a GPU rounds otherwise than the CPU.
 
-    The kind of device counts, not its model: what one GPU has made another goes on with.
+    The kind of device counts, not its model: what one GPU has made another goes on with, where it uses the same code.
     """
-    return world_sha if is_cpu(device) else digest_of([world_sha, device.partition(":")[0]])
+    if is_cpu(device):
+        return world_sha
+    used = {what: choice.name for what, choice in in_use(device, kernels).items()}
+    return digest_of([world_sha, device.partition(":")[0], used])
 
 
 def teacher_params(protocol: Protocol, world: WorldInfo, stage: Stage) -> SamplerParams:

@@ -21,6 +21,8 @@ SHORT = {"protocol": "protocol.name"}  # of --set
 Model = TypeVar("Model", bound=BaseModel)
 Budget = Literal["steps", "forwards", "seconds"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["auto", "varlen", "xformers", "sdpa"]
+Convolution = Literal["auto", "ours", "spconv"]
 
 
 class Section(BaseModel):
@@ -55,6 +57,17 @@ class Places(Section):
     test: str = Field(default="", description="test assets: toys4k:FOLDER, a folder of meshes, NAME:TEXT of a plug-in")
     conditions: str = Field(default="", description="folder of RGBA pictures by asset id; made here by default")
     blender: str = ""
+
+
+class Gpu(Section):
+    """Whose code computes on a GPU; nothing of it counts on a CPU. `mdtbench doctor` says what is in use, and why."""
+
+    attention: Attention = Field(
+        default="auto",
+        description="among voxels: varlen, torch's kernel for ragged sequences; xformers; sdpa, padded; auto: varlen "
+        "where it can, else sdpa",
+    )
+    convolution: Convolution = Field(default="auto", description="among voxels: ours or spconv; auto: ours")
 
 
 class Train(Section):
@@ -300,6 +313,7 @@ class Config(Section):
     protocol: ProtocolSection = ProtocolSection()
     data: Data = Data()
     places: Places = Places()
+    gpu: Gpu = Gpu()
     train: Train
     slat: Train | None = Field(default=None, description="training of the second stage; without it, structures alone")
     evaluate: Evaluate = Evaluate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ragged import one_by_one, randn, random_voxels
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,18 +16,6 @@ from mdtbench.trellis.sparse_blocks import SparseTransformerBlock
 from mdtbench.trellis.sparse_convolution import SparseConv3d, convolve
 
 F64 = torch.float64
-
-
-def random_voxels(side: int, *lengths: int, seed: int = 0) -> Voxels:
-    generator = torch.Generator().manual_seed(seed)
-    cells = torch.cartesian_prod(*[torch.arange(side)] * 3)
-    parts = [cells[torch.randperm(len(cells), generator=generator)[:n]] for n in lengths]
-    sample = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-    return Voxels.of(torch.cat([sample[:, None], torch.cat(parts)], 1), len(lengths))
-
-
-def randn(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def on_grid(feats: Tensor, voxels: Voxels, side: int) -> Tensor:
@@ -114,14 +103,6 @@ def test_subdivision_lists_the_children_of_a_parent_together():
     assert fine.feats[:, 0].tolist() == [5.0] * 8 + [7.0] * 8
     assert fine.voxels.halved()[0].coords.tolist() == x.coords.tolist()
     assert torch.equal(fine.voxels.subdivided()[1], torch.arange(16).repeat_interleave(8))
-
-
-def one_by_one(q: Tensor, k: Tensor, v: Tensor, owner: Tensor) -> Tensor:
-    out = torch.empty(len(q), q.shape[1] * q.shape[2], dtype=q.dtype)
-    for i in owner.unique():
-        rows = owner == i
-        out[rows] = attend(q[rows][None], k[rows][None], v[rows][None])[0]
-    return out
 
 
 @pytest.mark.parametrize("lengths", [(40,), (20, 20), (33, 5, 0, 64)])

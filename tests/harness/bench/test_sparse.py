@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import fake_libraries
 import pytest
 import torch
 from silent import Silent
@@ -24,6 +25,7 @@ from mdtbench.harness.bench.sparse import (
     sparse_text,
     windowed_attention,
 )
+from mdtbench.trellis.kernels import Kernels, asked
 
 SMALL = Shell(60, 8)
 FLOW = {
@@ -75,6 +77,16 @@ def test_every_part_runs_both_ways_and_differentiates_all_that_it_has():
         assert len(out) == SMALL.count
         assert len(torch.autograd.grad(out.sum(), work.inputs)) == len(work.inputs) >= 3
     assert not neighbour_search(SMALL, "cpu").inputs
+
+
+def test_a_library_is_timed_through_the_layers_of_networks(monkeypatch: pytest.MonkeyPatch):
+    fake_libraries.on_cpu(monkeypatch)
+    calls = [fake_libraries.install_spconv(monkeypatch), fake_libraries.install_varlen(monkeypatch)]
+    works = [convolution(SMALL, 4, "cpu", by="spconv")]
+    works.append(windowed_attention(SMALL, 2, 8, "cpu", dtype=torch.float16, by="varlen"))
+    assert [(work.by, work.forward().shape) for work in works] == [("spconv", (60, 4)), ("varlen", (60, 16))]
+    assert [count[name] for count, name in zip(calls, ("spconv", "varlen"), strict=True)] == [2, 2]  # with the trial
+    assert asked() == Kernels()
 
 
 def test_large_parts_are_repeated_less():

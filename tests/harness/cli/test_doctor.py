@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
-import re
 import shutil
+import sys
 from pathlib import Path
 
+import fake_libraries
 import pytest
+from packaging.requirements import Requirement
 
 from mdtbench.base.errors import MissingError
 from mdtbench.harness.cli import doctor
 from mdtbench.harness.cli.doctor import EXTRAS, NEEDED, check, library, optional, worlds
 from mdtbench.harness.engine.findings import Finding, findings_text
 
+DISTRIBUTIONS = {"PIL": "pillow", "open_clip": "open-clip-torch"}
 SPCONV = next(extra for extra in EXTRAS if extra.module == "spconv")
 
 
 @pytest.mark.parametrize(("found", "cuda"), [(None, False), ("2.3.8", False), ("2.3.8", True), (None, True)])
 def test_spconvs_cpu_kernels_are_always_refused_with_the_reason(found: str | None, cuda: bool):
     text = optional(SPCONV, found, cuda).text
-    for part in ("CPU kernels are refused", "wrong numbers", "no backward"):
+    for part in ("CPU kernels are refused", "wrong numbers"):
         assert part in text
     assert ("there is no CUDA device: not used" in text) == (found is not None and not cuda)
     assert ("pip install" in text) == (found is None and cuda)
+
+
+def test_what_attends_and_convolves_is_said_with_the_reason(monkeypatch: pytest.MonkeyPatch):
+    here = {finding.name: finding.text for finding in doctor.kernels("cpu")}
+    assert here == {
+        "attention": "sdpa (libraries are for CUDA, and this is cpu)",
+        "convolution": "ours (the default: its bits repeat)",
+    }
+    fake_libraries.on_cpu(monkeypatch)
+    fake_libraries.install_varlen(monkeypatch)
+    monkeypatch.setattr(doctor, "CPU", "another")
+    monkeypatch.setitem(sys.modules, "xformers", None)
+    monkeypatch.setitem(sys.modules, "spconv", None)
+    there = {finding.name: finding.text for finding in doctor.kernels("cpu")}
+    assert there["attention, float16"] == there["attention, bfloat16 with backward"] == "varlen (the default)"
+    assert there["attention, float32"].startswith("sdpa (varlen refuses: RuntimeError: ")
+    assert there["attention, if asked for"].startswith("sdpa (xformers refuses: ModuleNotFoundError: ")
+    assert there["convolution, if asked for"].startswith("ours (spconv refuses: ModuleNotFoundError: ")
 
 
 def test_what_cuda_alone_uses_is_never_needed():
@@ -33,15 +54,8 @@ def test_every_dependency_is_looked_at():
     """Those of pyproject.toml, but for the libraries of command line and table, without which nothing starts."""
     text = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
     lines = text.split("\ndependencies = [\n")[1].split("\n]")[0].splitlines()
-    names = {re.split("[>=]=", line.strip().strip('"'))[0] for line in lines}
-    distributions = {
-        "PIL": "pillow",
-        "huggingface_hub": "huggingface-hub",
-        "open_clip": "open-clip-torch",
-        "pytorch_fid": "pytorch-fid",
-        "mapbox_earcut": "mapbox-earcut",
-    }
-    assert names - {"typer", "rich"} == {distributions.get(name, name) for name in NEEDED}
+    names = {Requirement(line.split('"')[1]).name for line in lines}
+    assert names - {"typer", "rich"} == {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in NEEDED}
 
 
 def test_a_library_that_is_missing_is_needed():

@@ -20,6 +20,7 @@ from mdtbench.harness.train.data import LatentSet
 from mdtbench.methods import METHODS
 from mdtbench.metrics import METRICS
 from mdtbench.results.rows import BOTH, STRUCTURE, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT
+from mdtbench.trellis.kernels import Choice, Kernels
 from mdtbench.trellis.pipeline import SamplerParams
 
 STAGES = ("structure", "slat")
@@ -388,6 +389,25 @@ def test_other_networks_change_everything():
     larger = replace(resolved(before, config=planned(APART, "evaluate.batch=3").config), device="cuda")
     assert (larger.key == gpus[0].key, students(larger) == students(gpus[0])) == (False, True)
     assert len({before.key, after.key, gpus[0].key}) == 3
+
+
+def test_kernels_of_a_gpu_change_what_it_makes_and_nothing_on_a_cpu(monkeypatch: pytest.MonkeyPatch):
+    asked = ("gpu.attention=sdpa", "gpu.convolution=spconv")
+    before, after = planned(APART), planned(APART, *asked)
+    assert after.config.gpu != before.config.gpu
+    assert (after.key, students(after), cells(after)) == (before.key, students(before), cells(before))
+    seen: list[Kernels] = []
+
+    def in_use(device: str, kernels: Kernels) -> dict[str, Choice]:
+        seen.append(kernels)
+        return {"attention": Choice("sdpa" if kernels.attention == "sdpa" else "varlen", f"on {device}")}
+
+    monkeypatch.setattr("mdtbench.harness.plan.plan.in_use", in_use)
+    first, second = (replace(one, device="cuda") for one in (before, after))
+    assert moved(first, second) == (of(STAGES, "cm", "vm"), EVERY)
+    assert set(seen) == {Kernels(), Kernels("sdpa", "spconv")}
+    another = replace(planned(APART, "gpu.attention=varlen"), device="cuda:1")
+    assert another.key == first.key  # what is in use counts, not what was asked for, nor why
 
 
 @pytest.mark.parametrize("change", [{"limit": 4}, {"changes": ["evaluate.seeds=[1,3]"]}, {"train_seeds": (0, 1)}])
