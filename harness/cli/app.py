@@ -282,7 +282,7 @@ def figure(
         ),
     ] = "",
 ) -> None:
-    """Draw a figure for a paper, PDF or PNG. Needs matplotlib, which the extra `figures` installs.
+    """Draw a figure for a paper, PDF or PNG.
 
     Examples:
 

@@ -1,17 +1,20 @@
-"""Training curves as small charts: the loss of each method, and each diagnostic of all methods, of both stages."""
+"""Training curves as small charts: the loss of each method, and each diagnostic of all methods, of both stages.
+
+For papers all charts in one figure, for pages each alone.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...base.errors import MissingError, unknown_name
-from ..html.curves import diagnostics_of
-from ..html.logs import LOSS, Curve, TrainingLog
+from ..html.logs import LOSS, SLAT, TrainingLog
+from ..rows import STRUCTURE
 from .choice import Choice, Who, chosen_methods
-from .style import COLUMN, PAGE, Look, looks_of, new_figure, settings
+from .style import COLUMN, PAGE, RULE, Look, Looks, new_figure, sample, settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,17 +24,27 @@ PER_LINE = 5  # panels
 PANEL = 1.02  # inches: height of a panel with its title and numbers
 STAGE_LINE, LEGEND_LINE, AXIS_LABEL = 0.24, 0.17, 0.2  # inches
 LEGEND_COLUMNS = 6
-LOG_SPAN = 30.0  # ratio of values from which their axis is logarithmic
-TITLES = {"structure": "Structure stage", "slat": "SLAT stage"}
+ALONE = 2.0, 1.15  # inches: a chart of a page
+DECADE, TWO_DECADES = 10.0, 100.0  # ratio of values: above the first their axis is logarithmic, with few ticks
+TITLES = {STRUCTURE: "Structure stage", SLAT: "SLAT stage"}
+MEANINGS = {  # in the order of the panels
+    "rms_residual": "distance from the target that the loss pushes against, before scaling",
+    "rms_gap": "distance of the two predictions that are to agree",
+    "rms_error": "distance from the regression target",
+    "rms_phi": "size of the student's velocity",
+    "rms_dphi": "size of its derivative along the teacher's path",
+    "grad_norm": "norm of the gradient before clipping",
+}
+OWN = "_own"  # ends the name of a diagnostic at the student's own samples
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart. curves: whose, of each training seed."""
+    """One chart: of the logs of one stage, all of which have the quantity."""
 
     stage: str
-    title: str
-    curves: tuple[tuple[Who, Curve], ...]
+    quantity: str
+    logs: tuple[TrainingLog, ...]
 
 
 def panels_of(logs: Sequence[TrainingLog], choice: Choice) -> list[Panel]:
@@ -54,50 +67,74 @@ def panels_of(logs: Sequence[TrainingLog], choice: Choice) -> list[Panel]:
     ]
 
 
-def draw_curves(panels: Sequence[Panel], logs: Sequence[TrainingLog]) -> Figure:
-    """The figure, as wide as a page; as a column where there are no more than two panels.
+def by_stage(panels: Sequence[Panel]) -> dict[str, list[Panel]]:
+    """The panels under the titles of their stages."""
+    stages = dict.fromkeys(panel.stage for panel in panels)
+    titles = {stage: TITLES.get(stage, f"{stage.capitalize()} stage") for stage in stages}
+    return {title: [panel for panel in panels if panel.stage == stage] for stage, title in titles.items()}
 
-    Args:
-        logs: All of the run, so that a method looks the same in all of its figures.
-    """
-    looks = looks_of([(log.method, log.variant) for log in logs])
-    stages = {
-        stage: [panel for panel in panels if panel.stage == stage] for stage in dict.fromkeys(p.stage for p in panels)
-    }
+
+def meaning(quantity: str) -> str:
+    """What a diagnostic is, in words; empty for one that only its method knows."""
+    text = MEANINGS.get(quantity.removesuffix(OWN), "")
+    return f"{text}, at the student's own samples" if text and quantity.endswith(OWN) else text
+
+
+def draw_curves(panels: Sequence[Panel], looks: Looks) -> Figure:
+    """The figure of a paper, as wide as a page; as a column where there are no more than two panels."""
+    stages = by_stage(panels)
     widest = max(len(mine) for mine in stages.values())
     width, columns = (COLUMN, widest) if widest <= 2 else (PAGE, min(widest, PER_LINE))
-    whos = list(dict.fromkeys(who for panel in panels for who, _ in panel.curves))
+    whos = list(dict.fromkeys(_who(log) for panel in panels for log in panel.logs))
     legend = LEGEND_LINE * math.ceil(len(whos) / (LEGEND_COLUMNS if width == PAGE else 3))
     lines = sum(math.ceil(len(mine) / columns) for mine in stages.values())
     height = lines * PANEL + len(stages) * STAGE_LINE + AXIS_LABEL + legend + 0.04
     with settings():
         figure = new_figure(width, height)
         top = height
-        for stage, mine in stages.items():
+        for title, mine in stages.items():
             top -= STAGE_LINE
-            figure.text(0.01, (top + 0.06) / height, TITLES.get(stage, stage), fontweight="bold", fontsize=7.5)
+            figure.text(0.01, (top + 0.06) / height, title, fontweight="bold", fontsize=7.5)
             for i, panel in enumerate(mine):
                 row, column = divmod(i, columns)
                 box = _box(column, columns, width, top - (row + 1) * PANEL, height)
-                _draw_panel(figure.add_axes(box), panel, looks)
+                axes = figure.add_axes(box)
+                _draw_panel(axes, panel, looks)
+                _title(axes, panel, looks)
             top -= math.ceil(len(mine) / columns) * PANEL
         figure.text(0.5, (legend + 0.07) / height, "training step", ha="center")
         _draw_legend(figure, [looks[who] for who in whos], LEGEND_COLUMNS if width == PAGE else 3)
     return figure
 
 
+def draw_panel(panel: Panel, looks: Looks) -> Figure:
+    """One chart of a page, without a title. The line of `logs[i]` has the gid curve-i."""
+    width, height = ALONE
+    with settings():
+        figure = new_figure(width, height)
+        _draw_panel(figure.add_axes((0.36 / width, 0.18 / height, 1 - 0.42 / width, 1 - 0.25 / height)), panel, looks)
+    return figure
+
+
 def _panels(logs: Sequence[TrainingLog], wanted: set[str], methods: Sequence[Who]) -> list[Panel]:
-    stage, panels = logs[0].stage, []
-    for who in methods if LOSS in wanted else ():
-        mine = _curves([log for log in logs if (log.method, log.variant) == who], LOSS)
-        if mine:
-            panels.append(Panel(stage, LOSS, mine))
-    others = [name for name in diagnostics_of(logs) if name in wanted]
-    return [*panels, *(Panel(stage, name, _curves(logs, name)) for name in others)]
+    stage, quantities = logs[0].stage, sorted({name for log in logs for name in log.curves} & wanted, key=_rank)
+    losses = [_panel(stage, LOSS, [log for log in logs if _who(log) == who]) for who in methods if LOSS in quantities]
+    others = [_panel(stage, name, logs) for name in quantities if name != LOSS]
+    return [panel for panel in (*losses, *others) if panel.logs]
 
 
-def _curves(logs: Sequence[TrainingLog], name: str) -> tuple[tuple[Who, Curve], ...]:
-    return tuple(((log.method, log.variant), log.curves[name]) for log in logs if name in log.curves)
+def _panel(stage: str, quantity: str, logs: Sequence[TrainingLog]) -> Panel:
+    return Panel(stage, quantity, tuple(log for log in logs if quantity in log.curves))
+
+
+def _rank(quantity: str) -> tuple[int, str]:
+    """Known diagnostics in their order, those at the student's own samples next to the others; then all others."""
+    known, base = list(MEANINGS), quantity.removesuffix(OWN)
+    return known.index(base) if base in known else len(known), quantity
+
+
+def _who(log: TrainingLog) -> Who:
+    return log.method, log.variant
 
 
 def _box(column: int, columns: int, width: float, bottom: float, height: float) -> tuple[float, float, float, float]:
@@ -108,38 +145,34 @@ def _box(column: int, columns: int, width: float, bottom: float, height: float) 
     return x / width, y / height, (each - left - right) / width, (PANEL - below - above) / height
 
 
-def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[Who, Look]) -> None:
-    from matplotlib.ticker import NullFormatter
+def _draw_panel(axes: Axes, panel: Panel, looks: Looks) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
 
-    for who, curve in panel.curves:
-        look = looks[who]
-        axes.plot(*zip(*curve, strict=True), look.line, color=look.colour, linewidth=0.9, label=look.label)
-        if len(curve) <= 3:
-            axes.plot(*zip(*curve, strict=True), look.marker, color=look.colour, markersize=2)
-    values = [value for _, curve in panel.curves for _, value in curve]
-    if min(values) > 0 and max(values) > LOG_SPAN * min(values):
+    curves = [log.curves[panel.quantity] for log in panel.logs]
+    for i, (log, curve) in enumerate(zip(panel.logs, curves, strict=True)):
+        look = looks[_who(log)]
+        few = {"marker": look.marker, "markersize": 2} if len(curve) <= 3 else {}
+        line = {"color": look.colour, "linestyle": look.line, "linewidth": 0.9}
+        axes.plot(*zip(*curve, strict=True), gid=f"curve-{i}", **line, **few)
+    values = [value for curve in curves for _, value in curve]
+    if min(values) > 0 and max(values) > DECADE * min(values):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) < TWO_DECADES * min(values) else (1,)))
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_minor_locator(NullLocator())
     else:
         axes.locator_params(axis="y", nbins=3)
     axes.locator_params(axis="x", nbins=3, integer=True)
-    whose = {looks[who].label for who, _ in panel.curves}
-    axes.set_title(f"{panel.title}, {whose.pop()}" if panel.title == LOSS else panel.title, pad=2.5, fontsize=6.5)
     axes.tick_params(length=2, pad=1.5, labelsize=5.5)
-    axes.grid(axis="y", color="#ececec", linewidth=0.4)
+    axes.grid(axis="y", color=RULE, linewidth=0.4)
+
+
+def _title(axes: Axes, panel: Panel, looks: Looks) -> None:
+    whose = f", {looks[_who(panel.logs[0])].label}" if panel.quantity == LOSS else ""
+    axes.set_title(f"{panel.quantity}{whose}", pad=2.5, fontsize=6.5)
 
 
 def _draw_legend(figure: Figure, looks: Sequence[Look], columns: int) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], color=look.colour, linestyle=look.line, label=look.label) for look in looks]
-    figure.legend(
-        handles=handles,
-        loc="lower center",
-        ncols=columns,
-        frameon=False,
-        borderaxespad=0.1,
-        labelcolor=None,
-        handlelength=1.8,
-    )
+    handles = [sample(look, marker=False) for look in looks]
+    style = {"loc": "lower center", "frameon": False, "borderaxespad": 0.1, "handlelength": 1.8}
+    figure.legend(handles=handles, ncols=columns, **style)

@@ -1,4 +1,4 @@
-"""Quality against cost, at the width of a column."""
+"""Quality against cost, at the width of a column: for papers with a legend below, for pages with names at the front."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 from ...base.errors import UsageError, unknown_name
 from ..cells import Column
-from ..pareto import COSTS, Spot, front_of, is_log, references_of, spots_of
+from ..pareto import COSTS, Reference, Spot, front_of, is_log, references_of, spots_of
 from ..places import CONTROLS
 from ..rows import LATENCY_METRIC
 from ..tables import Line, Table
 from .choice import Choice, chosen_methods, chosen_steps
-from .style import COLUMN, GREY, INK, SMALL, Look, looks_of, new_figure, settings, shortened
+from .names import write_names
+from .style import COLUMN, GREY, INK, MARKER, RULE, SMALL, WHITE, Look, Looks, new_figure, sample, settings, shortened
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 AGAINST = {"nfe": "nfe", "seconds": LATENCY_METRIC}
 HEIGHT = 2.3  # inches, of the axes and their labels
@@ -27,17 +28,28 @@ LEGEND_LINE = 0.15  # inches
 LEGEND_LETTERS = {3: 20, 2: 26, 1: 56}  # how many letters a name may have in so many columns
 DODGE = 3.2  # points between markers of equal cost, so that their bars do not hide each other
 ROUND = 1e-9
+ROOM = 0.09  # of the costs' range that is left free at either end
 
 
 @dataclass(frozen=True)
 class Pareto:
-    """What is drawn. levels: values of references near the points, by name."""
+    """What is drawn: one metric against one cost, a key of `COSTS`. front: points of (cost, value)."""
 
     spots: tuple[Spot, ...]
     metric: Column
-    against: str
+    cost: str
     front: tuple[tuple[float, float], ...]
-    levels: dict[str, float]
+    references: tuple[Reference, ...]
+
+    @property
+    def levels(self) -> dict[str, float]:
+        """Values of references near the points, by name."""
+        return {one.name: one.value for one in self.references if one.near}
+
+    @property
+    def best(self) -> tuple[int, ...]:
+        """Which points are on the front, by rising cost."""
+        return tuple(i for at in self.front for i, spot in enumerate(self.spots) if (spot.cost, spot.value) == at)
 
 
 def pareto_of(tables: Sequence[Table], choice: Choice) -> Pareto:
@@ -64,37 +76,28 @@ def pareto_of(tables: Sequence[Table], choice: Choice) -> Pareto:
             f"No point to draw (got {metric.key} against {against}) - one line with both is needed - choose another "
             f"--metric, --against, --methods or --steps."
         )
-    best = front_of(spots, higher=bool(metric.higher_is_better))
-    return Pareto(tuple(spots), metric, against, tuple(best), _levels(table, metric.key, spots))
+    return pareto_of_spots(table, metric, AGAINST[against], spots)
 
 
-def draw_pareto(data: Pareto, tables: Sequence[Table]) -> Figure:
-    """The figure: markers with bars of one sd, a line through the steps of each method, the Pareto front in grey.
+def pareto_of_spots(table: Table, metric: Column, cost: str, spots: Sequence[Spot]) -> Pareto:
+    """The chart of at least one of a table's points."""
+    front = front_of(spots, higher=bool(metric.higher_is_better))
+    return Pareto(tuple(spots), metric, cost, tuple(front), tuple(references_of(table, metric.key, spots)))
+
+
+def draw_pareto(data: Pareto, looks: Looks) -> Figure:
+    """The figure of a paper: markers with bars of one sd, a line through the steps of each method, the front in grey.
 
     Markers of a method's fewest steps are filled, others open.
-
-    Args:
-        tables: All `plotted_tables` of the run, so that a method looks the same in all of its figures.
     """
-    looks = looks_of([(line.method, line.variant) for table in tables for line in table.rows])
     with settings():
-        shown = list(dict.fromkeys((spot.who, _sampler(spot)) for spot in data.spots))
-        names = {(who, sampler): _name(looks[who], sampler) for who, sampler in shown}
-        longest = max(map(len, names.values()))
+        handles = _handles(data, looks)
+        longest = max(len(str(handle.get_label())) for handle in handles)
         columns = next((n for n, letters in LEGEND_LETTERS.items() if longest <= letters), 1)
-        legend = LEGEND_LINE * math.ceil((len(shown) + 2) / columns)
-        height = HEIGHT + legend
-        figure = new_figure(COLUMN, height)
-        bottom = (0.38 + legend) / height
-        axes = figure.add_axes((0.145, bottom, 0.835, 1 - bottom - 0.06 / height))
-        for i, (who, sampler) in enumerate(shown):
-            spots = [spot for spot in data.spots if (spot.who, _sampler(spot)) == (who, sampler)]
-            _draw_method(axes, spots, looks[who], names[who, sampler], _shift(data, i, len(shown)))
-        _draw_front(axes, data)
-        _draw_levels(axes, data)
-        _label_axes(axes, data)
+        legend = LEGEND_LINE * math.ceil(len(handles) / columns)
+        figure, *_ = _drawn(data, looks, legend)
         figure.legend(
-            *_legend(axes),
+            handles=handles,
             loc="lower center",
             ncols=columns,
             frameon=False,
@@ -105,6 +108,24 @@ def draw_pareto(data: Pareto, tables: Sequence[Table]) -> Figure:
             borderaxespad=0.1,
         )
     return figure
+
+
+def draw_chart(data: Pareto, looks: Looks) -> Figure:
+    """The chart of a page: the same with names at the points of the front, and without a legend.
+
+    The artists of `spots[i]` have the gid point-i, the names label-i.
+    """
+    with settings():
+        figure, axes, xs = _drawn(data, looks)
+        points = [(x, spot.value) for x, spot in zip(xs, data.spots, strict=True)]
+        write_names(axes, points, {i: name_of(data.spots[i]) for i in reversed(data.best)})  # most room at the right
+    return figure
+
+
+def name_of(spot: Spot) -> str:
+    """A point's line as the table spells it, with its steps."""
+    steps = f", {spot.line.cells[1].text}" if spot.line.steps is not None else ""
+    return f"{spot.line.cells[0].text}{steps}"
 
 
 def _table_and_metric(tables: Sequence[Table], metric: str) -> tuple[Table, Column]:
@@ -124,8 +145,24 @@ def _is_kept(line: Line, steps: Sequence[int]) -> bool:
     return not steps or line.method == "teacher" or line.steps in steps
 
 
-def _levels(table: Table, metric: str, spots: Sequence[Spot]) -> dict[str, float]:
-    return {one.name: one.value for one in references_of(table, metric, spots) if one.near}
+def _drawn(data: Pareto, looks: Looks, legend: float = 0.0) -> tuple[Figure, Axes, list[float]]:
+    """A figure with all but names and legend, and where along its axis each point is.
+
+    Args:
+        legend: The room that it takes at the bottom, in inches.
+    """
+    height = HEIGHT + legend
+    figure = new_figure(COLUMN, height)
+    bottom = (0.38 + legend) / height
+    axes = figure.add_axes((0.145, bottom, 0.835, 1 - bottom - 0.06 / height))
+    _label_axes(axes, data)
+    xs = _side_by_side(axes, data)
+    for who, sampler in _entrants(data):
+        mine = [i for i, spot in enumerate(data.spots) if (spot.who, _sampler(spot)) == (who, sampler)]
+        _draw_method(axes, data, xs, mine, looks[who])
+    _draw_front(axes, data, xs)
+    _draw_levels(axes, data)
+    return figure, axes, xs
 
 
 def _sampler(spot: Spot) -> str:
@@ -134,54 +171,55 @@ def _sampler(spot: Spot) -> str:
     return label.rpartition(", ")[2] if sampler and label.endswith(sampler) else ""
 
 
-def _shift(data: Pareto, i: int, n: int) -> float:
-    """Points to the right; none where costs are all different."""
+def _entrants(data: Pareto) -> list[tuple[tuple[str, str], str]]:
+    """Methods with their samplers, in the order of the points."""
+    return list(dict.fromkeys((spot.who, _sampler(spot)) for spot in data.spots))
+
+
+def _side_by_side(axes: Axes, data: Pareto) -> list[float]:
+    """Where each point is drawn along the axis: at its cost, those of equal cost beside each other around it.
+
+    Nearer to each other where they are so many that they would leave the axes.
+    """
     costs = [round(spot.cost / ROUND) for spot in data.spots]
-    return (i - (n - 1) / 2) * DODGE if len(set(costs)) < len(costs) else 0.0
+    places = [costs[:i].count(cost) - (costs.count(cost) - 1) / 2 for i, cost in enumerate(costs)]
+    free = axes.bbox.width * ROOM / (1 + 2 * ROOM)
+    step = min(DODGE / 72 * axes.figure.dpi, free / max(*places, 1.0))
+    pixels = axes.transData.transform([(spot.cost, spot.value) for spot in data.spots])
+    moved = axes.transData.inverted().transform(pixels + [(place * step, 0.0) for place in places])
+    return [x if place else spot.cost for (x, _), place, spot in zip(moved, places, data.spots, strict=True)]
 
 
-def _name(look: Look, sampler: str) -> str:
-    return shortened(f"{look.label}, {sampler}" if sampler else look.label, LEGEND_LETTERS[1])
-
-
-def _draw_method(axes: Axes, spots: Sequence[Spot], look: Look, name: str, shift: float) -> None:
-    from matplotlib.transforms import ScaledTranslation
-
-    figure = axes.figure
-    moved = axes.transData + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans)
-    ordered = sorted(spots, key=lambda spot: spot.cost)
-    few = min((spot.steps for spot in spots if spot.steps is not None), default=None)
-    line = ":" if _sampler(spots[0]) else "-"
-    path = [(spot.cost, spot.value) for spot in ordered]
-    axes.plot(*zip(*path, strict=True), line, color=look.colour, linewidth=0.7, alpha=0.6, transform=moved, zorder=2)
-    for filled in (True, False):
-        mine = [spot for spot in ordered if (spot.steps == few) == filled]
-        if not mine:
-            continue
-        axes.errorbar(
-            [spot.cost for spot in mine],
-            [spot.value for spot in mine],
-            yerr=[spot.sd for spot in mine],
-            fmt=look.marker,
-            color=look.colour,
-            markersize=4.2,
+def _draw_method(axes: Axes, data: Pareto, xs: Sequence[float], mine: Sequence[int], look: Look) -> None:
+    """The points of these numbers."""
+    ordered = sorted(mine, key=lambda i: data.spots[i].cost)
+    few = min((steps for i in mine if (steps := data.spots[i].steps) is not None), default=None)
+    line = ":" if _sampler(data.spots[mine[0]]) else "-"
+    style = {"color": look.colour, "linewidth": 0.7}
+    if len(mine) > 1:
+        path = [(xs[i], data.spots[i].value) for i in ordered]
+        axes.plot(*zip(*path, strict=True), line, alpha=0.6, zorder=2, **style)
+    for i in mine:
+        spot = data.spots[i]
+        axes.plot(
+            [xs[i]] * 3,
+            [spot.value - spot.sd, spot.value, spot.value + spot.sd],
+            marker=look.marker,
+            markevery=[1],
+            markersize=MARKER,
             markeredgewidth=0.8,
-            markerfacecolor=look.colour if filled else "white",
-            elinewidth=0.7,
-            capsize=1.5,
-            capthick=0.7,
-            label=name if filled else "_open",
-            transform=moved,
+            markerfacecolor=look.colour if spot.steps == few else WHITE,
             zorder=3,
+            gid=f"point-{i}",
+            **style,
         )
 
 
-def _draw_front(axes: Axes, data: Pareto) -> None:
-    if len({(spot.who, _sampler(spot)) for spot in data.spots}) < len(data.spots):
-        axes.plot([], [], "o", color=GREY, markersize=4.2, markerfacecolor="white", label="open: more steps")
+def _draw_front(axes: Axes, data: Pareto, xs: Sequence[float]) -> None:
     if len(data.front) > 1:
-        xs, ys = zip(*data.front, strict=True)
-        axes.plot(xs, ys, "--", color=GREY, linewidth=0.9, drawstyle="steps-post", label="Pareto front", zorder=1)
+        style = {"color": GREY, "linewidth": 0.9, "drawstyle": "steps-post"}
+        path = [(xs[i], data.spots[i].value) for i in data.best]
+        axes.plot(*zip(*path, strict=True), "--", zorder=1, gid="front-0", **style)
 
 
 def _draw_levels(axes: Axes, data: Pareto) -> None:
@@ -193,13 +231,23 @@ def _draw_levels(axes: Axes, data: Pareto) -> None:
         )  # fmt: skip
 
 
-def _legend(axes: Axes) -> tuple[list[Artist], list[str]]:
-    """Methods first, then what is said of all."""
-    from matplotlib.container import ErrorbarContainer
+def _handles(data: Pareto, looks: Looks) -> list[Line2D]:
+    """Of the legend: methods first, then what is said of all."""
+    from matplotlib.lines import Line2D
 
-    entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
-    entries.sort(key=lambda entry: not isinstance(entry[0], ErrorbarContainer))
-    return [handle for handle, _ in entries], [name for _, name in entries]
+    handles = []
+    for who, sampler in _entrants(data):
+        handle = sample(looks[who], marker=True)
+        name = f"{looks[who].label}, {sampler}" if sampler else looks[who].label
+        handle.set_label(shortened(name, LEGEND_LETTERS[1]))
+        handles.append(handle)
+    if len(handles) < len(data.spots):
+        more = Line2D([], [], color=GREY, label="open: more steps", marker="o", markersize=MARKER, linestyle="")
+        more.set_markerfacecolor(WHITE)
+        handles.append(more)
+    if len(data.front) > 1:
+        handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.9, label="Pareto front"))
+    return handles
 
 
 def _label_axes(axes: Axes, data: Pareto) -> None:
@@ -209,18 +257,23 @@ def _label_axes(axes: Axes, data: Pareto) -> None:
     log = is_log(costs)
     if log:
         axes.set_xscale("log")
-        room = max((costs[-1] / costs[0]) ** 0.09, 1.1)
+        room = (costs[-1] / costs[0]) ** ROOM
         axes.set_xlim(costs[0] / room, costs[-1] * room)
-        axes.xaxis.set_major_locator(FixedLocator(_ticks(costs) if data.against == "nfe" else _round_ticks(costs)))
+        axes.xaxis.set_major_locator(FixedLocator(_round_ticks(costs)))
         axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        room = ROOM * (costs[-1] - costs[0] or costs[0])
+        axes.set_xlim(costs[0] - room, costs[-1] + room)
+    if data.cost == "nfe":
+        axes.xaxis.set_major_locator(FixedLocator(_ticks(costs)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ends = [end for spot in data.spots for end in (spot.value - spot.sd, spot.value + spot.sd)]
     low, high = min(*ends, *data.levels.values()), max(*ends, *data.levels.values())
     pad = 0.07 * (high - low) or abs(high) * 0.1 or 1.0
     axes.set_ylim(low - pad, high + pad)
-    axes.set_xlabel(COSTS[AGAINST[data.against]] + (", log scale" if log else ""))
+    axes.set_xlabel(COSTS[data.cost] + (", log scale" if log else ""))
     axes.set_ylabel(data.metric.heading)
-    axes.grid(axis="y", color="#ececec", linewidth=0.5)
+    axes.grid(axis="y", color=RULE, linewidth=0.5)
     axes.set_axisbelow(True)
 
 

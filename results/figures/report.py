@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +16,7 @@ from .choice import Choice
 from .curves import draw_curves, panels_of
 from .grid import draw_grid, grid_of
 from .pareto import draw_pareto, pareto_of
+from .style import Looks, looks_of_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +33,7 @@ def figure_of(kind: str, folder: Path, choice: Choice) -> Figure:
     """One figure of a run.
 
     Raises:
-        UsageError: an unknown kind, or what its data raise; matplotlib is not installed.
+        UsageError: an unknown kind, or what its data raise.
         MissingError: the run lacks what the figure shows.
     """
     check(kind, choice)
@@ -53,13 +54,17 @@ def _grid(folder: Path, run: RunResults, choice: Choice) -> Figure:
 
 
 def _pareto(folder: Path, run: RunResults, choice: Choice) -> Figure:
-    shown = plotted_tables(run.rows, tables(run))
-    return draw_pareto(pareto_of(shown, choice), shown)
+    return draw_pareto(pareto_of(plotted_tables(run.rows, tables(run)), choice), _looks(folder, run))
 
 
 def _curves(folder: Path, run: RunResults, choice: Choice) -> Figure:
-    logs: Sequence = read_logs(folder, run.students, run.sweeps)
-    return draw_curves(panels_of(logs, choice), logs)
+    logs = read_logs(folder, run.students, run.sweeps)
+    return draw_curves(panels_of(logs, choice), _looks(folder, run))
+
+
+def _looks(folder: Path, run: RunResults) -> Looks:
+    own = tables(run)
+    return looks_of_run([*own, *plotted_tables(run.rows, own)], read_logs(folder, run.students, run.sweeps))
 
 
 DRAW: Final[dict[str, Draw]] = {"grid": _grid, "pareto": _pareto, "curves": _curves}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ...base.errors import RunError
-from .svg import marker
 
 PACKAGE = "mdtbench.results.html"
 
@@ -19,7 +17,7 @@ def environment() -> Environment:
 
     A page sets `root`, the relative path to the report's folder: "" or "../".
     """
-    env = Environment(
+    return Environment(
         loader=PackageLoader(PACKAGE),
         autoescape=True,
         undefined=StrictUndefined,
@@ -27,8 +25,6 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    env.globals["drawn_marker"] = partial(marker, x=7, y=7)
-    return env
 
 
 def copy_package_files(folder: str, out: Path) -> None:

@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment
+from markupsafe import Markup
 
 from ...base.errors import UsageError
 from ...base.files import write_json, write_text
+from ..figures.style import Look, draw_sample, looks_of_run
 from ..pareto import plotted_tables
-from ..tables import Table
 from .assets import AssetIndex, write_asset_pages
 from .curves import stages
 from .data import ReportData, read_data
 from .environment import copy_package_files, environment
 from .extremes import extremes
+from .inline_svg import inline_svg
 from .logs import TrainingLog, read_logs
-from .pareto import Styles, families, styles_of
+from .pareto import families
 from .provenance import provenances
 from .summary import LISTED, controls, failed_assets, failed_students, failed_values, head
 from .tables import view
@@ -58,17 +60,17 @@ def index_page(data: ReportData, logs: Sequence[TrainingLog], assets: AssetIndex
 
 def _content(data: ReportData, logs: Sequence[TrainingLog], assets: AssetIndex) -> dict[str, Any]:
     plots = plotted_tables(data.rows, data.tables)
-    styles = _styles([*data.tables, *plots], logs)
-    figures = families(plots, styles)
+    looks = looks_of_run([*data.tables, *plots], logs)
+    figures = families(plots, looks)
     plotted = {who for family in figures for who in family.whos}
     trained = {(log.method, log.variant) for log in logs}
     return {
         "head": head(data),
         "tables": [view(table) for table in data.tables],
         "families": figures,
-        "plotted": [style for who, style in styles.items() if who in plotted],
-        "trained": [style for who, style in styles.items() if who in trained],
-        "stages": stages(logs, styles),
+        "plotted": _legend("cost", [look for who, look in looks.items() if who in plotted], marker=True),
+        "trained": _legend("training", [look for who, look in looks.items() if who in trained], marker=False),
+        "stages": stages(logs, looks),
         "extremes": extremes(data.rows, data.asset_values),
         "assets": assets,
         "failures": data.failures,
@@ -82,10 +84,12 @@ def _content(data: ReportData, logs: Sequence[TrainingLog], assets: AssetIndex) 
     }
 
 
-def _styles(tables: Sequence[Table], logs: Sequence[TrainingLog]) -> Styles:
-    """One look per method, in the order of the tables."""
-    of_tables = [(line.method, line.variant) for table in tables for line in table.rows]
-    return styles_of([*of_tables, *((log.method, log.variant) for log in logs)])
+def _legend(section: str, looks: Sequence[Look], *, marker: bool) -> list[tuple[str, Markup]]:
+    """Names with a sample each."""
+    return [
+        (look.label, inline_svg(draw_sample(look, marker=marker), f"sample-{section}-{i}"))
+        for i, look in enumerate(looks)
+    ]
 
 
 def _claim(out: Path, data: ReportData) -> None:

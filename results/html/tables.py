@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from ..cells import FAILED, Cell, Column
 from ..tables import Line, Table
-from .svg import identifier
 
 SD = " ± "  # between mean and spread in a cell's text
 NO_BREAK = "\u00a0"  # a space that no line ends in
@@ -73,6 +72,11 @@ def view(table: Table) -> TableView:
     bodies = tuple(Body(group, _lines(table.columns, lines)) for group, lines in table.groups())
     has_paper = any(column.kind == "paper" for column in table.columns)
     return TableView(identifier(table.name), table.title, heads, bodies, table.notes, table.footnotes, has_paper)
+
+
+def identifier(name: str) -> str:
+    """A name as an id of the page, without spaces or punctuation."""
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
 
 
 def _head(column: Column) -> Head:

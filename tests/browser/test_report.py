@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +195,76 @@ def test_nothing_leaves_the_machine(browser: Browser, report: Path):
     assert browser.errors() == []
     browser.js("new Image().src = 'https://example.org/x.png'")  # such a request would have been seen
     assert browser.until(lambda: [url for url in browser.requests() if url.startswith("https:")])
+
+
+def emulate(browser: Browser, scheme: str) -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+@pytest.fixture
+def dark(browser: Browser) -> Iterator[None]:
+    """A reader's system in dark colours."""
+    emulate(browser, "dark")
+    yield
+    emulate(browser, "light")
+
+
+STROKES = """return [...document.querySelectorAll('svg.chart [style*="stroke:var(--c0)"]')]
+.map(drawn => getComputedStyle(drawn).stroke)"""
+
+
+def test_charts_have_the_colours_of_the_page(browser: Browser, plain: Path, dark: None):
+    browser.open(plain / "index.html")
+    ground = browser.js("return getComputedStyle(document.body).backgroundColor")
+    assert set(browser.js(STROKES)) == {"rgb(90, 180, 238)"}
+    emulate(browser, "light")
+    assert browser.js("return getComputedStyle(document.body).backgroundColor") != ground
+    assert set(browser.js(STROKES)) == {"rgb(0, 114, 178)"}
+    ink, text = browser.js(
+        "return [document.body, document.querySelector('svg.chart text')].map(e => getComputedStyle(e))"
+        ".map((style, i) => i ? style.fill : style.color)"
+    )
+    assert text == ink
+    fonts = "return ['body', 'svg.chart text'].map(e => getComputedStyle(document.querySelector(e)).fontFamily)"
+    assert len(set(browser.js(fonts))) == 1
+
+
+# Of each chart that is shown: the boxes of its texts, and its own.
+BOXES = """const box = e => { const r = e.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; };
+document.querySelectorAll('figure[data-metric]').forEach(figure => figure.hidden = false);
+return [...document.querySelectorAll('svg.chart[role]')]
+.map(svg => [box(svg), [...svg.querySelectorAll('text')].map(text => [text.textContent, box(text)])])"""
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP])
+def test_no_text_of_a_chart_is_cut_or_hides_another(browser: Browser, plain: Path, size: tuple[int, int]):
+    browser.open(plain / "index.html", size)
+    charts = browser.js(BOXES)
+    assert len(charts) > 4
+    for (left, top, right, bottom), texts in charts:
+        assert right - left > 200
+        assert right <= size[0]
+        for name, box in texts:
+            # half a letter: fonts differ in width
+            assert left - 4 <= box[0] < box[2] <= right + 4, name
+            assert top - 4 <= box[1] < box[3] <= bottom + 4, name
+        for (name, a), (other, b) in itertools.combinations(texts, 2):
+            # Boxes have room above and below the letters: a quarter of a line of it may be shared.
+            apart = a[2] <= b[0] or b[2] <= a[0] or a[3] - b[1] <= (a[3] - a[1]) / 4 or b[3] - a[1] <= (b[3] - b[1]) / 4
+            assert apart, (name, other)
+
+
+def test_a_point_tells_its_numbers(browser: Browser, plain: Path):
+    browser.open(plain / "index.html")
+    script = """const figure = document.querySelector('figure[data-metric]:not([hidden]) svg');
+    return [...figure.querySelectorAll('.point use')].map(use => { const r = use.getBoundingClientRect();
+    use.scrollIntoView(); const now = use.getBoundingClientRect();
+    const hit = document.elementFromPoint((now.left + now.right) / 2, (now.top + now.bottom) / 2);
+    return hit.closest('.point').querySelector('title').textContent; })"""
+    told = browser.js(script)
+    assert told
+    assert all(" at " in text for text in told)
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP])

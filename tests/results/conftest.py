@@ -10,7 +10,7 @@ _MAKE = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(_MAKE)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make():
     """The functions of make.py."""
     return _MAKE

@@ -19,16 +19,15 @@ from mdtbench.harness.cli.figure import figure_command
 from mdtbench.results.figures.choice import Choice
 from mdtbench.results.figures.curves import draw_curves, panels_of
 from mdtbench.results.figures.grid import ABSENT, FAILED, draw_grid, grid_of
-from mdtbench.results.figures.pareto import draw_pareto, pareto_of
+from mdtbench.results.figures.pareto import DODGE, draw_pareto, pareto_of
 from mdtbench.results.figures.report import figure_of
-from mdtbench.results.figures.style import COLOURS, COLUMN, DPI, PAGE, looks_of, save
+from mdtbench.results.figures.style import COLOURS, COLUMN, DPI, PAGE, WHITE, looks_of, looks_of_run, save
 from mdtbench.results.html.logs import read_logs
 from mdtbench.results.html.media import read_exported
 from mdtbench.results.pareto import plotted_tables
 from mdtbench.results.report import RunResults, tables
 from mdtbench.results.rows import write_rows
 
-pytest.importorskip("matplotlib")
 IDS = ("toy-0", "toy-1", "sub/toy & <2>")
 MAKERS = ("cm-1x2", "cm-2x2", "mdt-1x2", "mdt-2x2", "none_cfg-1x2", "teacher-25x2")
 LOGS = {"cm": {"loss": (2.0, 1.0), "rms_gap": (0.5, 0.25)}, "mdt": {"loss": (4.0, 3.0), "grad_norm": (100.0, 1.0)}}
@@ -68,17 +67,26 @@ def whole(make):
 
 
 def drawn_spots(figure):
-    """{label: [(x, y, sd)]} of error bars, without those of open markers under names of their own."""
+    """{colour: [(x, y, sd)]} of the markers with their bars."""
     [axes] = figure.axes
     found = {}
-    for container in axes.containers:
-        line, _, (bars,) = container
-        ends = [segment[:, 1] for segment in bars.get_segments()]
-        colour = line.get_color()
-        for x, y, (low, high) in zip(*line.get_data(), ends, strict=True):
-            found.setdefault(colour, []).append((x, y, (high - low) / 2))
+    for line in axes.lines:
+        if (line.get_gid() or "").startswith("point-"):
+            (x, *same), (low, y, high) = line.get_data()
+            assert line.get_markevery() == [1]
+            assert same == [x, x]
             assert math.isclose(y, (high + low) / 2)
+            found.setdefault(line.get_color(), []).append((x, y, (high - low) / 2))
     return found
+
+
+def drawn(tables, choice):
+    return draw_pareto(pareto_of(tables, choice), looks_of_run(tables, ()))
+
+
+def run_logs(folder):
+    logs = read_logs(folder, ())
+    return logs, looks_of_run((), logs)
 
 
 def texts(figure):
@@ -88,18 +96,36 @@ def texts(figure):
 
 
 def test_points_are_means_and_bars_are_sd(make):
-    data = pareto_of(whole(make), Choice(metric="FD_gs"))
-    figure = draw_pareto(data, whole(make))
+    figure = drawn(whole(make), Choice(metric="FD_gs"))
     spots = sorted(spot for mine in drawn_spots(figure).values() for spot in mine)
     # FD_gs is 100 * index / steps plus seed 0 or 1: means end in a half, the sd is sqrt(1/2). Teacher: 7, one seed.
-    expected = [(2.0 * k, 100.0 * i / k + 0.5, math.sqrt(0.5)) for k in (1, 2) for i in range(1, 7)] + [
-        (88.0, 7.0, 0.0)
-    ]
-    np.testing.assert_allclose(spots, sorted(expected), rtol=1e-12)
-    assert figure.axes[0].get_xscale() == "log"
-    low, high = figure.axes[0].get_ylim()
+    expected = [(100.0 * i / k + 0.5, math.sqrt(0.5)) for k in (1, 2) for i in range(1, 7)] + [(7.0, 0.0)]
+    np.testing.assert_allclose(sorted(spot[1:] for spot in spots), sorted(expected), rtol=1e-12)
+    [axes] = figure.axes
+    for cost, count in ((2.0, 6), (4.0, 6), (88.0, 1)):
+        beside = [math.log(x / cost) for x, *_ in spots if 0.75 < x / cost < 1.33]
+        assert len(beside) == count
+        assert math.isclose(sum(beside), 0.0, abs_tol=1e-9)  # around their cost
+        pixels = np.sort([axes.transData.transform((cost * math.exp(by), 1.0))[0] for by in beside])
+        np.testing.assert_allclose(np.diff(pixels), DODGE / 72 * figure.dpi, rtol=1e-9)
+    assert axes.get_xscale() == "log"
+    low, high = axes.get_ylim()
     assert low < 7.0
     assert high > 600.5 + math.sqrt(0.5)
+
+
+def test_all_points_are_within_their_axes(make):
+    """Of either scale, and however many have the same cost: a chart of a page is not clipped."""
+    crowd = [make.row(f"method {i}", value=float(i), nfe=1 + (i == 23)) for i in range(24)]
+    cases = [(plotted(crowd), Choice())]
+    cases += [(whole(make), choice) for choice in (Choice(), Choice(against="seconds"), Choice(methods=("cm",)))]
+    for shown, choice in cases:
+        figure = drawn(shown, choice)
+        (left, right), (bottom, top) = figure.axes[0].get_xlim(), figure.axes[0].get_ylim()
+        for x, y, sd in (spot for mine in drawn_spots(figure).values() for spot in mine):
+            assert left < x < right
+            assert bottom < y - sd
+            assert y + sd < top
 
 
 def test_front_is_of_the_points_that_nothing_beats(make):
@@ -107,21 +133,26 @@ def test_front_is_of_the_points_that_nothing_beats(make):
     assert data.front == ((2.0, 100.5), (4.0, 50.5), (88.0, 7.0))
     higher = pareto_of(whole(make), Choice(metric="ULIP_tiny", methods=("cm", "mdt", "teacher")))
     assert higher.front == ((2.0, 69.0), (88.0, 75.0))
-    front = next(line for line in draw_pareto(data, whole(make)).axes[0].lines if line.get_label() == "Pareto front")
-    assert [*zip(*front.get_data(), strict=True)] == list(data.front)
+    figure = draw_pareto(data, looks_of_run(whole(make), ()))
+    front = next(line for line in figure.axes[0].lines if line.get_gid() == "front-0")
+    spots = {(x, y) for mine in drawn_spots(figure).values() for x, y, _ in mine}
+    path = [*zip(*front.get_data(), strict=True)]
+    assert [y for _, y in path] == [y for _, y in data.front]
+    assert set(path) <= spots  # it goes through the markers, wherever they were moved
+    assert front.get_drawstyle() == "steps-post"
 
 
 def test_against_seconds(make):
     data = pareto_of(whole(make), Choice(metric="FD_gs", methods=("vm",), against="seconds"))
     assert [(spot.cost, spot.value) for spot in data.spots] == [(0.875, 200.5), (1.75, 100.5)]
-    figure = draw_pareto(data, whole(make))
+    figure = drawn(whole(make), Choice(metric="FD_gs", methods=("vm",), against="seconds"))
     assert "seconds per asset" in figure.axes[0].get_xlabel()
     assert figure.axes[0].get_ylabel() == "FD_gs ↓"
 
 
 def test_a_method_looks_the_same_whichever_are_shown(make):
     def colour(choice):
-        figure = draw_pareto(pareto_of(whole(make), choice), whole(make))
+        figure = drawn(whole(make), choice)
         return {c: ys for c, spots in drawn_spots(figure).items() if (ys := [y for _, y, _ in spots])}
 
     alone = colour(Choice(metric="FD_gs", methods=("mdt",)))
@@ -137,6 +168,14 @@ def test_looks_of_many_methods_differ():
     assert {look.colour for look in looks.values()} > {*COLOURS}
 
 
+def test_a_method_looks_the_same_in_all_kinds_of_figures(folder):
+    """The order of the tables decides, also where the logs have another."""
+    pareto, curves = (figure_of(kind, folder, Choice(methods=("mdt",))) for kind in ("pareto", "curves"))
+    [colour] = drawn_spots(pareto)
+    assert {line.get_color() for axes in curves.axes for line in axes.lines} == {colour}
+    assert colour == COLOURS[4]  # the fifth of the tables, the second of the logs
+
+
 def test_a_run_of_structures_shows_all_methods(make, tmp_path):
     write_rows(tmp_path / "rows.jsonl", make.run())
     figure = figure_of("pareto", tmp_path, Choice(methods=("vm",)))
@@ -149,10 +188,10 @@ def test_steps_leave_the_teacher(make):
 
 
 def test_open_markers_are_more_steps(make):
-    figure = draw_pareto(pareto_of(whole(make), Choice(metric="FD_gs", methods=("cm",))), whole(make))
-    faces = {c.lines[0].get_xdata()[0]: c.lines[0].get_markerfacecolor() for c in figure.axes[0].containers}
-    assert faces[4.0] == "white"
-    assert faces[2.0] == figure.axes[0].containers[0].lines[0].get_color()
+    figure = drawn(whole(make), Choice(metric="FD_gs", methods=("cm",)))
+    lines = [line for line in figure.axes[0].lines if (line.get_gid() or "").startswith("point-")]
+    faces = {line.get_xdata()[0]: line.get_markerfacecolor() for line in lines}
+    assert faces == {2.0: lines[0].get_color(), 4.0: WHITE}
 
 
 def test_references_only_where_they_are_near(make):
@@ -164,12 +203,12 @@ def test_references_only_where_they_are_near(make):
 
 
 def test_losses_apart_and_diagnostics_together(folder):
-    logs = read_logs(folder, ())
+    logs, looks = run_logs(folder)
     panels = panels_of(logs, Choice())
-    found = [(panel.stage, panel.title, [who[0] for who, _ in panel.curves]) for panel in panels]
+    found = [(panel.stage, panel.quantity, [log.method for log in panel.logs]) for panel in panels]
     one = [("loss", ["cm"]), ("loss", ["mdt"]), ("rms_gap", ["cm"]), ("grad_norm", ["mdt"])]
     assert found == [(stage, *panel) for stage in ("structure", "slat") for panel in one]
-    figure = draw_curves(panels, logs)
+    figure = draw_curves(panels, looks)
     assert len(figure.axes) == len(panels)
     assert [*zip(*figure.axes[1].lines[0].get_data(), strict=True)] == [(0.0, 4.0), (10.0, 3.0)]
     assert [axes.get_yscale() for axes in figure.axes[:4]] == ["linear", "linear", "linear", "log"]
@@ -178,9 +217,10 @@ def test_losses_apart_and_diagnostics_together(folder):
 
 
 def test_one_quantity_of_one_method(folder):
-    panels = panels_of(read_logs(folder, ()), Choice(metric="grad_norm", methods=("mdt",)))
-    assert [(panel.stage, panel.title) for panel in panels] == [("structure", "grad_norm"), ("slat", "grad_norm")]
-    assert draw_curves(panels, read_logs(folder, ())).get_size_inches()[0] == COLUMN
+    logs, looks = run_logs(folder)
+    panels = panels_of(logs, Choice(metric="grad_norm", methods=("mdt",)))
+    assert [(panel.stage, panel.quantity) for panel in panels] == [("structure", "grad_norm"), ("slat", "grad_norm")]
+    assert draw_curves(panels, looks).get_size_inches()[0] == COLUMN
 
 
 def grid(folder, make, values=(), **choice):
@@ -264,7 +304,7 @@ def test_text_of_a_pdf_is_text(folder, tmp_path):
 def test_names_that_look_like_mathematics_are_names(make, tmp_path):
     rows = [*make.run(), make.row("$a_b^{c$ 漢 \\x", value=3.0)]
     shown = plotted(rows)
-    figure = draw_pareto(pareto_of(shown, Choice()), shown)
+    figure = drawn(shown, Choice())
     save(figure, tmp_path / "a.pdf")
     assert "$a_b^{c$ 漢 \\x" in texts(figure)
 
@@ -337,16 +377,10 @@ def test_several_runs(folder, make, tmp_path):
     assert not list(other.glob("*.pdf"))
 
 
-def test_without_matplotlib(folder, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(UsageError, match=r"pip install 'mdtbench\[figures\]'"):
-        figure_of("pareto", folder, Choice())
-
-
 def test_long_lists_of_methods_fit(make, tmp_path):
     rows = [make.row(f"method number {i} with a long name", value=float(i), nfe=i + 1) for i in range(24)]
     shown = plotted(rows)
-    figure = draw_pareto(pareto_of(shown, Choice()), shown)
+    figure = drawn(shown, Choice())
     save(figure, tmp_path / "a.png")
     legend = figure.legends[0].get_window_extent()
     axes = figure.axes[0].get_tightbbox()

@@ -11,16 +11,16 @@ import pytest
 from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.base.files import write_json, write_text
 from mdtbench.results.asset_values import write_asset_values
+from mdtbench.results.figures.style import looks_of_run
 from mdtbench.results.html.assets import AssetIndex
 from mdtbench.results.html.data import Failure, ReportData, read_data
 from mdtbench.results.html.environment import environment
 from mdtbench.results.html.extremes import averaged, extremes
 from mdtbench.results.html.logs import downsampled, read_logs
-from mdtbench.results.html.pareto import families, styles_of
+from mdtbench.results.html.pareto import families
 from mdtbench.results.html.provenance import provenances
 from mdtbench.results.html.report import MARKER, index_page, write_report
 from mdtbench.results.html.summary import CONTROL_SENTENCES, controls, sentence
-from mdtbench.results.html.svg import Axis, Chart, Point, axis, draw, number
 from mdtbench.results.html.tables import view
 from mdtbench.results.pareto import front, plotted_tables
 from mdtbench.results.places import CONTROLS
@@ -320,8 +320,7 @@ def test_front_keeps_what_no_other_beats():
 
 def test_figures_show_the_lines_with_a_cost(make):
     shown = tables_of(make.whole_run())
-    styles = styles_of([(line.method, line.variant) for table in shown for line in table.rows])
-    whole, structure = families(plotted_tables(make.whole_run(), shown), styles)
+    whole, structure = families(plotted_tables(make.whole_run(), shown), looks_of_run(shown, ()))
     assert (whole.title, structure.title) == ("Whole assets", "Structure stage alone")
     assert [figure.metric for figure in whole.figures] == ["FD_gs", "ULIP_tiny"]
     nfe, seconds = whole.figures[0].charts
@@ -343,35 +342,6 @@ def test_figures_of_structures_show_methods_that_table_2_lacks(make, tmp_path):
     figure = page.partition('data-metric="stage_structure-FD_tiny2d"')[2].partition("</figure>")[0]
     assert "<title>VM, 1: 21." in figure
     assert "<title>VM+VD (Ours), 1: " in figure
-
-
-def test_axes():
-    linear = Axis(0.0, 10.0, 0, 100)
-    assert linear.at(2.5) == 25.0
-    assert linear.ticks() == [0, 2, 4, 6, 8, 10]
-    log = axis([1.0, 100.0], 0, 100)
-    assert log.log
-    assert math.isclose(log.at(10.0), 50.0)  # the middle of two decades
-    assert log.ticks() == [1, 2, 5, 10, 20, 50, 100]
-    assert not axis([0.0, 100.0], 0, 100).log  # 0 has no logarithm
-    assert axis([3.0, 3.0], 0, 100).at(3.0) == 50.0
-    assert axis([0.0, 0.0], 0, 100).ticks()
-    assert [number(v) for v in (0.00012, 1500.0, 2e6, 0.25)] == ["1e-4", "1500", "2e6", "0.25"]
-
-
-@pytest.mark.parametrize("values", [(0.93, 1.01), (1e-9, 1e9), (2.0, 2.0), (-5.0, 3.0), (99.0, 1001.0), (5e4, 5.2e4)])
-def test_ticks_lie_within_the_axis_and_are_few(values):
-    made = axis(values, 0, 100)
-    assert 2 <= len(made.ticks()) <= 10
-    assert all(0 <= made.at(tick) <= 100 for tick in made.ticks())
-
-
-def test_labels_of_near_points_do_not_overlap():
-    points = [Point(1.0, 1.0 + i / 1000, 0, "circle", "", f"label {i}") for i in range(4)]
-    svg = str(draw(Chart("c", "t", "d", "x", "y", [*points, Point(9.0, 9.0, 1, "circle", "")])))
-    lines = [float(part.split('y="')[1].split('"')[0]) for part in svg.split("<text") if 'class="label"' in part]
-    gaps = [b - a for a, b in zip(sorted(lines), sorted(lines)[1:], strict=False)]
-    assert min(gaps) >= 14.9  # the height of a line, to a decimal of a pixel
 
 
 def test_logs_of_the_shown_students(tmp_path):
