@@ -43,6 +43,15 @@ Changes = Annotated[
     ),
 ]
 Workers = Annotated[int, typer.Option(help="Processes; 0 = one per core. Changes no result.", min=0)]
+TrackOption = Annotated[
+    str,
+    typer.Option(
+        "--track",
+        help="Also write settings, training curves, values and pictures to tensorboard, wandb, mlflow, or several of "
+        "them with commas. Changes no result.",
+        autocompletion=completion.some_of(completion.TRACKERS),
+    ),
+]
 DeviceOption = Annotated[
     str,
     typer.Option(
@@ -132,6 +141,7 @@ def run(
             autocompletion=completion.some_of(completion.EXPORTS),
         ),
     ] = "",
+    track: TrackOption = "",
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<preset>-<key> by default.")] = None,
     cache: Annotated[Path, typer.Option(help="Folder for prepared assets, shared by runs.")] = CACHE,
     workers: Workers = 0,
@@ -193,6 +203,7 @@ def run(
             cache=cache.expanduser(),
             plugins=tuple(plugin or ()),
             export=_words(export),
+            track=_words(track),
             out=out,
             workers=workers,
             ranks=ranks,
@@ -400,6 +411,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder; runs/evaluate-<name>-<key> by default.")] = None,
     cache: Annotated[Path, typer.Option(help="Folder for pictures and features, shared by runs.")] = CACHE,
     plugin: Annotated[list[Path] | None, typer.Option(help="Python file that registers a metric of your own.")] = None,
+    track: TrackOption = "",
     device: DeviceOption = "auto",
     workers: Workers = 0,
 ) -> Path:
@@ -433,7 +445,7 @@ def evaluate(
         cache=cache.expanduser(),
         device=device,
     )
-    return evaluate_command(options, protocol, tuple(changes or ()), tuple(plugin or ()), out, workers)
+    return evaluate_command(options, protocol, tuple(changes or ()), tuple(plugin or ()), out, workers, _words(track))
 
 
 @app.command()
@@ -563,19 +575,21 @@ def pretrain(
         ),
     ] = "",
     changes: Changes = None,
+    track: TrackOption = "",
     workers: Workers = 0,
 ) -> None:
     """Make the networks of a preset from nothing (one to two hours on two cores); run again to resume."""
     from ..engine.progress import reporter
+    from ..engine.trackers import trackers_of
     from ..engine.workers import cores
     from ..pretrain import STAGES
     from ..pretrain import pretrain as make
     from ..settings.config import load_config
 
-    config = load_config(preset, changes)
+    trackers, config = trackers_of(_words(track)), load_config(preset, changes)
     chosen = [stage.strip() for stage in stages.split(",") if stage.strip()] or list(STAGES)
     with reporter() as report:
-        complete = make(config, out, chosen, workers or cores(), report)
+        complete = make(config, out, chosen, workers or cores(), report, trackers)
     typer.echo(f"World at {out}" if complete else f"Stages {', '.join(chosen)} at {out}; others are still to be made.")
 
 

@@ -17,6 +17,7 @@ PRETRAINED: Final = (
     "slat_mesh", "slat_teacher", "slat_vae", "teacher", "vae",
 )  # fmt: skip
 BENCHMARKS: Final = ("fd", "lockstep", "render", "sparse")
+TRACKERS: Final = ("mlflow", "tensorboard", "wandb")
 BUDGETS: Final = ("forwards", "seconds", "steps")
 DEVICES: Final = ("auto", "cpu", "cuda")
 DOWNLOADS: Final = ("paper", "variants")

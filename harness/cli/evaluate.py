@@ -17,6 +17,7 @@ from ..driver.run import SHOWN, Outcome
 from ..engine.device import device_of
 from ..engine.jobs import Engine
 from ..engine.progress import reporter
+from ..engine.trackers import trackers_of
 from ..engine.workers import cores, teams
 from ..settings.config import ProtocolSection, apply_change
 from .plugins import load_plugin
@@ -62,8 +63,10 @@ def evaluate_command(
     plugins: Sequence[Path],
     out: Path | None,
     workers: int,
+    track: Sequence[str] = (),
 ) -> Path:
     """The folder of the rows; prints the table and where everything is. Raises the errors of base.errors."""
+    track = trackers_of(track)
     modules = [load_plugin(plugin) for plugin in plugins]
     settings = read_settings(changes)
     section = ProtocolSection(name=protocol, extractors=settings.extractors, seed=settings.seed, columns="all")
@@ -73,7 +76,7 @@ def evaluate_command(
     out = out or Path("runs") / f"evaluate-{options.name.replace(' ', '_')}-{found.key[:8]}"
     try:
         with reporter() as report, teams(workers, found.options.device, report, modules) as (team, networks):
-            outcome = evaluate(found, out, Engine(team, networks))
+            outcome = evaluate(found, out, Engine(team, networks), track)
     except KeyboardInterrupt:
         sys.stderr.write("mdtbench: interrupted; the same command goes on with what is in the cache.\n")
         raise

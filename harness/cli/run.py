@@ -21,6 +21,7 @@ from ..driver.run import run as run_plan
 from ..engine.device import AUTO, CPU
 from ..engine.jobs import Engine
 from ..engine.progress import reporter
+from ..engine.trackers import trackers_of
 from ..engine.workers import cores, teams, workers
 from ..inputs.world import verify_world
 from ..oracle import is_oracle, load_oracle_config, oracle_summary, plan_oracle, run_oracle
@@ -39,6 +40,7 @@ class Command:
     cache: Path
     plugins: tuple[Path, ...] = ()
     export: tuple[str, ...] = ()
+    track: tuple[str, ...] = ()
     out: Path | None = None
     workers: int = 0
     ranks: int = 1
@@ -51,6 +53,7 @@ def run_command(command: Command) -> Path | None:
 
     Raises the errors of base.errors.
     """
+    command = replace(command, track=trackers_of(command.track))
     plugins = [load_plugin(plugin) for plugin in command.plugins]
     runner = RUNNERS.get(kind_of(command.options.preset), run_cells)
     return runner(command, plugins)
@@ -86,7 +89,7 @@ def run_cells(command: Command, plugins: list[str]) -> Path | None:
         f"{Path(command.options.preset).stem}-{plan.run_id}"  # fails, before anything is written, without test assets
     )
     out = command.out or Path("runs") / name
-    options = Options(out, command.cache, formats, command.ranks, command.overwrite)
+    options = Options(out, command.cache, formats, command.track, command.ranks, command.overwrite)
     prepare = partial(use_kernels, kernels_of(plan.config.gpu))
     with (
         _resumable(out),
@@ -133,7 +136,7 @@ def run_oracle_preset(command: Command, plugins: list[str]) -> Path | None:
         return None
     out = command.out or Path("runs") / f"{Path(options.preset).stem}-{plan.run_id}"
     with _resumable(out), reporter() as report, workers(command.workers or cores(), report) as team:
-        outcome = run_oracle(plan, out, team)
+        outcome = run_oracle(plan, out, team, command.track)
     print_tables(RunResults(outcome.rows))
     print_out("".join(f"{folder} failed: {failure.reason}\n" for folder, failure in outcome.failed_students.items()))
     print_out(f"Rows, figures and manifest: {out}\n")

@@ -24,6 +24,7 @@ from ...results.report import RunResults
 from ...results.rows import LATENCY_METRIC, Row, read_rows, write_rows
 from ..engine.jobs import Engine
 from ..engine.provenance import provenance
+from ..engine.tracking import Board, tracking
 from ..measure.rows import Measurement, joined, measurement, seconds_row, stamp
 from ..measure.scores import Scored, ScoresJob
 from ..protocol.calibration import Calibration, Teacher, calibrate
@@ -35,14 +36,19 @@ from .run import MANIFEST, Outcome, write_failures
 SHORT = 12  # digits of a digest in a note
 
 
-def evaluate(found: Evaluation, out: Path, engine: Engine) -> Outcome:
-    """Measure, and write the files.
+def evaluate(found: Evaluation, out: Path, engine: Engine, track: Sequence[str] = ()) -> Outcome:
+    """Measure, and write the files. track: trackers to write to.
 
     Raises:
         MissingError: fewer than 2 assets of the reference can be used, none of the condition pictures can, or weights
             are absent or damaged.
-        RunError: a file cannot be written, or a worker was killed.
+        RunError: a file cannot be written, a worker was killed, or a tracker failed.
     """
+    with tracking(track, out, found.key[:SHORT]) as board:
+        return _evaluate(found, out, engine, board)
+
+
+def _evaluate(found: Evaluation, out: Path, engine: Engine, board: Board) -> Outcome:
     started = time.time()
     torch.set_num_threads(1)  # as the workers: what is measured here must round the same way everywhere
     if found.unused:
@@ -61,7 +67,10 @@ def evaluate(found: Evaluation, out: Path, engine: Engine) -> Outcome:
     write_asset_values(out, measured.assets)  # first: no rows stand beside the values of an earlier call
     write_rows(out / "rows.jsonl", rows)
     times = {"started_s": started, "finished_s": time.time()}
-    write_json(out / MANIFEST, manifest(found, calibration) | provenance() | times)
+    about = manifest(found, calibration)
+    write_json(out / MANIFEST, about | provenance() | times)
+    board.settings(about)
+    board.rows(rows)
     return Outcome(RunResults(rows), found.dropped, {}, None, failures)
 
 

@@ -6,6 +6,7 @@ OUT/rows.jsonl, assets.jsonl     measured values, and those of single assets
 OUT/sweep.json, expected.json    settings that were tried; lines beside the paper's, where the protocol is calibrated
 OUT/grid.png, failures.csv       pictures; assets that could not be used or made
 OUT/manifest.json                what was run, by what; with its times last
+OUT/tensorboard, wandb, mlflow   where trackers are asked for
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from ...trellis.kernels import use_kernels
 from ..engine.device import is_cpu, settle
 from ..engine.jobs import Engine
 from ..engine.provenance import provenance
+from ..engine.tracking import Board, tracking
 from ..inputs.subjects import open_tests, shows_of
 from ..measure.extractors import extractors_of
 from ..measure.rows import joined, stamp
@@ -47,10 +49,10 @@ from .grid import write_grid
 from .lock import driving
 from .measuring import Measuring, extractor_names, other_assets, usable
 from .ranges import Expected, expected_of
-from .students import Weights, records, step_seconds, train_students
+from .students import Weights, records, step_seconds, train_students, trainings
 from .sweep import Swept, sweep
 
-MANIFEST, STORE, EXPECTED = "manifest.json", "store", "expected.json"
+MANIFEST, STORE, EXPECTED, GRID = "manifest.json", "store", "expected.json", "grid.png"
 SHOWN = 20  # failures on the screen
 COLUMNS = 10  # assets in the picture grid
 LONGEST = 60  # letters of a value in a message
@@ -62,13 +64,15 @@ class Options:
     """What changes no result.
 
     Attributes:
-        formats: of the files to write of whole assets; none: no files. ranks: processes that train one student.
+        formats: of the files to write of whole assets; none: no files. track: trackers to write to.
+        ranks: processes that train one student.
         overwrite: whether a finished run of another configuration in the folder may be replaced.
     """
 
     out: Path
     cache: Path
     formats: tuple[str, ...] = ()
+    track: tuple[str, ...] = ()
     ranks: int = 1
     overwrite: bool = False
 
@@ -157,13 +161,14 @@ def run(plan: Plan, options: Options, engine: Engine) -> Outcome:
         MissingError: fewer than two test assets can be used, or files are absent or damaged.
     """
     check_folder(plan, options.out, overwrite=options.overwrite)
-    with driving(options.out):
-        return _run(plan, options, engine)
+    with driving(options.out), tracking(options.track, options.out, plan.run_id) as board:
+        return _run(plan, options, engine, board)
 
 
-def _run(plan: Plan, options: Options, engine: Engine) -> Outcome:
+def _run(plan: Plan, options: Options, engine: Engine, board: Board) -> Outcome:
     out, cache, store, started = options.out, options.cache, options.out / STORE, time.time()
     write_json(out / MANIFEST, manifest(plan) | provenance() | {"started_s": started})
+    board.settings(manifest(plan))
     torch.set_num_threads(1)  # as the workers: what is measured here must round the same way everywhere
     use_kernels(kernels_of(plan.config.gpu))
     if not is_cpu(plan.device):
@@ -174,8 +179,9 @@ def _run(plan: Plan, options: Options, engine: Engine) -> Outcome:
     measuring = _opened(plan, cache, store, engine, weights)
     unusable = [("test", *failure) for failure in (*measuring.tests.failures, *measuring.tests.dropped)]
     write_failures(out, unusable)
-    plan, swept, failures = _decided(plan, options, store, engine, weights)
+    plan, swept, failures = _decided(plan, options, store, engine, weights, board)
     measuring = Measuring(plan, store, cache, measuring.tests, measuring.others, measuring.extractors, weights)
+    board.follow(trainings(plan, plan.students, out))
     failures |= train_students(
         plan, [s for s in plan.students if s.folder not in failures], out, engine, "distil", options.ranks
     )
@@ -186,7 +192,10 @@ def _run(plan: Plan, options: Options, engine: Engine) -> Outcome:
     found = joined(measuring.measure(engine, cells, failures, common))
     good = [cell for cell in cells if not any(student.folder in failures for student in cell.students)]
     _pictures(measuring, good, options, engine)
-    return _written(plan, options, measuring, found.rows, found.assets, trained, swept, failures, started)
+    outcome = _written(plan, options, measuring, found.rows, found.assets, trained, swept, failures, started)
+    board.picture("grid", out / GRID)
+    board.rows(outcome.results.rows)
+    return outcome
 
 
 def _opened(plan: Plan, cache: Path, store: Path, engine: Engine, weights: Weights) -> Measuring:
@@ -213,11 +222,13 @@ def _opened(plan: Plan, cache: Path, store: Path, engine: Engine, weights: Weigh
 
 
 def _decided(
-    plan: Plan, options: Options, store: Path, engine: Engine, weights: Weights
+    plan: Plan, options: Options, store: Path, engine: Engine, weights: Weights, board: Board
 ) -> tuple[Plan, Swept, dict[str, Failure]]:
     """The plan with all that is found before the trainings; failures of students that need not be tried."""
     if plan.config.train.budget == "seconds":
         plan = plan.timed(step_seconds(plan, options.out, engine))
+    tried = [trial.student for stage in plan.stages for trial in plan.trials(stage)]
+    board.follow(trainings(plan, tried, options.out))
     swept = sweep(plan, options.out, options.cache, store, weights, engine, options.ranks)
     if not swept.records:
         (options.out / SWEEP_FILE).unlink(missing_ok=True)  # of an earlier call with other settings
@@ -230,7 +241,7 @@ def _decided(
 
 def _pictures(measuring: Measuring, cells: Sequence[Cell], options: Options, engine: Engine) -> None:
     """The picture grid, and files of assets where they are asked for."""
-    write_grid(options.out / "grid.png", measuring, cells, COLUMNS)
+    write_grid(options.out / GRID, measuring, cells, COLUMNS)
     if options.formats:
         export(measuring, [cell for cell in cells if cell.slat], engine, options.out, options.formats)
 

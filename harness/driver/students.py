@@ -27,6 +27,7 @@ from ...trellis.pipeline import FLOW, SLAT_FLOW
 from ...trellis.students import SLAT_STUDENT, STRUCTURE_STUDENT, released_student
 from ..engine.device import clock
 from ..engine.jobs import Engine
+from ..engine.tracking import Training
 from ..engine.workers import Workers
 from ..inputs.world import load_cached
 from ..plan.plan import BUDGET_METHOD, Cell, Plan, Student
@@ -34,7 +35,7 @@ from ..protocol.values import Stage
 from ..settings.config import Train
 from ..settings.methods import Entrant
 from ..train.data import TrainingSet, unreadable_file
-from ..train.loop import Failure, student_file, train_together
+from ..train.loop import Failure, followed, student_file, train_together
 from ..train.loop import Student as Trainee
 from ..train.ranks import MEET
 from ..train.task import StageTask, Task
@@ -165,6 +166,16 @@ def run_train(job: TrainJob) -> dict[str, Failure]:
     return {folders[name]: failure for name, failure in failures.items()}
 
 
+def trainings(plan: Plan, students: Iterable[Student], out: Path) -> list[Training]:
+    """Those of students that are trained here, for trackers."""
+    recipes = {stage: _recipe(plan.config.stage(stage)) for stage in plan.stages}
+    return [
+        followed(out / one.folder, one.who, recipes[one.stage], one.stage, one.seed, one.steps)
+        for one in students
+        if not one.given
+    ]
+
+
 def grouped(students: Sequence[Student], processes: int, most: int | None) -> list[tuple[Student, ...]]:
     """Groups of similar cost (longest first onto the lightest), as many as processes, or more where `most` says so."""
     count = min(processes, len(students))
@@ -232,13 +243,16 @@ def flow_stem(folder: Path, key: str) -> Path:
 
 
 def _trainee(job: TrainJob, student: Student, task: Task) -> Trainee:
-    """Raw weights are kept beside the average, so that a protocol's other choice of weights needs no other training."""
-    who = student.who
-    more = tuple(dict.fromkeys((*job.train.more_ema, RAW)))
-    train = job.train.model_copy(update={"more_ema": more, "lr": None})  # the method has the rate
+    who, train = student.who, _recipe(job.train)
     return Trainee(
         who.label, who.distillation, task.student(), train, student.steps, job.out / student.folder, student.seed
     )
+
+
+def _recipe(train: Train) -> Train:
+    """Raw weights are kept beside the average, so that a protocol's other choice of weights needs no other training."""
+    more = tuple(dict.fromkeys((*train.more_ema, RAW)))
+    return train.model_copy(update={"more_ema": more, "lr": None})  # the method has the rate
 
 
 def _timed(who: Entrant, task: Task, train: Train) -> float | None:

@@ -18,9 +18,10 @@ from ...methods import METHODS
 from ...results.rows import Row, write_rows
 from ...trellis.pipeline import SamplerParams
 from ..engine.provenance import device_name, git_state, provenance
+from ..engine.tracking import Board, tracking
 from ..engine.workers import Workers, tick
 from ..settings.methods import Entrant, entrant
-from ..train.loop import Failure, Student, student_file, train_together
+from ..train.loop import Failure, Student, followed, student_file, train_together
 from .config import OracleConfig
 from .exam import SLICED_W2, TRANSPORT, Exam, answer, exam, samplers
 from .figure import write_figure
@@ -120,10 +121,25 @@ def plan_oracle(config: OracleConfig, methods: Sequence[str] = (), train_seeds: 
     return OraclePlan(config, entrants, trainings, key)
 
 
-def run_oracle(plan: OraclePlan, out: Path, team: Workers) -> OracleOutcome:
-    """Train, measure, draw; a second call finds every result again. Writes rows, manifest and a figure per method."""
+def run_oracle(plan: OraclePlan, out: Path, team: Workers, track: Sequence[str] = ()) -> OracleOutcome:
+    """Train, measure, draw; a second call finds every result again. Writes rows, manifest and a figure per method.
+
+    Args:
+        track: trackers to write to.
+
+    Raises:
+        RunError: a worker was killed, or a tracker failed.
+    """
+    with tracking(track, out, plan.run_id) as board:
+        return _run_oracle(plan, out, team, board)
+
+
+def _run_oracle(plan: OraclePlan, out: Path, team: Workers, board: Board) -> OracleOutcome:
     started = time.time()
     _write_manifest(plan, out, {"started_s": started})
+    board.settings(_manifest(plan))
+    recipe = plan.config.train.common()
+    board.follow(followed(out / t.folder, t.entrant, recipe, "oracle", t.seed, t.steps) for t in plan.trainings)
     torch.set_num_threads(1)  # as the workers: what is measured here must round the same way everywhere
     failed = _train(plan, out, team)
     done = [(who, t) for who, t in plan.sources() if not (t and t.folder in failed)]
@@ -132,8 +148,11 @@ def run_oracle(plan: OraclePlan, out: Path, team: Workers) -> OracleOutcome:
     team.map(run_score, todo, "measure", len(todo))
     rows = tuple(_rows(plan, out, failed))
     write_rows(out / "rows.jsonl", rows)
-    _write_figures(plan, out, failed)
+    figures = _write_figures(plan, out, failed)
     _write_manifest(plan, out, {"started_s": started, "finished_s": time.time()})
+    for path in figures:
+        board.picture(f"{path.parent.name}/{path.stem}", path)
+    board.rows(rows)
     return OracleOutcome(rows, failed)
 
 
@@ -295,29 +314,30 @@ def _common(plan: OraclePlan) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _write_figures(plan: OraclePlan, out: Path, failed: Mapping[str, Failure]) -> None:
+def _write_figures(plan: OraclePlan, out: Path, failed: Mapping[str, Failure]) -> list[Path]:
     """One step of every student of the first training seed."""
-    paper = _exam(plan.config)
+    paper, paths = _exam(plan.config), []
     for training in plan.trainings:
         if training.seed != plan.trainings[0].seed or training.folder in failed:
             continue
         velocity = _velocity(plan.config, paper, out, training)
         samples = paper.sample(velocity, training.entrant.method.sampler(1))
-        write_figure(out / "figures" / f"{training.entrant.file_name}.png", training.entrant.label, paper, samples)
+        paths.append(out / "figures" / f"{training.entrant.file_name}.png")
+        write_figure(paths[-1], training.entrant.label, paper, samples)
+    return paths
+
+
+def _manifest(plan: OraclePlan) -> dict[str, Any]:
+    return {
+        "run_id": plan.run_id,
+        "key": plan.key,
+        "preset": plan.preset,
+        "command": list(plan.command),
+        "config": plan.config.model_dump(mode="json"),
+        "methods": {e.label: {"version": e.version, "parameters": repr(e.method)} for e in plan.entrants},
+        "train_seeds": sorted({training.seed for training in plan.trainings}),
+    }
 
 
 def _write_manifest(plan: OraclePlan, out: Path, times: dict[str, float]) -> None:
-    write_json(
-        out / "manifest.json",
-        {
-            "run_id": plan.run_id,
-            "key": plan.key,
-            "preset": plan.preset,
-            "command": list(plan.command),
-            "config": plan.config.model_dump(mode="json"),
-            "methods": {e.label: {"version": e.version, "parameters": repr(e.method)} for e in plan.entrants},
-            "train_seeds": sorted({training.seed for training in plan.trainings}),
-            **provenance(),
-            **times,
-        },
-    )
+    write_json(out / "manifest.json", {**_manifest(plan), **provenance(), **times})

@@ -15,13 +15,15 @@ from ...trellis.slat_pipeline import GAUSSIAN_DECODER, MESH_DECODER, NORMALISATI
 from ...trellis.weights import load_checkpoint, save_checkpoint
 from ..engine.jobs import Engine
 from ..engine.progress import Reporter
+from ..engine.tracking import Training, tracking
 from ..engine.workers import workers
 from ..inputs.world import write_world_file
 from ..settings.config import Config, Pretrain, SecondRecipe, Window
 from .card import write_card
 from .data import Collection, Objects, Toys, as_seen
 from .features import train_appearance, train_dual_encoder, train_picture_classifier, train_points_classifier
-from .quality import second_stage_quality, teacher_quality
+from .fit import log_of
+from .quality import Table, second_stage_quality, teacher_quality
 from .slat import encoded, train_slat_mesh, train_slat_teacher, train_slat_vae
 from .structure import Trained, encode, train_conditioner, train_teacher, train_vae
 
@@ -62,8 +64,13 @@ STAGES = FIRST | SECOND
 STORED = torch.float16  # of shipped weights: half the size; quality is measured after rounding
 
 
-def pretrain(config: Config, out: Path, stages: Sequence[str], threads: int, reporter: Reporter) -> bool:
+def pretrain(
+    config: Config, out: Path, stages: Sequence[str], threads: int, reporter: Reporter, track: Sequence[str] = ()
+) -> bool:
     """Make the stages that are not there yet; with all of them, write the world's files.
+
+    Args:
+        track: trackers to write to, in OUT/work.
 
     Returns:
         Whether the world is complete.
@@ -71,6 +78,7 @@ def pretrain(config: Config, out: Path, stages: Sequence[str], threads: int, rep
     Raises:
         UsageError: unknown stage, a preset without a [pretrain] table, a batch of distinct toys that is too large,
             or a folder whose stages were made with other settings.
+        RunError: a tracker failed.
     """
     if config.pretrain is None:
         raise UsageError("This preset has no [pretrain] table. Choose one that has, for example tiny.")
@@ -82,6 +90,28 @@ def pretrain(config: Config, out: Path, stages: Sequence[str], threads: int, rep
     wanted = stages_of(recipe)
     for stage in wanted:
         _check_recipe(out, stage, recipe)
+    settings = recipe.model_dump(mode="json")
+    with tracking(track, work, digest_of(settings)[:12]) as board:
+        board.settings({"world": out.name, "pretrain": settings})
+        board.follow(_training(out, stage, recipe) for stage in wanted)
+        complete = _made(recipe, out, [stage for stage in stages if stage in wanted], threads, reporter)
+        for stage in wanted:
+            if _is_stored(out, stage):
+                board.scalars({f"{key}/{stage}": value for key, value in _numbers(out, stage).items()})
+        if not complete:
+            return False
+        _write_world(out, recipe)
+        with workers(threads, reporter) as team:
+            tables = _judge(out, Toys(recipe, work, Engine(team, team)))
+        for table in tables:
+            for title, values in table.items():
+                board.scalars({f"{metric}/{title}": value for metric, value in values.items()})
+    return True
+
+
+def _made(recipe: Pretrain, out: Path, stages: Sequence[str], threads: int, reporter: Reporter) -> bool:
+    """Make stages. Returns whether all that the recipe has are there now."""
+    work = out / "work"
     with workers(threads, reporter) as team:
         toys = Toys(recipe, work, Engine(team, team))
         train, held_out = toys.collection("train"), toys.collection("validation")
@@ -91,16 +121,11 @@ def pretrain(config: Config, out: Path, stages: Sequence[str], threads: int, rep
             rest = toys.objects("validation", recipe.held_out)
             makers |= _second_makers(recipe.second, recipe.window, (first, train), (rest, held_out), out, reporter)
     torch.set_num_threads(threads)
-    for stage in (stage for stage in stages if stage in wanted):
+    for stage in stages:
         if not _is_stored(out, stage):
-            address = stage_address(recipe, stage)
-            _store(out, stage, makers[stage](work / f"{stage}-{address[:12]}.safetensors"), address)
-    if not all(_is_stored(out, stage) for stage in wanted):
-        return False
-    _write_world(out, recipe)
-    with workers(threads, reporter) as team:
-        _judge(out, Toys(recipe, work, Engine(team, team)))
-    return True
+            trained = makers[stage](_checkpoint(out, stage, recipe))
+            _store(out, stage, trained, stage_address(recipe, stage))
+    return all(_is_stored(out, stage) for stage in stages_of(recipe))
 
 
 def _check_sizes(recipe: Pretrain) -> None:
@@ -220,6 +245,23 @@ def _is_stored(out: Path, stage: str) -> bool:
     return all(path.exists() for path in [*weights, _measured(out, stage)])
 
 
+def _checkpoint(out: Path, stage: str, recipe: Pretrain) -> Path:
+    """Of a stage's training."""
+    return out / "work" / f"{stage}-{stage_address(recipe, stage)[:12]}.safetensors"
+
+
+def _training(out: Path, stage: str, recipe: Pretrain) -> Training:
+    """A stage's training, for trackers."""
+    section = getattr(recipe if stage in FIRST else recipe.second, stage)
+    checkpoint, settings = _checkpoint(out, stage, recipe), {"stage": stage, **section.model_dump(mode="json")}
+    return Training(checkpoint.stem, log_of(checkpoint), _measured(out, stage), settings)
+
+
+def _numbers(out: Path, stage: str) -> dict[str, float]:
+    """What was measured of a stage that is stored."""
+    return {key: value for key, value in read_json(_measured(out, stage)).items() if key != "address"}
+
+
 def _measured(out: Path, stage: str) -> Path:
     return out / "work" / f"{stage}.json"
 
@@ -248,11 +290,13 @@ def _write_world(out: Path, recipe: Pretrain) -> None:
     write_world_file(out, out.name, sections, {name: f"ckpts/{name}" for name in extractors})
 
 
-def _judge(out: Path, toys: Toys) -> None:
-    """Measure the finished world and write its card."""
+def _judge(out: Path, toys: Toys) -> tuple[Table, Table]:
+    """Measure the finished world and write its card. Returns what was measured of both stages."""
     measured = {stage: read_json(_measured(out, stage)) for stage in stages_of(toys.recipe)}
     whole = second_stage_quality(out, toys) if toys.recipe.second else {}
-    write_card(out, toys.recipe, measured, len(toys.usable("test").ids), teacher_quality(out, toys), whole)
+    structures = teacher_quality(out, toys)
+    write_card(out, toys.recipe, measured, len(toys.usable("test").ids), structures, whole)
+    return structures, whole
 
 
 def _stem(out: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""One pretraining stage: a loss per step, checkpoints, resume."""
+"""One pretraining stage: a loss per step, checkpoints, a log, resume."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from ...base.files import replacing
 from ...base.seeds import seed_of
+from ..engine.logs import read_log, write_log
 from ..engine.progress import Reporter
 from ..train.learner import Learner
+from ..train.loop import LOG_EVERY
 
 CHECKPOINT_EVERY_S = 60.0
 
@@ -30,20 +32,31 @@ def fit(
     Returns:
         steps, seconds (of this call) and the mean loss of the last 100 steps.
     """
+    log, entries = log_of(path), []
     if path.exists():
         learner.restore(load_file(path))
+        entries = [entry for entry in read_log(log) if entry["step"] < learner.done]
     start = saved = time.monotonic()
     losses: list[float] = []
     task = reporter.start(label, learner.recipe.steps, learner.done)
     while learner.done < learner.recipe.steps:
-        loss = loss_of(learner.done)
-        learner.step(loss)
+        index = learner.done
+        loss = loss_of(index)
+        norm = learner.step(loss)
         losses = [*losses[-99:], loss.item()]
+        if index % LOG_EVERY == 0 or learner.done == learner.recipe.steps:
+            entries.append({"step": index, "loss": losses[-1], "grad_norm": norm})
         reporter.update(task, learner.done, f"loss {np.mean(losses):.4f}")
         if time.monotonic() - saved > CHECKPOINT_EVERY_S or learner.done == learner.recipe.steps:
+            write_log(log, entries)  # first, as a checkpoint must not be ahead of it
             save_learner(learner, path)
             saved = time.monotonic()
     return {"steps": learner.done, "seconds": time.monotonic() - start, "loss": float(np.mean(losses or [0.0]))}
+
+
+def log_of(path: Path) -> Path:
+    """The log beside a checkpoint."""
+    return path.with_suffix(".jsonl")
 
 
 def save_learner(learner: Learner, path: Path) -> None:

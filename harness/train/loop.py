@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import resource
 import sys
@@ -10,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import Protocol, runtime_checkable
@@ -27,8 +26,11 @@ from ...base.seeds import seed_of
 from ...methods import Distillation, Step
 from ..engine.device import clock
 from ..engine.files import save_tensors
+from ..engine.logs import read_log, write_log
+from ..engine.tracking import Training
 from ..engine.workers import tick
 from ..settings.config import Train
+from ..settings.methods import Entrant
 from .learner import Learner, Recipe, blend
 from .parts import Cut, CutDraws, Part, TreeSum, parts_of
 from .ranks import Ranks, joined
@@ -36,6 +38,7 @@ from .task import ChargedTeacher, Points, Task, lowered, lowered_teacher
 
 CHECKPOINT_EVERY_S = 20.0  # for every second that saving takes, at least one: a full-size student has 10 GB
 LOG_EVERY = 10  # steps
+LOG_FILE = "log.jsonl"
 GIVE_UP_AFTER = 10  # steps in a row without a finite loss and gradient
 
 
@@ -170,23 +173,20 @@ class Student:
 
     def save(self) -> None:
         """Checkpoint: log first, tensors last, so that a checkpoint is never ahead of its log."""
-        self._write_log()
+        write_log(self.folder / LOG_FILE, self.log)
         targets = {f"target/{name}": value for name, value in self.target.items()}
         seconds = torch.tensor(self.seconds, dtype=torch.float64)
         save_tensors(self._checkpoint, self.learner.state() | targets | {"seconds": seconds})
 
     def finish(self) -> None:
         """Write the averaged weights, the result of training, and what it took."""
-        self._write_log()
+        write_log(self.folder / LOG_FILE, self.log)
         self._write_account()
         self.learner.settle()
         for decay, average in self.learner.more.items():
             save_tensors(student_file(self.folder, decay), self.network.state_dict() | _own(average))
         save_tensors(student_file(self.folder), dict(self.network.state_dict()))
         self._checkpoint.unlink(missing_ok=True)
-
-    def _write_log(self) -> None:
-        write_text(self.folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.log))
 
     def _write_account(self) -> None:
         """training.json: what a report says of a training. peak_memory_gb is that of all students of the process."""
@@ -215,8 +215,7 @@ class Student:
         self.target = {key.removeprefix("target/"): value.to(self.device) for key, value in targets.items()}
         self.seconds = float(state.pop("seconds"))
         self.learner.restore({key: v for key, v in state.items() if key not in targets})
-        lines = (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        self.log = [entry for entry in map(json.loads, lines) if entry["step"] < self.learner.done]
+        self.log = [entry for entry in read_log(self.folder / LOG_FILE) if entry["step"] < self.learner.done]
 
 
 @runtime_checkable
@@ -262,6 +261,21 @@ def student_file(folder: Path, decay: float | None = None) -> Path:
         decay: of a further average (`train.more_ema`); None for the one that is evaluated.
     """
     return folder / ("student.safetensors" if decay is None else f"student-ema{decay}.safetensors")
+
+
+def followed(folder: Path, who: Entrant, train: Train, stage: str, seed: int, steps: int) -> Training:
+    """A student's training for trackers, named as its folder."""
+    method = who.distillation
+    settings = {
+        "method": who.label,
+        "method_version": who.version,
+        "stage": stage,
+        "train_seed": seed,
+        "steps": steps,
+        "train": train.model_dump(mode="json", exclude={"steps", "lr"}) | {"lr": train.lr or method.lr},
+        "parameters": {field.name: getattr(method, field.name) for field in fields(method)},
+    }
+    return Training(folder.name, folder / LOG_FILE, student_file(folder), settings)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from mdtbench.harness.cli import completion
 from mdtbench.harness.driver.export import FORMATS
 from mdtbench.harness.driver.planning import STAGE_WORDS, RunOptions, make_plan
 from mdtbench.harness.driver.run import manifest
+from mdtbench.harness.engine.trackers import TRACKERS
 from mdtbench.harness.pretrain import STAGES
 from mdtbench.harness.settings.config import PRESETS, Budget
 from mdtbench.methods import METHODS
@@ -234,6 +235,7 @@ def test_the_shell_completes_values_without_torch(runs: Path):
         "run --methods cm,m": ["cm,mdt"],
         "run --preset s": ["smoke"],
         "run --export glb,p": ["glb,ply", "glb,png"],
+        "pretrain --track wandb,": ["wandb,mlflow", "wandb,tensorboard"],
         "evaluate made --protocol trellis-v1+su": ["trellis-v1+sub1250"],
         "show r": ["run", "runs/first"],
         "compare runs/first s": ["smoke-x86_64"],
@@ -245,6 +247,7 @@ def test_completed_names_are_those_that_exist():
     assert list(completion.METHODS) == METHODS.names()
     assert set(completion.SAMPLERS) == set(SAMPLERS)
     assert set(completion.EXPORTS) == set(FORMATS)
+    assert set(completion.TRACKERS) == set(TRACKERS)
     assert set(completion.STAGES) == set(STAGE_WORDS)
     assert set(completion.PRETRAINED) == set(STAGES)
     assert set(completion.BENCHMARKS) == set(BENCHMARKS)

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from evaluations import SIDE, Files, box, see, small_evaluations, splats, write_files
+from inprocess import in_process
 from PIL import Image
 from silent import Silent
+from tracked import FLOAT32, of_tensorboard, same
 
 from mdtbench.assets.mesh_export import write_glb, write_ply
 from mdtbench.base.errors import MissingError, UsageError
@@ -24,6 +26,8 @@ from mdtbench.geometry.cameras import protocol_views
 from mdtbench.harness.driver.evaluate import _measurements, calibration_of, evaluate
 from mdtbench.harness.driver.evaluation import Evaluation
 from mdtbench.harness.engine.jobs import Engine
+from mdtbench.harness.engine.trackers import NOT_IN_NAMES
+from mdtbench.harness.engine.tracking import scalars_of
 from mdtbench.harness.engine.workers import workers
 from mdtbench.harness.inputs.paths import safe_path
 from mdtbench.harness.inputs.subjects import matched
@@ -247,12 +251,25 @@ def test_cameras_are_those_of_the_protocol():
     for camera, expected in zip(studio.cameras, protocol_views(), strict=True):
         np.testing.assert_array_equal(camera.extrinsics, expected.extrinsics)
         np.testing.assert_array_equal(camera.intrinsics, expected.intrinsics)
-    for camera, same in zip(studio.turn[::2], studio.cameras, strict=True):
-        np.testing.assert_allclose(camera.extrinsics, same.extrinsics, atol=1e-12)
+    for camera, own in zip(studio.turn[::2], studio.cameras, strict=True):
+        np.testing.assert_allclose(camera.extrinsics, own.extrinsics, atol=1e-12)
     assert len({camera.eye.tobytes() for camera in studio.turn}) == 8
 
 
 # ------------------------------------------------------------------------------------------------------------ repeated
+
+
+def test_an_evaluation_is_tracked_by_its_rows(files, tmp_path: Path):
+    found = files.resolved()
+    rows = evaluate(found, tmp_path, in_process()[0], ("tensorboard",)).results.rows
+    [track] = of_tensorboard(tmp_path).values()
+    named: dict[str, list[tuple[int, float]]] = {}
+    for steps, values in scalars_of(rows).items():
+        for name, value in values.items():
+            named.setdefault(NOT_IN_NAMES.sub("-", name), []).append((steps, value))
+    assert same(track.curves, named, FLOAT32)
+    assert {steps for points in named.values() for steps, _ in points} == {0, 5}  # controls have no steps
+    assert track.settings["name"] == "Sys"
 
 
 def test_a_repeat_computes_nothing_and_writes_the_same_bytes(files):

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tracked import FLOAT32, curves_of, of_tensorboard, same
 from views import views_of
 
 from mdtbench.base.errors import UsageError
+from mdtbench.base.files import read_json
 from mdtbench.base.seeds import seed_of
 from mdtbench.harness.engine.files import load_arrays
 from mdtbench.harness.engine.jobs import Engine
@@ -76,7 +78,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pretrain") / "mine"
     assert not pretrain(recipe(), folder, ["vae"], 1, Quiet())
     assert not (folder / "world.json").exists()
-    assert pretrain(recipe(), folder, list(STAGES), 1, Quiet())
+    assert pretrain(recipe(), folder, list(STAGES), 1, Quiet(), ("tensorboard",))
     return folder
 
 
@@ -132,6 +134,28 @@ def test_its_latents_have_unit_variance(world: World, made: Path):
     [occupancy] = [torch.from_numpy(shard["occupancy"]) for shard in shards if len(shard["ids"]) == N_TOYS]
     latents = world.structure.encode(occupancy)
     assert latents.std((0, 2, 3, 4)).tolist() == pytest.approx([1.0] * latents.shape[1], rel=5e-3)
+
+
+def test_every_network_is_tracked_by_its_log_and_the_world_by_what_was_measured(made: Path):
+    """The first was made by a call that nobody tracked."""
+    work = made / "work"
+    tracks = of_tensorboard(work)
+    logs = {path.stem: curves_of(path) for path in work.glob("*.jsonl")}
+    assert {name.rpartition("-")[0] for name in logs} == set(STAGES)
+    [world] = tracks.keys() - logs.keys()
+    for name, log in logs.items():
+        assert [step for step, _ in log["loss"]] == [0, STEPS - 1]
+        assert same(tracks[name].curves, log, FLOAT32)
+        assert (tracks[name].settings["stage"], tracks[name].settings["steps"]) == (name.rpartition("-")[0], STEPS)
+    found = tracks[world].curves
+    for stage in STAGES:
+        measured = read_json(work / f"{stage}.json")
+        for key in measured.keys() - {"address"}:
+            assert found[f"{key}/{stage}"] == [(0, pytest.approx(measured[key], rel=FLOAT32))]
+    assert {name for name in found if name.startswith("FD_tiny2d/")} == {
+        f"FD_tiny2d/{title}" for title in ("1 step", "1 step- guided", "teacher- full sampler")
+    }
+    assert found["steps/vae"] == [(0, STEPS)]
 
 
 def test_the_card_says_what_was_done(made: Path):
