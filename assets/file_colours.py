@@ -112,15 +112,17 @@ def gltf_surface(part: Mapping[str, Any], faces: NDArray, material: GltfMaterial
     texture[..., 3] = np.rint(material.alpha(texture[..., 3] / 255) * 255)
     rgba = _encoded(colours)
     rgba[:, 3] = material.alpha(rgba[:, 3])
-    return Surface(_corners(rgba, faces), _corner_uv(material.moved(visual.uv), faces), texture)
+    return Surface(_corners(rgba, faces), _finite(material.moved(visual.uv)[faces]), texture)
 
 
-def other_surface(part: Mapping[str, Any], faces: NDArray, polygon: NDArray) -> Surface:
-    """Colours of one OBJ, PLY, OFF or STL part as trimesh gives it.
+def textured(corner_uv: NDArray, image: Image.Image) -> Surface:
+    """An image alone, at the coordinates [F, 3, 2]. Raises AssetError where one of the two cannot be used."""
+    return Surface(np.ones((len(corner_uv), 3, 4), np.float32), _finite(corner_uv), pixels(image))
 
-    Args:
-        faces: [F, 3] triangles.
-        polygon: [F] index of the face of the file that each triangle is a piece of.
+
+def other_surface(part: Mapping[str, Any], faces: NDArray) -> Surface:
+    """Colours of one part of another format, under trimesh's names. faces: [F, 3].
+
     Raises:
         AssetError: its colours or its texture coordinates cannot be used.
     """
@@ -129,16 +131,14 @@ def other_surface(part: Mapping[str, Any], faces: NDArray, polygon: NDArray) -> 
     image = getattr(material, "image", None)
     # trimesh puts an image of its own where there is none; one from a file has a format
     if visual is not None and image is not None and image.format is not None and visual.uv is not None:
-        return Surface(np.ones((len(faces), 3, 4), np.float32), _corner_uv(visual.uv, faces), pixels(image))
+        return textured(visual.uv[faces], image)
     if part.get("vertex_colors") is not None:
         rgba = unit_rgba(part["vertex_colors"])
         if material is None or not (rgba == 1).all():
             return Surface(_corners(rgba, faces))
     if part.get("face_colors") is not None:
         rgba = unit_rgba(part["face_colors"])
-        if polygon.max(initial=-1) != len(rgba) - 1:
-            raise AssetError("it colours faces of mixed sizes: triangulate it or colour its vertices")
-        return Surface(np.repeat(rgba[polygon][:, None], 3, axis=1).astype(np.float32))
+        return Surface(np.repeat(rgba[:, None], 3, axis=1).astype(np.float32))
     diffuse = getattr(material, "kwargs", {}).get("kd")  # Kd as written in the MTL file
     return _plain(faces, UNCOLOURED if diffuse is None else np.clip(diffuse, 0, 1))
 
@@ -187,8 +187,7 @@ def _corners(vertex_rgba: NDArray, faces: NDArray) -> NDArray[np.float32]:
     return vertex_rgba[faces].astype(np.float32)
 
 
-def _corner_uv(uv: NDArray, faces: NDArray) -> NDArray[np.float32]:
-    corner_uv = np.asarray(uv, np.float64)[faces]
+def _finite(corner_uv: NDArray) -> NDArray[np.float32]:
     if not np.isfinite(corner_uv).all():
         raise AssetError("a texture coordinate is NaN or infinite: unwrap the mesh again")
     return corner_uv.astype(np.float32)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from plyfile import PlyData, PlyElement
 
 from ..base.errors import AssetError
 from ..base.files import replacing
@@ -19,8 +20,7 @@ _UNSIGNED_SHORT, _UNSIGNED_INT, _FLOAT = 5123, 5125, 5126
 _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
 _JSON_CHUNK, _BINARY_CHUNK = b"JSON", b"BIN\0"
 
-_PLY_VERTEX = np.dtype([("position", "<f4", 3), ("colour", "u1", 3)])
-_PLY_FACE = np.dtype([("corners", "u1"), ("vertices", "<i4", 3)])
+_PLY_VERTEX = [*((axis, "<f4") for axis in "xyz"), *((colour, "u1") for colour in ("red", "green", "blue"))]
 
 
 def write_glb(path: Path, vertices: NDArray, faces: NDArray, colours: NDArray) -> None:
@@ -49,11 +49,12 @@ def write_ply(path: Path, vertices: NDArray, faces: NDArray, colours: NDArray) -
     """A binary PLY file, z up, with sRGB colours of 8 bits. Arguments and errors as those of `write_glb`."""
     vertices, faces, colours = _checked(vertices, faces, colours)
     vertex = np.empty(len(vertices), _PLY_VERTEX)
-    vertex["position"], vertex["colour"] = vertices, np.rint(colours * 255)
-    face = np.empty(len(faces), _PLY_FACE)
-    face["corners"], face["vertices"] = 3, faces
+    for (name, _), values in zip(_PLY_VERTEX, [*vertices.T, *np.rint(colours * 255).T], strict=True):
+        vertex[name] = values
+    face = np.ascontiguousarray(faces, "<i4").view([("vertex_indices", "<i4", 3)])[:, 0]
+    elements = [PlyElement.describe(vertex, "vertex"), PlyElement.describe(face, "face")]
     with replacing(path) as part:
-        part.write_bytes(_ply_header(len(vertices), len(faces)) + vertex.tobytes() + face.tobytes())
+        PlyData(elements, byte_order="<").write(part)
 
 
 def _checked(
@@ -127,17 +128,3 @@ def _glb(header: dict[str, Any], binary: bytes) -> bytes:
         struct.pack("<I4s", len(chunk), kind) + chunk for kind, chunk in ((_JSON_CHUNK, text), (_BINARY_CHUNK, binary))
     )
     return struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body
-
-
-def _ply_header(n_vertices: int, n_faces: int) -> bytes:
-    lines = [
-        "ply",
-        "format binary_little_endian 1.0",
-        f"element vertex {n_vertices}",
-        *(f"property float {axis}" for axis in "xyz"),
-        *(f"property uchar {colour}" for colour in ("red", "green", "blue")),
-        f"element face {n_faces}",
-        "property list uchar int vertex_indices",
-        "end_header\n",
-    ]
-    return "\n".join(lines).encode()

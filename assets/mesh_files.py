@@ -28,10 +28,13 @@ from trimesh.scene.transforms import SceneGraph
 
 from ..base.errors import AssetError
 from ..geometry.mesh import Mesh, concatenate
-from .file_colours import Surface, gltf_surface, other_surface, stl_face_colours
+from ..geometry.polygons import fans
+from .file_colours import Surface, gltf_surface, other_surface, stl_face_colours, textured
 from .gltf_header import primitive_materials, read_header
+from .obj_text import absolute_indices, fans_only
 from .off_files import read_off
-from .ply_files import as_ascii, with_line_feeds
+from .ply_files import read_ply
+from .ply_mesh import mesh_part, texture_name
 
 Up = Literal["y", "z"]
 
@@ -68,7 +71,7 @@ def read_mesh(path: Path, up: Up | None = None) -> Mesh:
     """The mesh in a file, in its own units, turned so that z is up; triangles without area are left out.
 
     All instances of a scene are placed by its node transforms; skins and morph targets are left at rest.
-    For colours see `file_colours`.
+    For colours see `file_colours`, for faces of more than three corners `geometry.polygons`.
 
     Args:
         path: a file with a suffix of `UP_AXIS`.
@@ -84,7 +87,7 @@ def read_mesh(path: Path, up: Up | None = None) -> Mesh:
     companions = _Companions(path)
     try:
         with _silence():
-            mesh = _checked(_READERS[suffix](path.read_bytes(), companions))
+            mesh = _checked(_READERS[suffix](path, companions))
     except AssetError as error:
         raise AssetError(f"{path.name}: {error}") from error
     except _PARSE_ERRORS as error:
@@ -118,14 +121,15 @@ class _Companions(FilePathResolver):
         return data
 
 
-def _read_gltf(kind: str) -> Callable[[bytes, _Companions], list[Mesh]]:
-    def read(data: bytes, companions: _Companions) -> list[Mesh]:
+def _read_gltf(kind: str) -> Callable[[Path, _Companions], list[Mesh]]:
+    def read(path: Path, companions: _Companions) -> list[Mesh]:
+        data = path.read_bytes()
         header = read_header(data)
         materials = primitive_materials(header)
         parsed = _parse(kind, data, companions)
         surfaces: dict[str, tuple[Mapping[str, Any], NDArray, Surface]] = {}
         for (name, part), material in zip(parsed["geometry"].items(), materials, strict=True):
-            faces = _triangles(part)[0]
+            faces = _triangles(part)
             if len(faces):
                 _refuse_undecoded(part, header)
                 surfaces[name] = part, faces, gltf_surface(part, faces, material)
@@ -140,8 +144,8 @@ def _refuse_undecoded(part: Mapping[str, Any], header: Mapping[str, Any]) -> Non
         raise AssetError("its Draco data cannot be decoded: export it again, or without compression")
 
 
-def _read_obj(data: bytes, companions: _Companions) -> list[Mesh]:
-    text = _absolute_indices(_utf8(data).decode())
+def _read_obj(path: Path, companions: _Companions) -> list[Mesh]:
+    text = fans_only(absolute_indices(_utf8(path.read_bytes()).decode()))
     meshes = _plain_parts(_parse("obj", text.encode(), companions))
     _refuse_fault(companions)
     _refuse_undefined_materials(text, companions)
@@ -157,20 +161,20 @@ def _refuse_undefined_materials(text: str, companions: _Companions) -> None:
             raise AssetError(f"its material {used.decode()} is not in its .mtl file: export both again")
 
 
-def _read_ply(data: bytes, companions: _Companions) -> list[Mesh]:
-    data = with_line_feeds(data)
-    try:
-        parsed = _parse("ply", data, companions)
-    except ValueError:
-        if b"format ascii" in data[:100]:
-            raise
-        parsed = _parse("ply", as_ascii(data), companions)
-    meshes = _plain_parts(parsed)
-    _refuse_fault(companions)
-    return meshes
+def _read_ply(path: Path, companions: _Companions) -> list[Mesh]:
+    ply = read_ply(path)
+    image = texture_name(ply)
+    part = mesh_part(ply, textured=image is not None)
+    if part.get("corner_uv") is not None:
+        surface = textured(part["corner_uv"], Image.open(io.BytesIO(companions.get(str(image)))))
+        return [_placed(part, part["faces"], surface, np.eye(4))]
+    if part and image and part["vertex_colors"] is None and part["face_colors"] is None:
+        raise AssetError(f"it names the texture {image}, but has no texture coordinates: export it again")
+    return _plain_parts(part)
 
 
-def _read_stl(data: bytes, companions: _Companions) -> list[Mesh]:
+def _read_stl(path: Path, companions: _Companions) -> list[Mesh]:
+    data = path.read_bytes()
     binary = len(data) >= 84 and len(data) == 84 + 50 * struct.unpack_from("<I", data, 80)[0]
     parsed = _parse("stl", data if binary else _utf8(data), companions)
     attributes = parsed.get("face_attributes", {}).get("stl")
@@ -179,11 +183,11 @@ def _read_stl(data: bytes, companions: _Companions) -> list[Mesh]:
     return _plain_parts(parsed)
 
 
-def _read_off(data: bytes, _companions: _Companions) -> list[Mesh]:
-    return _plain_parts(read_off(_utf8(data).decode()))
+def _read_off(path: Path, _companions: _Companions) -> list[Mesh]:
+    return _plain_parts(read_off(_utf8(path.read_bytes()).decode()))
 
 
-_READERS: Mapping[str, Callable[[bytes, _Companions], list[Mesh]]] = {
+_READERS: Mapping[str, Callable[[Path, _Companions], list[Mesh]]] = {
     ".glb": _read_gltf("glb"),
     ".gltf": _read_gltf("gltf"),
     ".obj": _read_obj,
@@ -206,9 +210,9 @@ def _parse(kind: str, data: bytes, companions: _Companions) -> dict[str, Any]:
 def _plain_parts(parsed: Mapping[str, Any]) -> list[Mesh]:
     meshes = []
     for part in parsed["geometry"].values() if "geometry" in parsed else [parsed]:
-        faces, polygon = _triangles(part)
+        faces = _triangles(part)
         if len(faces):
-            meshes.append(_placed(part, faces, other_surface(part, faces, polygon), np.eye(4)))
+            meshes.append(_placed(part, faces, other_surface(part, faces), np.eye(4)))
     return meshes
 
 
@@ -223,15 +227,14 @@ def _instances(parsed: Mapping[str, Any]) -> Iterator[tuple[str, NDArray]]:
             yield str(name), matrix
 
 
-def _triangles(part: Mapping[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Triangles [F, 3], polygons split as fans, and the index [F] of the polygon that each came from."""
+def _triangles(part: Mapping[str, Any]) -> NDArray[np.int64]:
+    """[F, 3]: the polygons of OBJ that are not cut before become fans."""
     if part.get("faces") is None or len(part["faces"]) == 0:
-        return np.zeros((0, 3), np.int64), np.zeros(0, np.int64)
+        return np.zeros((0, 3), np.int64)
     polygons = np.asarray(part["faces"]).astype(np.int64)
     if polygons.min() < 0 or polygons.max() >= len(part["vertices"]):
         raise AssetError(f"a face names a vertex that is not one of its {len(part['vertices'])}: export it again")
-    corners = [polygons[:, [0, i, i + 1]] for i in range(1, polygons.shape[1] - 1)]
-    return np.stack(corners, axis=1).reshape(-1, 3), np.repeat(np.arange(len(polygons)), len(corners))
+    return polygons.reshape(-1)[fans(np.full(len(polygons), polygons.shape[1]))[0]]
 
 
 def _placed(part: Mapping[str, Any], faces: NDArray, surface: Surface, matrix: NDArray) -> Mesh:
@@ -293,33 +296,6 @@ def _compact(mesh: Mesh) -> Mesh:
 def _y_up_to_z_up(mesh: Mesh) -> Mesh:
     """(x, y, z) -> (x, -z, y)."""
     return replace(mesh, vertices=mesh.vertices[:, [0, 2, 1]] * np.array([1.0, -1.0, 1.0]))
-
-
-def _absolute_indices(text: str) -> str:
-    """OBJ text whose negative face indices, which count back from their own line, are counted from the start.
-
-    trimesh counts them back from the end of the file, which is right only when all vertices come first.
-    """
-    if not re.search(r"^\s*f\s.*-\d", text, re.M):
-        return text
-    seen = {"v": 0, "vt": 0, "vn": 0}
-    lines = text.splitlines()
-    for i, line in enumerate(lines):
-        key, *refs = line.split() or [""]
-        if key in seen:
-            seen[key] += 1
-        elif key == "f":
-            lines[i] = " ".join(["f", *(_absolute_reference(ref, list(seen.values())) for ref in refs)])
-    return "\n".join(lines)
-
-
-def _absolute_reference(reference: str, counts: Sequence[int]) -> str:
-    """One corner `v`, `v/vt`, `v//vn` or `v/vt/vn` after `counts` positions, texture coordinates and normals."""
-    fields = [
-        str(int(field) + count + 1) if field.startswith("-") else field
-        for field, count in zip(reference.split("/"), counts, strict=False)
-    ]
-    return "/".join(fields)
 
 
 def _refuse_fault(companions: _Companions) -> None:

@@ -80,23 +80,48 @@ def test_bounds_of_opacity_and_scale_stay_finite(tmp_path):
     np.testing.assert_allclose(found.scales, 0, atol=1e-30)
 
 
+def test_lists_of_numbers_are_no_columns(tmp_path):
+    write_gaussians(tmp_path / "a.ply", random_gaussians(2))
+    data = (tmp_path / "a.ply").read_bytes().replace(b"float rot_3", b"list uchar float rot_3")
+    end = data.index(b"end_header\n") + 11
+    rows = [b"".join([row[:64], b"\1", row[64:]]) for row in (data[end : end + 68], data[end + 68 :])]
+    (tmp_path / "a.ply").write_bytes(data[:end] + b"".join(rows))
+    with pytest.raises(AssetError, match="lacks rot_3"):
+        read_gaussians(tmp_path / "a.ply")
+
+
+def test_every_byte_of_a_file(tmp_path):
+    gaussians = replace(random_gaussians(1), means=np.float32([[1, 2, 3]]), scales=np.ones((1, 3), np.float32))
+    gaussians = replace(gaussians, rotations=np.float32([[1, 0, 0, 0]]), opacities=np.float32([0.5]))
+    write_gaussians(tmp_path / "a.ply", gaussians)
+    lines = ["ply", "format binary_little_endian 1.0", "element vertex 1"]
+    lines += [*(f"property float {name}" for name in COLUMNS), "end_header", ""]
+    values = [1, -3, 2, 0, 0, 0, *gaussians.sh_dc[0], 0, 0, 0, 0, np.sqrt(0.5), np.sqrt(0.5), 0, 0]
+    assert (tmp_path / "a.ply").read_bytes() == "\n".join(lines).encode() + np.array(values, "<f4").tobytes()
+
+
 def test_none(tmp_path):
     write_gaussians(tmp_path / "a.ply", random_gaussians(0))
     assert len(read_gaussians(tmp_path / "a.ply")) == 0
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_files_of_other_programs(tmp_path, order):
-    # Other columns among ours, other types, another byte order, rotations of any length, an element behind.
+@pytest.mark.parametrize("order", ["<", ">", "ascii"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_files_of_other_programs(tmp_path, order, newline):
+    # Other columns among ours, other types, another byte order, text, rotations of any length, elements around.
     names = ["opacity", *(n for n in COLUMNS if n != "opacity" and not n.startswith("n")), "f_rest_0"]
-    rows = np.zeros(2, [("label", "u1"), *((name, order + "f8") for name in names)])
+    kind = "<f8" if order == "ascii" else order + "f8"
+    rows = np.zeros(2, [("label", "u1"), *((name, kind) for name in names)])
     rows["x"], rows["y"], rows["z"] = [0.1, 0.2], [0.3, 0.4], [0.5, 0.6]
     rows["rot_0"], rows["scale_1"], rows["opacity"], rows["f_dc_2"] = 2, np.log(0.25), [0, np.inf], 3
-    endian = {"<": "little", ">": "big"}[order]
-    header = ["ply", f"format binary_{endian}_endian 1.0", "comment made elsewhere", "element vertex 2"]
-    header += ["property uchar label", *(f"property double {name}" for name in names)]
-    header += ["element camera 0", "property list uchar int ids", "end_header", ""]
-    (tmp_path / "a.ply").write_bytes("\n".join(header).encode() + rows.tobytes())
+    text = "".join(" ".join(map(repr, row)) + "\n" for row in rows.tolist()).encode()
+    camera, body = (b"7\n", text) if order == "ascii" else (b"\7", rows.tobytes())
+    format_ = {"<": "binary_little_endian", ">": "binary_big_endian", "ascii": "ascii"}[order]
+    header = ["ply", f"format {format_} 1.0", "comment für andere", "element camera 1", "property uchar id"]
+    header += ["obj_info anywhere", "element vertex 2", "property uchar label"]
+    header += [*(f"property double {name}" for name in names), "element note 0"]
+    header += ["property list uchar int ids", "end_header", ""]
+    (tmp_path / "a.ply").write_bytes(newline.join(header).encode("latin-1") + camera + body)
     found = read_gaussians(tmp_path / "a.ply")
     np.testing.assert_allclose(found.means, [[0.1, 0.5, -0.3], [0.2, 0.6, -0.4]], rtol=1e-6)
     np.testing.assert_allclose(found.scales, [[1, 0.25, 1]] * 2)
@@ -109,16 +134,20 @@ def test_files_of_other_programs(tmp_path, order):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b"ply", b"obj", "not a PLY file"),
-        (b"end_header", b"", "not a PLY file"),
-        (b"binary_little_endian", b"ascii", "not understood"),
-        (b"format binary_little_endian 1.0\n", b"", "not understood"),
-        (b"element vertex", b"element face", "first element face"),
-        (b"vertex 3", b"vertex many", "not understood"),
-        (b"vertex 3", b"vertex -3", "-3 vertices"),
-        (b"vertex 3", b"vertex 4", "ends too early: 4"),
-        (b"float rot_3", b"list uchar float rot_3", "not understood"),
+        (b"ply", b"obj", "its header is missing or has no end"),
+        (b"end_header", b"", "its header is missing or has no end"),
+        (b"binary_little_endian", b"ascii", "not a readable PLY file"),
+        (b"binary_little_endian", b"binary_middle_endian", "middle"),
+        (b"format binary_little_endian 1.0\n", b"", "line 2"),
+        (b"element vertex", b"element face", "lacks vertex"),
+        (b"vertex 3", b"vertex many", "announces 'many'"),
+        (b"vertex 3", b"vertex -3", "announces '-3'"),
+        (b"vertex 3", b"vertex 1_0", "announces '1_0'"),
+        (b"vertex 3", b"vertex 4", "ends too early: its header announces vertex 4"),
+        (b"vertex 3", b"vertex 1000000000000", "ends too early"),
+        (b"float rot_3", b"list uchar float rot_3", "not a readable PLY file"),
         (b"float scale_1", b"float thickness", "lacks scale_1"),
+        (b"float scale_1", b"float scale_0", "two properties with same name"),
     ],
 )
 def test_malformed_files_are_refused(tmp_path, old, new, message):
@@ -142,5 +171,5 @@ def test_nonsense_is_refused(tmp_path, field, value):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(AssetError, match="Cannot read"):
+    with pytest.raises(AssetError, match=r"none\.ply .*cannot be read"):
         read_gaussians(tmp_path / "none.ply")

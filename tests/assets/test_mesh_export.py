@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from plyfile import PlyData
 
 from mdtbench.assets.folder import FolderSource
 from mdtbench.assets.mesh_export import write_glb, write_ply
@@ -91,6 +92,20 @@ def test_glb_follows_the_specification(tmp_path):
     assert list(material["extensions"]) == header["extensionsUsed"] == ["KHR_materials_unlit"]
 
 
+def test_every_byte_of_a_ply(tmp_path):
+    vertices, colours = np.arange(9).reshape(3, 3), np.array([[1, 0, 0.2], [0, 1, 0.4], [0, 0, 0.6]])
+    write_ply(tmp_path / "a.ply", vertices, np.array([[2, 1, 0]]), colours)
+    header = (
+        "ply\nformat binary_little_endian 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+        "property uchar red\nproperty uchar green\nproperty uchar blue\nelement face 1\n"
+        "property list uchar int vertex_indices\nend_header\n"
+    )
+    rows = [
+        struct.pack("<3f3B", *v, *c) for v, c in zip(vertices, [(255, 0, 51), (0, 255, 102), (0, 0, 153)], strict=True)
+    ]
+    assert (tmp_path / "a.ply").read_bytes() == header.encode() + b"".join(rows) + struct.pack("<B3i", 3, 2, 1, 0)
+
+
 def test_a_folder_of_written_meshes_is_a_source(tmp_path):
     vertices, faces, colours = coloured()
     write_glb(tmp_path / "made" / "a.glb", vertices, faces, colours)
@@ -132,13 +147,13 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path, write):
         write(tmp_path / "file" / "a", *coloured())
 
 
-@pytest.mark.parametrize("write", [write_glb, write_ply])
-def test_a_full_disk_leaves_the_old_file(tmp_path, write, monkeypatch):
+@pytest.mark.parametrize(("write", "place"), [(write_glb, (Path, "write_bytes")), (write_ply, (PlyData, "write"))])
+def test_a_full_disk_leaves_the_old_file(tmp_path, write, place, monkeypatch):
     def full(_path, _data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "a").write_text("old")
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(*place, full)
     with pytest.raises(RunError, match="No space left"):
         write(tmp_path / "a", *coloured())
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]

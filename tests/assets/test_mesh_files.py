@@ -12,6 +12,7 @@ from PIL import Image
 
 from mdtbench.assets.file_colours import UNCOLOURED, linear_of_srgb, srgb_of_linear
 from mdtbench.assets.mesh_files import read_mesh
+from mdtbench.assets.ply_files import read_ply
 from mdtbench.base.errors import AssetError
 
 COLOUR_TOLERANCE = 1e-6  # float32 colours
@@ -67,6 +68,53 @@ def test_obj_pentagon_and_mixed_faces(tmp_path):
     text = SQUARE + "v 1 6 0\nf 1 2 3 5 4\nf 1 2 3\n"
     mesh = read_mesh(write(tmp_path / "a.obj", text), up="z")
     assert len(mesh.faces) == 4
+
+
+ELL = [(3, 0), (3, 1), (1, 1), (1, 3), (0, 3), (0, 0)]  # area 5; its fan covers 9
+
+
+@pytest.mark.parametrize("extra", ["", "7", "7 8"])
+@pytest.mark.parametrize("form", ["obj", "off", "ply", "binary ply"])
+def test_concave_polygons_keep_their_area(tmp_path, form, extra):
+    """Alone, beside a triangle and beside a quad, so that faces have one size and several."""
+    beside = [6, *map(int, extra.split())] if extra else []
+    faces = [[0, 1, 2, 3, 4, 5], *([[5, *beside]] if extra else [])]
+    vertices = [(*corner, 0) for corner in ELL] + [(0, 0, -1), (0, -1, -1), (0, -1, 0)]
+    lines = [" ".join(map(str, v)) for v in vertices]
+    sized = "".join(f"{len(f)} {' '.join(map(str, f))}\n" for f in faces)
+    if form == "obj":
+        text = "".join(f"v {line}\n" for line in lines)
+        text += "".join(f"f {' '.join(f'{i + 1}//1' for i in f)}\n" for f in faces)
+    elif form == "off":
+        text = f"OFF\n9 {len(faces)} 0\n" + "\n".join(lines) + "\n" + sized
+    else:
+        kind = "ascii" if form == "ply" else "binary_big_endian"
+        text = ply_header(kind, len(faces), colours=False).replace("vertex 4", "vertex 9")
+        text += "\n".join(lines) + "\n" + sized if form == "ply" else ""
+    data = text.encode()
+    if form == "binary ply":
+        data += np.array(vertices, ">f4").tobytes()
+        data += b"".join(struct.pack(f">B{len(f)}i", len(f), *f) for f in faces)
+    path = tmp_path / f"a.{form[-3:]}"
+    path.write_bytes(data)
+    mesh = read_mesh(path, up="z")
+    normals = np.cross(mesh.triangles[:, 1] - mesh.triangles[:, 0], mesh.triangles[:, 2] - mesh.triangles[:, 0]) / 2
+    flat = np.abs(mesh.triangles[..., 2]).max(1) == 0
+    assert normals[flat].sum(0).tolist() == pytest.approx([0, 0, 5])
+    assert np.linalg.norm(normals[flat], axis=1).sum() == pytest.approx(5)
+    other = {0: 0, 2: 0.5, 3: 1}[len(beside)]
+    assert np.linalg.norm(normals[~flat], axis=1).sum() == pytest.approx(other)
+
+
+def test_corners_of_a_cut_obj_polygon_keep_texture_and_material(tmp_path):
+    Image.fromarray(QUADRANTS).save(tmp_path / "t.png")
+    write(tmp_path / "m.mtl", "newmtl plain\nKd 1 0 0\nnewmtl a\nmap_Kd t.png\n")
+    places = "".join(f"v {x} {y} 0\nvt {x / 3} {y / 3}\n" for x, y in ELL)
+    text = f"mtllib m.mtl\n{places}usemtl a\nf 1/1 2/2 3/3 \\\r\n4/4 5/5 6/6 # an L\n"
+    mesh = read_mesh(write(tmp_path / "a.obj", text + "usemtl plain\nf 1 2 3\nf 1 2\n"), up="z")
+    assert mesh.texture.tolist().count(0) == 4
+    drawn = mesh.texture == 0
+    np.testing.assert_allclose(mesh.corner_uv[drawn] * 3, mesh.triangles[drawn][..., :2], atol=1e-6)
 
 
 def test_mtl_diffuse_colours_go_to_their_faces(tmp_path):
@@ -197,28 +245,127 @@ def test_ascii_ply_vertex_colours_are_taken_as_they_are(tmp_path):
 
 @pytest.mark.parametrize(("kind", "order"), [("binary_little_endian", "<"), ("binary_big_endian", ">")])
 @pytest.mark.parametrize("polygons", [[(0, 1, 2), (0, 2, 3)], [(0, 1, 2, 3), (0, 1, 2)]])
-@pytest.mark.parametrize("newline", ["\n", "\r"])
-def test_binary_ply(tmp_path, kind, order, polygons, newline):
+@pytest.mark.parametrize(("first", "newline"), [("\n", "\n"), ("\r", "\r"), ("\r\n", "\r\n"), ("\n", "\r\n")])
+def test_binary_ply(tmp_path, kind, order, polygons, first, newline):
     body = b"".join(struct.pack(order + "3f3B", *row) for row in PLY_VERTICES)
     body += b"".join(struct.pack(f"{order}B{len(p)}i", len(p), *p) for p in polygons)
     path = tmp_path / "a.ply"
-    path.write_bytes(ply_header(kind, 2).replace("\n", newline).encode() + body)
+    header = ply_header(kind, 2).replace("\n", newline).replace(newline, first, 1)
+    path.write_bytes(header.encode() + body)
     mesh = read_mesh(path, up="z")
     assert len(mesh.faces) == sum(len(p) - 2 for p in polygons)
     check_ply_colours(mesh)
 
 
-@pytest.mark.parametrize("corners", [3, 4])
+@pytest.mark.parametrize("corners", [(3, 3), (4, 4), (4, 3), (3, 4)])
 def test_ply_face_colours(tmp_path, corners):
     properties = "property list uchar int vertex_indices\n" + "".join(
         f"property uchar {name}\n" for name in ("red", "green", "blue")
     )
     rows = "\n".join(" ".join(map(str, row[:3])) for row in PLY_VERTICES)
-    faces = "\n".join(f"{corners} {' '.join('0123'[:corners])} {rgb}" for rgb in ("255 0 0", "0 0 255"))
+    pairs = zip(corners, ("255 0 0", "0 0 255"), strict=True)
+    faces = "\n".join(f"{n} {' '.join('0123'[:n])} {rgb}" for n, rgb in pairs)
     text = ply_header("ascii", 2, properties, colours=False) + rows + "\n" + faces + "\n"
     mesh = read_mesh(write(tmp_path / "a.ply", text))
-    expected = np.repeat([RED, BLUE], corners - 2, axis=0)
+    expected = np.repeat([RED, BLUE], np.array(corners) - 2, axis=0)
     np.testing.assert_array_equal(mesh.corner_rgba, np.repeat(expected[:, None], 3, axis=1))
+
+
+@pytest.mark.parametrize("names", [("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue")])
+def test_ply_colours_of_other_names(tmp_path, names):
+    header = ply_header("ascii", 1)
+    for old, new in zip(("red", "green", "blue"), names, strict=True):
+        header = header.replace(f"uchar {old}\n", f"uchar {new}\n")
+    rows = "\n".join(" ".join(map(str, row)) for row in PLY_VERTICES)
+    check_ply_colours(read_mesh(write(tmp_path / "a.ply", header + rows + "\n4 0 1 2 3\n"), up="z"))
+
+
+def textured_ply(folder, *, vertex="", face="", rows=("",) * 4, tail="", comment="TextureFile grün 1.png"):
+    Image.fromarray(QUADRANTS).save(folder / "grün 1.png")
+    header = ply_header("ascii", 1, f"property list uchar int vertex_indices\n{face}", colours=False)
+    header = header.replace("element vertex", f"comment {comment}\nelement vertex")
+    header = header.replace("float z\n", "float z\n" + vertex)
+    lines = [" ".join(map(str, (*row[:3], uv))) for row, uv in zip(PLY_VERTICES, rows, strict=True)]
+    text = header + "\n".join(lines) + f"\n4 0 1 2 3 {tail}\n"
+    (folder / "a.ply").write_bytes(text.encode())
+    return folder / "a.ply"
+
+
+@pytest.mark.parametrize("names", ["s t", "u v", "texture_u texture_v"])
+def test_ply_texture_by_vertices(tmp_path, names):
+    vertex = "".join(f"property float {name}\n" for name in names.split())
+    mesh = read_mesh(textured_ply(tmp_path, vertex=vertex, rows=("0 0", "1 0", "1 1", "0 1")), up="z")
+    check_quadrant_texture(mesh)
+
+
+def test_ply_texture_by_faces(tmp_path):
+    wedge = "property list uchar float texcoord\nproperty int texnumber\n"
+    mesh = read_mesh(textured_ply(tmp_path, face=wedge, tail="8 0 0 1 0 1 1 0 1 0"), up="z")
+    check_quadrant_texture(mesh)
+    with pytest.raises(AssetError, match="not two texture coordinates for each corner"):
+        read_mesh(textured_ply(tmp_path, face=wedge, tail="6 0 0 1 0 1 1 0"))
+
+
+@pytest.mark.parametrize("corners", [3, 4])
+def test_binary_ply_faces_of_one_size_are_read_at_once(tmp_path, corners):
+    """Then their lists are rows of one array, not objects."""
+    wedge = "property list uchar int vertex_indices\nproperty list uchar float texcoord\n"
+    rows = np.zeros(2, [("n", "u1"), ("v", "<i4", corners), ("m", "u1"), ("uv", "<f4", 2 * corners)])
+    rows["n"], rows["m"] = corners, 2 * corners
+    body = b"".join(struct.pack("<3f", *row[:3]) for row in PLY_VERTICES) + rows.tobytes()
+    header = ply_header("binary_little_endian", 2, wedge, colours=False)
+    (tmp_path / "a.ply").write_bytes(header.encode() + body)
+    faces = read_ply(tmp_path / "a.ply")["face"]
+    assert faces["vertex_indices"].shape == (2, corners)
+    assert faces["texcoord"].shape == (2, 2 * corners)
+
+
+def test_ply_textures_that_cannot_be_shown_are_refused(tmp_path):
+    with pytest.raises(AssetError, match="no texture coordinates"):
+        read_mesh(textured_ply(tmp_path))
+    uv = {"vertex": "property float s\nproperty float t\n", "rows": ("0 0",) * 4}
+    with pytest.raises(AssetError, match=r"gone\.png .* missing"):
+        read_mesh(textured_ply(tmp_path, comment="TextureFile gone.png", **uv))
+    with pytest.raises(AssetError, match=r"several textures \(a\.png, b\.png\)"):
+        read_mesh(textured_ply(tmp_path, comment="TextureFile a.png\ncomment TextureFile b.png", **uv))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("vertex 4", "vertex 1000000000000", "header announces vertex 1000000000000, face 1"),
+        ("face 1", "face 1000000000000", "ends too early"),
+        ("face 1", "face 2", "early end-of-file"),
+        ("element face", "element junk 1000000000\nelement face", "junk 1000000000"),
+        ("vertex_indices", "corners", "no vertex_indices or vertex_index"),
+        ("float z", "float w", "lacks z"),
+        ("element face", "element tristrips", "triangle strips"),
+        ("face 1\n", "face 0\n", "no triangles"),
+        ("element vertex 4", "element vertex four", "announces 'four'"),
+        ("uchar int", "uchar float16", "float16"),
+        ("format", f"comment {70000 * 'y'}\nformat", "no end"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["ascii", "binary_little_endian"])
+def test_damaged_ply_headers_are_refused_at_once(tmp_path, kind, old, new, reason):
+    """With claims that nothing can hold, too: no more is taken than the file has bytes."""
+    binary = b"".join(struct.pack("<3f3B", *row) for row in PLY_VERTICES) + struct.pack("<B4i", 4, 0, 1, 2, 3)
+    text = "\n".join(" ".join(map(str, row)) for row in PLY_VERTICES) + "\n4 0 1 2 3"
+    header = ply_header(kind, 1).replace(old, new, 1)
+    (tmp_path / "a.ply").write_bytes(header.encode() + (text.encode() if kind == "ascii" else binary))
+    with pytest.raises(AssetError, match=reason) as caught:
+        read_mesh(tmp_path / "a.ply")
+    assert str(caught.value).startswith("a.ply: ")
+
+
+@pytest.mark.parametrize(("kind", "count"), [("char", -1), ("uint", 2**32 - 1)])
+def test_ply_faces_of_absurd_sizes_are_refused(tmp_path, kind, count):
+    header = ply_header("binary_little_endian", 1, f"property list {kind} int vertex_indices\n", colours=False)
+    body = b"".join(struct.pack("<3f", *row[:3]) for row in PLY_VERTICES)
+    body += struct.pack({"char": "<b", "uint": "<I"}[kind], count) + struct.pack("<4i", 0, 1, 2, 3)
+    (tmp_path / "a.ply").write_bytes(header.encode() + body)
+    with pytest.raises(AssetError, match="early end-of-file"):
+        read_mesh(tmp_path / "a.ply")
 
 
 def test_truncated_ply_is_refused(tmp_path):
