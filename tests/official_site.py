@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ from mdtbench.harness.inputs import world
 from mdtbench.harness.protocol.model import PROTOCOLS
 from mdtbench.methods import METHODS
 from mdtbench.metrics import METRICS
-from mdtbench.metrics.official.vision_transformer import VisionShape, VisionTransformer
+from mdtbench.metrics.official import resize
+from mdtbench.metrics.official.networks import from_hub, vision_transformer
+from mdtbench.metrics.official.picture_extractors import PictureSpec
 from mdtbench.metrics.official.weights import WeightsFile, fill_randomly
 from mdtbench.trellis.pipeline import CONDITIONER, DECODER, FLOW, SAMPLER, SLAT_FLOW, SLAT_SAMPLER, write_pipeline
 from mdtbench.trellis.slat_pipeline import GAUSSIAN_DECODER, MESH_DECODER, NORMALISATION, SlatPipeline
@@ -49,8 +52,9 @@ from mdtbench.trellis.weights import load_checkpoint, save_checkpoint
 SMALL, OWN = (Path(__file__).parent / name for name in ("official_plugin.py", "own_plugin.py"))
 COND = 16  # channels of the conditioner's tokens
 HUB = "dinov2_vitl14_reg"
-SHAPE = VisionShape(width=COND, depth=1, heads=2, patch=14, grid=37, registers=4, layer_scale=True, mask_token=True)
 CONDITIONER_FILE = WeightsFile(file="dino.pth", source="", licence="", keys=0)
+VISION = partial(vision_transformer, "vit_large_patch14_reg4_dinov2", 518, embed_dim=COND, depth=1, num_heads=2)
+SMALL_HUB = PictureSpec("dino", 1, CONDITIONER_FILE, VISION, resize.dinov2_518, COND, from_hub)
 IDS = ("cube", "flat", "shelves/wide", "tall")
 SIZES = ((1, 1, 1), (2, 2, 1), (2, 1, 1), (1, 1, 2))
 VOXELS = 12  # of a training latent
@@ -122,9 +126,16 @@ def write_repository(folder: Path) -> None:
     named = {key: stem for key, (stem, _, _) in NETWORKS.items() if "encoder" not in key}
     extra = {CONDITIONER: HUB, NORMALISATION: {"mean": MEAN, "std": STD}}
     write_pipeline(folder, named, {SAMPLER: SAMPLED, SLAT_SAMPLER: SAMPLED}, **extra)
-    vision = VisionTransformer(SHAPE)
+    torch.save(_hub_file(), folder.parent / CONDITIONER_FILE.file)
+
+
+def _hub_file() -> dict[str, Tensor]:
+    """As the hub names the tensors: timm's without registers' positions, and the class token has one."""
+    vision = VISION()
     fill_randomly(vision, "dino", 0)
-    torch.save(vision.state_dict(), folder.parent / CONDITIONER_FILE.file)
+    made = dict(vision.state_dict())
+    places = torch.cat([torch.full((1, 1, COND), 0.1), made["pos_embed"]], 1)
+    return {**made, "pos_embed": places, "register_tokens": made.pop("reg_token"), "mask_token": torch.zeros(1, COND)}
 
 
 def _make_sparse(decoder: nn.Module) -> None:
@@ -250,7 +261,7 @@ def write_site(root: Path) -> Site:
 def small_official(patch: pytest.MonkeyPatch) -> None:
     """Small networks in the place of those that lie beside the world's folder: extractors and conditioner."""
     small_networks(patch)
-    patch.setitem(world.HUB_CONDITIONERS, HUB, (SHAPE, CONDITIONER_FILE))
+    patch.setitem(world.HUB_CONDITIONERS, HUB, SMALL_HUB)
 
 
 def remember_meshes(patch: pytest.MonkeyPatch) -> None:

@@ -25,9 +25,8 @@ from torch import Tensor, nn
 from ...base.errors import MissingError, UsageError, unknown_name
 from ...base.files import digest_of, file_sha256, read_json, write_json
 from ...metrics.extractors import EXTRACTORS
-from ...metrics.official.picture_extractors import DINOV2_REG_WEIGHTS
-from ...metrics.official.vision_transformer import DINOV2_L14_REG, VisionShape, VisionTransformer, trellis_condition
-from ...metrics.official.weights import WeightsFile, checked_digest, load_weights, read_tensors, without_memory
+from ...metrics.official.networks import trellis_condition
+from ...metrics.official.picture_extractors import SPECS, PictureSpec, load
 from ...trellis.pipeline import (
     CONDITIONER,
     DECODER,
@@ -66,9 +65,7 @@ WORLD_FORMAT = 1
 # Of microsoft/TRELLIS-image-large, whose pipeline.json does not name them: sampling needs no encoder.
 ENCODERS = {ENCODER: "ckpts/ss_enc_conv3d_16l8_fp16", SLAT_ENCODER: "ckpts/slat_enc_swin8_B_64l8_fp16"}
 # By their names in pipeline.json. The files lie in the folder that the repository's folder is in, as `fetch` does it.
-HUB_CONDITIONERS: dict[str, tuple[VisionShape, WeightsFile]] = {
-    "dinov2_vitl14_reg": (DINOV2_L14_REG, DINOV2_REG_WEIGHTS)
-}
+HUB_CONDITIONERS: dict[str, PictureSpec] = {"dinov2_vitl14_reg": SPECS["fd_dinov2_reg518"]}
 PICTURES_AT_ONCE = 8  # through DINOv2: the activations of a whole training batch would not fit
 OFFICIAL_SIDE, OFFICIAL_CELLS = 518, 64  # pixels of a conditioning picture, cells along a side of a structure
 SAMPLERS: dict[Stage, str] = {"structure": SAMPLER, "slat": SLAT_SAMPLER}
@@ -134,9 +131,9 @@ class World:
 class HubConditioner(nn.Module):
     """DINOv2 with registers as TRELLIS' conditioner: [B, 3, 518, 518] uint8 -> [B, 1374, 1024]."""
 
-    def __init__(self, network: VisionTransformer):
+    def __init__(self, network: nn.Module):
         super().__init__()
-        self.network = network
+        self.network: Any = network
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.cat([trellis_condition(self.network, part) for part in images.split(PICTURES_AT_ONCE)])
@@ -294,12 +291,8 @@ class _Reader:
         return self.conditioners[name]
 
     def _from_hub(self, name: str) -> nn.Module:
-        shape, weights = HUB_CONDITIONERS[name]
-        path = self.folder.parent / weights.file
-        checked_digest(path, weights.sha256)
-        network = without_memory(lambda: VisionTransformer(shape))
-        load_weights(network, path, read_tensors(path, weights.prefix))
-        return HubConditioner(network).eval().to(self.device)
+        spec = HUB_CONDITIONERS[name]
+        return HubConditioner(load(spec, self.folder.parent / spec.weights.file, device=self.device).network).eval()
 
 
 def _args(folder: Path) -> Mapping[str, Any]:
@@ -346,7 +339,7 @@ def _official_digests(folder: Path) -> dict[str, str]:
     stems = {**ENCODERS, **args["models"]}.values()
     named = [args[key] for key in (CONDITIONER, SLAT_CONDITIONER) if key in args]
     paths = [folder / f"{stem}.safetensors" for stem in (*stems, *(n for n in named if n not in HUB_CONDITIONERS))]
-    paths += [folder.parent / HUB_CONDITIONERS[name][1].file for name in named if name in HUB_CONDITIONERS]
+    paths += [folder.parent / HUB_CONDITIONERS[name].weights.file for name in named if name in HUB_CONDITIONERS]
     return {path.name: _digest(path, folder.parent, lock) for path in sorted(set(paths)) if path.is_file()}
 
 

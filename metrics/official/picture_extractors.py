@@ -6,7 +6,7 @@ mean nothing, but they cost what the real ones cost and repeat to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...base.errors import UsageError
-from . import clip_vision, resize
-from .clip_vision import BIGG_14, OPENAI_L14, ClipVision
-from .inception import POOLED, FidInception
-from .vision_transformer import DINOV2_L14, DINOV2_L14_REG, VisionTransformer
+from . import resize
+from .networks import clip_tower, fid_inception, from_hub, vision_transformer, without_classifier
 from .weights import (
     RANDOM,
     WeightsFile,
@@ -34,6 +32,14 @@ from .weights import (
 )
 
 SHORT = 16  # hexadecimal digits of a digest in a version
+TOWER = "visual."  # how names of a picture tower start in open_clip's files
+
+Adapt = Callable[[nn.Module, Mapping[str, Tensor]], Mapping[str, Tensor]]
+
+
+def as_they_are(network: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A file whose names and shapes are the network's."""
+    return tensors
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class PictureSpec:
         create: the network; it may be built on the meta device.
         resize: from uint8 pictures to what the network takes; its name is part of the extractor's version.
         dim: features.
+        adapt: the network and the file's tensors -> the network's tensors.
     """
 
     name: str
@@ -55,6 +62,7 @@ class PictureSpec:
     create: Callable[[], nn.Module]
     resize: Callable[[Tensor], Tensor]
     dim: int
+    adapt: Adapt = as_they_are
 
 
 @dataclass(frozen=True)
@@ -115,33 +123,27 @@ BIGG_WEIGHTS = WeightsFile(
     source="hub:laion/CLIP-ViT-bigG-14-laion2B-39B-b160k/open_clip_model.safetensors",
     licence="MIT",
     keys=584,
-    prefix=clip_vision.PREFIX,
+    prefix=TOWER,
 )
 L14_WEIGHTS = WeightsFile(
     file="vit_large_patch14_clip_224.openai/open_clip_model.safetensors",
     source="hub:timm/vit_large_patch14_clip_224.openai/open_clip_model.safetensors",
     licence="MIT",
     keys=296,
-    prefix=clip_vision.PREFIX,
+    prefix=TOWER,
 )
 
+_DINOV2 = partial(vision_transformer, "vit_large_patch14_dinov2", resize.VIT_SIDE)
+_DINOV2_REG = partial(vision_transformer, "vit_large_patch14_reg4_dinov2", resize.TRELLIS_SIDE)
+_BIGG, _L14 = partial(clip_tower, "ViT-bigG-14"), partial(clip_tower, "ViT-L-14-quickgelu")  # as OpenAI trained the L
 _SPECS = (
-    PictureSpec("fd_incep", 1, INCEPTION_WEIGHTS, FidInception, resize.pytorch_fid_299, POOLED),
+    PictureSpec("fd_incep", 2, INCEPTION_WEIGHTS, fid_inception, resize.pytorch_fid_299, 2048, without_classifier),
     # clean-fid runs a TorchScript export of the same weights; here only its preparation is taken over.
-    PictureSpec("fd_incep_clean", 1, INCEPTION_WEIGHTS, FidInception, resize.clean_fid_299, POOLED),
-    PictureSpec(
-        "fd_dinov2", 1, DINOV2_WEIGHTS, partial(VisionTransformer, DINOV2_L14), resize.dgm_eval_224, DINOV2_L14.width
-    ),
-    PictureSpec(
-        "fd_dinov2_reg518",
-        1,
-        DINOV2_REG_WEIGHTS,
-        partial(VisionTransformer, DINOV2_L14_REG),
-        resize.dinov2_518,
-        DINOV2_L14_REG.width,
-    ),
-    PictureSpec("clip_bigg", 1, BIGG_WEIGHTS, partial(ClipVision, BIGG_14), resize.clip_224, BIGG_14.embedding),
-    PictureSpec("clip_l14", 1, L14_WEIGHTS, partial(ClipVision, OPENAI_L14), resize.clip_224, OPENAI_L14.embedding),
+    PictureSpec("fd_incep_clean", 2, INCEPTION_WEIGHTS, fid_inception, resize.clean_fid_299, 2048, without_classifier),
+    PictureSpec("fd_dinov2", 2, DINOV2_WEIGHTS, _DINOV2, resize.dgm_eval_224, 1024, from_hub),
+    PictureSpec("fd_dinov2_reg518", 2, DINOV2_REG_WEIGHTS, _DINOV2_REG, resize.dinov2_518, 1024, from_hub),
+    PictureSpec("clip_bigg", 2, BIGG_WEIGHTS, _BIGG, resize.clip_224, 1280),
+    PictureSpec("clip_l14", 2, L14_WEIGHTS, _L14, resize.clip_224, 768),
 )
 SPECS = {spec.name: spec for spec in _SPECS}
 
@@ -162,7 +164,7 @@ def load(
     """
     digest = checked_digest(path, spec.weights.sha256 or sha256)
     network = without_memory(spec.create)
-    load_weights(network, path, read_tensors(path, spec.weights.prefix))
+    load_weights(network, path, spec.adapt(network, read_tensors(path, spec.weights.prefix)))
     return _extractor(spec, digest, network.to(device))
 
 

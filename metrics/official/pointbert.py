@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...base.errors import UsageError
-from .vision_transformer import Mlp, attention
 
 NEAR_ORIGIN = 1e-3  # squared norm: pointnet2_ops takes such points for padding and never picks them
 XYZ = 3
@@ -159,7 +158,20 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.proj(attention(self.qkv(tokens), self.heads))
+        queries, keys, values = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(functional.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two layers with exact GELU between, four times as wide inside."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.fc2(functional.gelu(self.fc1(tokens)))
 
 
 def grouped(points: Tensor, groups: int, size: int) -> tuple[Tensor, Tensor]:

@@ -19,14 +19,14 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from ...base.errors import MissingError
+from .networks import vision_transformer
 from .picture_extractors import SHORT, PictureExtractor, PictureSpec, full_float32
 from .pointbert import ULIP1, ULIP2_COLOURED, PointBertConfig, PointTower
 from .points import Preparation, prepared
-from .vision_transformer import VIT_B16, VisionTransformer
+from .resize import VIT_SIDE, slip_224
 from .weights import RANDOM, WeightsFile, checked_digest, fill_randomly, load_weights, without_memory
 
 # First words of the names of tensors in ULIP's files. OpenCLIP's towers are in none of them.
@@ -34,8 +34,6 @@ SCALE = frozenset({"logit_scale"})
 POINT_TOWER = frozenset({"point_encoder", "pc_projection"})
 PICTURE_TOWER = frozenset({"visual", "image_projection"})
 TEXT_TOWER = frozenset({"transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection"})
-
-SLIP_RESIZE, SLIP_SIDE = 248, 224  # timm's vit_base_patch16_224: crop_pct 0.9, so 224 / 0.9 rounded down, then 224
 
 _HUB = "hub:datasets/SFXX/ulip"
 _LICENCE = "not stated (code: BSD-3-Clause)"
@@ -170,23 +168,15 @@ class SlipTower(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.image_projection = nn.Parameter(torch.empty(VIT_B16.width, ULIP1.embedding))
-        self.visual = VisionTransformer(VIT_B16)
+        visual = vision_transformer("vit_base_patch16_224", VIT_SIDE)
+        self.image_projection = nn.Parameter(torch.empty(visual.embed_dim, ULIP1.embedding))
+        self.visual = visual
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.visual(pictures) @ self.image_projection
 
 
-def slip_224(pictures: Tensor) -> Tensor:
-    """Shortest side to 248 by Pillow's bicubic on 8 bits, centre crop 224, then (x / 255 - 0.5) / 0.5.
-
-    What timm's transform of vit_base_patch16_224 does. pictures: uint8 [N, 3, H, W].
-    """
-    cropped = [_shortest_side_cropped(picture.permute(1, 2, 0).contiguous().numpy()) for picture in pictures]
-    return torch.from_numpy(np.stack(cropped)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-SLIP_SPEC = PictureSpec("ulip1_slip", 1, SLIP_WEIGHTS, SlipTower, slip_224, ULIP1.embedding)
+SLIP_SPEC = PictureSpec("ulip1_slip", 2, SLIP_WEIGHTS, SlipTower, slip_224, ULIP1.embedding)
 
 
 def load_slip(path: Path, *, sha256: str | None = None, device: str | torch.device = "cpu") -> PictureExtractor:
@@ -259,13 +249,3 @@ def version_of(spec: PointSpec, digest: str) -> str:
 def _extractor(spec: PointSpec, digest: str, network: PointTower) -> PointExtractor:
     version = version_of(spec, digest)
     return PointExtractor(spec.name, version, digest, spec.config.embedding, network, spec.preparation)
-
-
-def _shortest_side_cropped(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    height, width = picture.shape[:2]
-    short = min(height, width)
-    # torchvision, which timm uses, truncates the long side and rounds the offset of the crop.
-    size = int(SLIP_RESIZE * width / short), int(SLIP_RESIZE * height / short)
-    resized = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
-    top, left = (round((length - SLIP_SIDE) / 2) for length in resized.shape[:2])
-    return resized[top : top + SLIP_SIDE, left : left + SLIP_SIDE]

@@ -37,10 +37,10 @@ class WeightsFile:
         file: path below the folder of weights.
         source: address, or repository of the hub and path in it.
         licence: of the weights, as their publisher states it.
-        keys: tensors that the network takes from it.
+        keys: tensors that are read from it.
         sha256: None where no digest is published; then the one found on first use has to be recorded.
         bytes: None where unknown.
-        prefix: of the names of those tensors in the file; other tensors belong to other networks and are not read.
+        prefix: of the names of those tensors in the file; other tensors belong to other networks.
     """
 
     file: str

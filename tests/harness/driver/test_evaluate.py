@@ -281,7 +281,7 @@ def test_a_repeat_computes_nothing_and_writes_the_same_bytes(files):
     assert again.outcome.results.rows == read_rows(again.out / "rows.jsonl")
     manifest = json.loads((again.out / "manifest.json").read_text())
     assert manifest["protocol"] == {"name": "trellis-v1+own-renderer", "sha256": again.found.protocol.sha256}
-    assert manifest["extractors"]["fd_incep"] == "fd_incep-1/clip_224/float32/random:0"
+    assert manifest["extractors"]["fd_incep"] == "fd_incep-1/dgm_eval_224/float32/random:0"
     assert manifest["key"] == again.found.key
     assert manifest["reference"]["ids"] == ["a", "b", "c", "d"]
     assert "Sys" in report(RunResults(again.outcome.results.rows), "markdown")
@@ -380,7 +380,7 @@ def test_rows_say_what_they_are(once):
     assert fd.metric == "FD_incep[random]"
     assert f"protocol trellis-v1+own-renderer ({protocol.sha256[:12]})" in fd.note
     assert (fd.stage, fd.split, fd.n_ok, fd.n_total, fd.steps, fd.nfe) == ("evaluation", "truth", 4, 4, 5, 10)
-    assert fd.weights_sha == "fd_incep-1/clip_224/float32/random:0"
+    assert fd.weights_sha == "fd_incep-1/dgm_eval_224/float32/random:0"
     assert (time.value, time.wall_s, time.stderr, time.n_ok) == (1.3, 1.3, None, 4)
     assert "as given by --latency" in time.note
     assert result.rows["Sys", "KD_incep"].unit == result.rows["Sys", "ULIP_I"].unit == "x100"

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import official_site
 import pytest
 import torch
-from official_site import CONDITIONER_FILE, HUB, MEAN, NETWORKS, SHAPE
+from official_site import COND, CONDITIONER_FILE, HUB, MEAN, NETWORKS, SMALL_HUB
 from small_stage import network
 
 from mdtbench.base.errors import MissingError
 from mdtbench.harness.inputs import world as worlds
 from mdtbench.harness.inputs.world import load_world, world_info
-from mdtbench.metrics.official.weights import WeightsFile
 from mdtbench.trellis.pipeline import SLAT_FLOW
 from mdtbench.trellis.weights import save_checkpoint
 
@@ -41,7 +41,7 @@ def test_it_has_both_stages_and_one_conditioner(folder: Path):
     assert world.structure.conditioner is world.whole.conditioner
     pictures = torch.randint(0, 256, (3, 3, 518, 518), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     tokens = world.structure.condition(pictures)
-    assert tokens.shape == (3, 1374, SHAPE.width)
+    assert tokens.shape == (3, 1374, COND)
     # layer-normalised without parameters, as what the flow networks were trained on
     torch.testing.assert_close(tokens.mean(2), torch.zeros(3, 1374), atol=1e-5, rtol=0)
     torch.testing.assert_close(tokens.std(2, correction=0), torch.ones(3, 1374), atol=1e-3, rtol=0)
@@ -64,8 +64,8 @@ def test_its_digest_is_of_networks_pipeline_and_conditioner(folder: Path, copied
 
 
 def test_another_conditioner_than_the_known_one_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    weights = WeightsFile(file=CONDITIONER_FILE.file, source="", licence="", keys=0, sha256="0" * 64)
-    monkeypatch.setitem(worlds.HUB_CONDITIONERS, HUB, (SHAPE, weights))
+    spec = replace(SMALL_HUB, weights=replace(CONDITIONER_FILE, sha256="0" * 64))
+    monkeypatch.setitem(worlds.HUB_CONDITIONERS, HUB, spec)
     with pytest.raises(MissingError, match=rf"{CONDITIONER_FILE.file} has sha256 .*, expected 0000"):
         load_world(folder)
 

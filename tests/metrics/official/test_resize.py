@@ -31,7 +31,6 @@ def grey_levels(prepared: Tensor, mean: float | Tensor, spread: float | Tensor) 
     [
         (resize.pytorch_fid_299, 127.5, 127.5, "pytorch_fid"),
         (resize.clean_fid_299, 128, 128, "clean_fid_clean"),
-        (resize.torch_fidelity_299, 128, 128, "torch_fidelity"),
     ],
 )
 def test_inceptions_resizers_are_the_published_ones(
@@ -46,7 +45,7 @@ def test_inceptions_resizers_are_the_published_ones(
 def test_eight_bit_bicubic_is_the_published_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """The preparation of dgm-eval at the fixture's size; within the one grey level that rounding may cost."""
     monkeypatch.setattr(resize, "VIT_SIDE", 299)
-    mean, spread = (255 * torch.tensor(v).view(3, 1, 1) for v in (resize.IMAGENET_MEAN, resize.IMAGENET_STD))
+    mean, spread = (255 * torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     levels = grey_levels(resize.dgm_eval_224(pictures(ARRAYS["image"])), mean, spread)
     np.testing.assert_allclose(levels, levels.round(), atol=1e-3)
     np.testing.assert_allclose(levels[::3, ::3], ARRAYS["out_pil_bicubic_uint8_stride3"], rtol=0, atol=1.001)
@@ -57,9 +56,9 @@ def test_eight_bit_bicubic_is_the_published_one(monkeypatch: pytest.MonkeyPatch)
     [
         (resize.pytorch_fid_299, 299),
         (resize.clean_fid_299, 299),
-        (resize.torch_fidelity_299, 299),
         (resize.dgm_eval_224, 224),
         (resize.clip_224, 224),
+        (resize.slip_224, 224),
         (resize.dinov2_518, 518),
     ],
 )
@@ -81,8 +80,10 @@ def test_every_picture_is_prepared_on_its_own_and_channels_keep_their_order(
 def expected_levels(prepare: Callable[[Tensor], Tensor], levels: Tensor) -> Tensor:
     if prepare is resize.pytorch_fid_299:
         return levels / 127.5 - 1
-    if prepare in (resize.clean_fid_299, resize.torch_fidelity_299):
+    if prepare is resize.clean_fid_299:
         return (levels - 128) / 128
+    if prepare is resize.slip_224:
+        return levels / 127.5 - 1
     clip = prepare is resize.clip_224
     mean = (0.48145466, 0.4578275, 0.40821073) if clip else (0.485, 0.456, 0.406)
     spread = (0.26862954, 0.26130258, 0.27577711) if clip else (0.229, 0.224, 0.225)
@@ -104,3 +105,16 @@ def test_values_that_bicubic_overshoots_to_are_clipped() -> None:
     prepared = resize.clean_fid_299(torch.from_numpy(picture))
     assert prepared.amin() == -1
     assert prepared.amax() == pytest.approx(127 / 128)
+
+
+def test_slip_crops_after_248_pixels() -> None:
+    flat = torch.full((1, 3, 50, 70), 255, dtype=torch.uint8)
+    assert torch.equal(resize.slip_224(flat), torch.ones(1, 3, 224, 224))
+    # A step that is 248 pixels wide after resizing: crops keep 12 pixels less on either side.
+    step = torch.zeros(1, 3, 248, 248, dtype=torch.uint8)
+    step[..., 124:] = 255
+    row = resize.slip_224(step)[0, 0, 0]
+    assert row.tolist() == [-1.0] * 112 + [1.0] * 112
+    wide = torch.zeros(1, 3, 248, 500, dtype=torch.uint8)
+    wide[..., 138] = 255  # the crop starts at (500 - 224) / 2
+    assert resize.slip_224(wide)[0, 0, :, 0].tolist() == [1.0] * 224

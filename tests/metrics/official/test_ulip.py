@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from mdtbench.base.errors import AssetError, MissingError, UsageError
-from mdtbench.metrics.official import ulip
+from mdtbench.metrics.official import resize, ulip
+from mdtbench.metrics.official.networks import vision_transformer
 from mdtbench.metrics.official.picture_extractors import SPECS
 from mdtbench.metrics.official.pointbert import PointBertConfig, PointTower
 from mdtbench.metrics.official.points import Preparation, in_unit_ball, prepared, z_up_to_y_up
-from mdtbench.metrics.official.vision_transformer import VisionShape
 from mdtbench.metrics.official.weights import without_memory
 
 TINY = PointBertConfig(channels=6, depth=1, embedding=8, trans_dim=48, num_group=8, group_size=4)
@@ -249,7 +249,8 @@ def test_expected_keys_are_those_of_the_networks():
 
 
 def test_slip_tower_comes_from_the_same_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(ulip, "VIT_B16", VisionShape(width=16, depth=1, heads=2, patch=16, grid=14))
+    small = partial(vision_transformer, embed_dim=16, depth=1, num_heads=2)
+    monkeypatch.setattr(ulip, "vision_transformer", small)
     monkeypatch.setattr(ulip, "ULIP1", replace(TINY, channels=3))
     slip, points = ulip.SlipTower(), PointTower(ulip.ULIP1)
     nn.init.normal_(slip.image_projection)
@@ -257,21 +258,8 @@ def test_slip_tower_comes_from_the_same_file(tmp_path, monkeypatch):
     path = saved(tmp_path / "ulip1.pt", {**slip.state_dict(), **points.state_dict(), **text})
     pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 300, 300), np.uint8)
     with torch.inference_mode():
-        expected = slip.visual(ulip.slip_224(torch.from_numpy(pictures))) @ slip.image_projection
+        expected = slip.visual(resize.slip_224(torch.from_numpy(pictures))) @ slip.image_projection
     extractor = replace(ulip.load_slip(path), dim=8)  # the spec's 512 are of the real tower
     # The same network on another batch: float32 rounding of values below 10.
     np.testing.assert_allclose(extractor(pictures), expected, rtol=1e-4, atol=1e-4)
     assert ulip.load(replace(ulip.ULIP1_SPEC, config=ulip.ULIP1), path).network.pc_projection.shape == (96, 8)
-
-
-def test_slip_preparation_of_pictures():
-    flat = torch.full((1, 3, 50, 70), 255, dtype=torch.uint8)
-    assert torch.equal(ulip.slip_224(flat), torch.ones(1, 3, 224, 224))
-    # A step that is 248 pixels wide after resizing: crops keep 12 pixels less on either side.
-    step = torch.zeros(1, 3, 248, 248, dtype=torch.uint8)
-    step[..., 124:] = 255
-    row = ulip.slip_224(step)[0, 0, 0]
-    assert row.tolist() == [-1.0] * 112 + [1.0] * 112
-    wide = torch.zeros(1, 3, 248, 500, dtype=torch.uint8)
-    wide[..., 138] = 255  # the crop starts at (500 - 224) / 2
-    assert ulip.slip_224(wide)[0, 0, :, 0].tolist() == [1.0] * 224
