@@ -549,7 +549,8 @@ def test_an_empty_structure_is_a_failed_asset(
     assert {one["values"]["ULIP_I[random]"] for one in failed} == {0.0}
     assert "the structure is empty" in (out / "failures.csv").read_text(encoding="utf-8")
     whole, here = values(rows_of(plain), "teacher", "", 25), values(rows_of(out), "teacher", "", 25)
-    assert here["ULIP_I[random]"] < whole["ULIP_I[random]"]  # type: ignore[operator]
+    # Cosines of random networks have either sign: those of failed assets are zero.
+    assert abs(here["ULIP_I[random]"]) < abs(whole["ULIP_I[random]"])  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------ what must be there
