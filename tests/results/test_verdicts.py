@@ -1,0 +1,110 @@
+"""Verdicts on simulated runs whose truth is known: who is called worse, how often chance is, what could be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from pandas import DataFrame
+
+from mdtbench.results.verdicts import ALPHA, Verdict, sentence, verdicts
+
+NO_ASSETS = DataFrame(columns=["stage", "steps", "metric", "method", "variant", "extra_sampler"]).astype(
+    {"extra_sampler": bool}
+)
+
+
+def frame(values: Mapping[str, np.ndarray], unit: str, *, higher: bool = True) -> DataFrame:
+    """values: by method [training seeds, assets or generation seeds]."""
+    about = {"stage": "structure", "steps": 1, "metric": "M", "unit": "", "variant": "", "extra_sampler": False}
+    return DataFrame(
+        [
+            about | {"method": name, "train_seed": t, unit: u, "value": value, "higher_is_better": higher}
+            for name, table in values.items()
+            for (t, u), value in np.ndenumerate(table)
+        ]
+    )
+
+
+def judged(values: Mapping[str, np.ndarray], *, higher: bool = True, over: str = "asset") -> Verdict:
+    rows = frame({name: table.mean(1, keepdims=True) for name, table in values.items()}, "seed", higher=higher)
+    if over == "seed":
+        rows, assets = frame(values, "seed", higher=higher), NO_ASSETS
+    else:
+        assets = frame(values, "asset", higher=higher)
+    (found,) = verdicts(rows, assets, ["M"], [(name, "") for name in values])
+    return found
+
+
+def simulated(rng: np.random.Generator, means: Mapping[str, float], shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Assets differ much and alike for all methods; what is left of a difference is small."""
+    shared = 5 * rng.standard_normal((1, shape[1]))
+    return {
+        name: mean + shared + 0.2 * rng.standard_normal((shape[0], 1)) + 0.5 * rng.standard_normal(shape)
+        for name, mean in means.items()
+    }
+
+
+@pytest.mark.parametrize("over", ["asset", "seed"])
+def test_what_is_far_better_wins_and_what_is_near_ties(over):
+    values = simulated(np.random.default_rng(0), {"a": 0.0, "b": 3.0, "c": 3.05}, (3, 40))
+    up = judged(values, over=over)
+    assert {who for who, _ in up.top} == {"b", "c"}
+    assert [one.who for one in up.worse] == [("a", "")]
+    assert up.worse[0].difference == pytest.approx(3.0, abs=0.5)
+    assert (up.over, up.units, up.trainings) == ({"asset": "assets", "seed": "generation seeds"}[over], 40, 3)
+    down = judged(values, higher=False, over=over)
+    assert down.top == (("a", ""),)
+    assert {one.who[0] for one in down.worse} == {"b", "c"}
+
+
+def test_shared_noise_does_not_hide_a_difference():
+    """Assets vary by 5, methods by .6: unpaired, 40 assets would show differences from 3 on."""
+    found = judged(simulated(np.random.default_rng(1), {"a": 0.0, "b": 0.6}, (1, 40)))
+    assert found.best == ("b", "")
+    assert found.worse
+    assert found.smallest < 0.6
+
+
+def test_equal_methods_are_seldom_called_worse():
+    rng = np.random.default_rng(2)
+    wrong = sum(bool(judged(simulated(rng, dict.fromkeys("abcde", 1.0), (3, 12))).worse) for _ in range(300))
+    assert wrong / 300 <= ALPHA + 3 * (ALPHA * (1 - ALPHA) / 300) ** 0.5
+
+
+def test_the_smallest_difference_is_found_with_about_the_promised_power():
+    """Two in three at least: a variance from few training seeds is a guess, more often too small than too large."""
+    rng = np.random.default_rng(3)
+    smallest = np.mean([judged(simulated(rng, {"a": 0.0, "b": 0.0}, (3, 24))).smallest for _ in range(100)])
+    found = [judged(simulated(rng, {"a": 0.0, "b": smallest}, (3, 24))) for _ in range(300)]
+    assert 0.65 < np.mean([one.best[0] == "b" and bool(one.worse) for one in found]) < 0.95
+
+
+def test_a_single_value_per_method_tells_nothing():
+    found = judged({"a": np.array([[1.0]]), "b": np.array([[2.0]])}, over="seed")
+    assert (found.best, found.tied, found.worse, found.smallest) == (("b", ""), (("a", ""),), (), None)
+
+
+def test_seeds_that_only_one_method_has_are_left_out():
+    values = {"a": np.array([[1.0, 2.0, 3.0], [9.0, 9.0, 9.0]]), "b": np.array([[2.0, 3.1, 4.0]])}
+    found = judged(values, over="seed")
+    assert (found.trainings, found.units) == (1, 3)
+
+
+def test_a_method_that_failed_does_not_race():
+    rows = frame({"a": np.ones((1, 2)), "b": np.ones((1, 2)), "c": np.full((1, 2), np.nan)}, "seed")
+    (found,) = verdicts(rows, NO_ASSETS, ["M"], [("a", ""), ("b", ""), ("c", "")])
+    assert {*found.top} == {("a", ""), ("b", "")}
+
+
+def test_sentences():
+    values = simulated(np.random.default_rng(0), {"a": 0.0, "b": 3.0, "c": 3.05}, (3, 40))
+
+    def said(found: Verdict) -> str:
+        return sentence(found, lambda who: who[0].upper())
+
+    assert said(judged(values)).startswith("B and C are best, within chance of each other; worse: A by 2.9")
+    assert said(judged(values, higher=False)).startswith("A is best; worse: ")
+    near = {name: values[name] for name in "bc"}
+    assert said(judged(near)).startswith("no method is shown to be better: B and C lie within chance. This run shows")
