@@ -5,19 +5,23 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from pandas import DataFrame
+
 from ..base.errors import MdtbenchError, MissingError
 from ..base.files import read_json
+from . import frames
 from .evaluation_tables import is_evaluation
+from .frames import distinct, latest, records
 from .merge import IMPORTED
 from .oracle_tables import is_oracle
-from .places import ALL_METHODS, CONTROLS
-from .rows import COST_METRICS, Row, latest, read_rows
+from .places import ALL_METHODS, CONTROLS, name_of
+from .rows import COST_METRICS
 from .students import StudentRecord, read_students
 
 ROWS_FILE: Final = "rows.jsonl"
@@ -40,7 +44,7 @@ class RunInfo:
 
     folder: Path
     manifest: Mapping[str, Any]
-    rows: Sequence[Row] = ()
+    rows: DataFrame = field(default_factory=lambda: frames.rows_frame([]))
     students: Sequence[StudentRecord] = ()
     damage: str = ""
 
@@ -51,7 +55,7 @@ class RunInfo:
     @property
     def kind(self) -> Kind:
         """Told by the manifest, without one by the rows."""
-        if self.manifest.get("kind") == IMPORTED or any(row.git_commit == IMPORTED for row in self.rows):
+        if self.manifest.get("kind") == IMPORTED or (self.rows["git_commit"] == IMPORTED).any():
             return "imported"
         if "reference" in self.manifest or is_evaluation(self.rows):
             return "evaluation"
@@ -64,8 +68,8 @@ class RunInfo:
             return "damaged"
         if not self.manifest:
             return "rows only"
-        lost = any(row.status == "lost" for row in self.rows)
-        return "complete" if self.rows and "finished_s" in self.manifest and not lost else "unfinished"
+        lost = (self.rows["status"] == "lost").any()
+        return "complete" if len(self.rows) and "finished_s" in self.manifest and not lost else "unfinished"
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -74,7 +78,8 @@ class RunInfo:
     @property
     def methods(self) -> list[str]:
         """Labels of what was, or is to be, measured, controls left out; manifests do not keep the order."""
-        measured = [label_of(row) for row in self.rows]
+        whos = self.rows[["method", "variant"]].drop_duplicates()
+        measured = [name_of(*who) for who in whos.itertuples(index=False)]
         planned = self.manifest.get("methods", {})
         known = {*measured, *planned}
         asked = (self.config.get("oracle") or {}).get("methods", ALL_METHODS)
@@ -83,19 +88,18 @@ class RunInfo:
 
     @property
     def train_seeds(self) -> list[int]:
-        found = {row.train_seed for row in self.rows if row.train_seed is not None}
-        return sorted(found | set(self.manifest.get("train_seeds", ())))
+        return sorted({*distinct(self.rows["train_seed"])} | set(self.manifest.get("train_seeds", ())))
 
     @property
     def seeds(self) -> list[int]:
         """Of generation."""
         planned = self.manifest.get("seeds") or (self.config.get("evaluate") or {}).get("seeds", ())
-        return sorted({row.seed for row in self.rows if row.seed is not None} or set(planned))
+        return sorted(distinct(self.rows["seed"]) or set(planned))
 
     @property
     def counts(self) -> list[int]:
         """Numbers of assets that were measured, the largest first; stages may have different ones."""
-        return sorted({row.n_total for row in self.rows if row.metric not in COST_METRICS}, reverse=True)
+        return sorted(distinct(self.rows.loc[~self.rows["metric"].isin(COST_METRICS), "n_total"]), reverse=True)
 
     @cached_property
     def made(self) -> datetime | None:
@@ -103,22 +107,22 @@ class RunInfo:
         for key in ("finished_s", "started_s"):
             if key in self.manifest:
                 return datetime.fromtimestamp(self.manifest[key], UTC)
-        times = [datetime.fromisoformat(row.created_utc) for row in self.rows]
+        times = map(datetime.fromisoformat, distinct(self.rows["created_utc"]))
         return max((time if time.tzinfo else time.replace(tzinfo=UTC) for time in times), default=None)
 
     @property
     def commit(self) -> str:
         """Of the code, short, with a + when there were changes beside it; empty where it is not known."""
-        known = [(row.git_commit, row.git_dirty) for row in self.rows]
-        commit, dirty = next(iter(known), (self.manifest.get("git_commit"), self.manifest.get("git_dirty")))
+        about = {**self.manifest, **next(iter(records(self.rows[:1])), {})}
+        commit, dirty = about.get("git_commit"), about.get("git_dirty")
         if not commit or commit == IMPORTED:
             return commit or ""
         return f"{commit[:COMMIT_LENGTH]}{'+' if dirty else ''}"
 
     @property
-    def failed(self) -> list[Row]:
+    def failed(self) -> DataFrame:
         """Measurements without a value."""
-        return [row for row in self.rows if row.value is None]
+        return self.rows[self.rows["value"].isna()]
 
     @property
     def assets_failed(self) -> list[tuple[str, str]]:
@@ -141,12 +145,12 @@ def read_info(folder: Path) -> RunInfo:
     if not is_run(folder):
         raise MissingError(f"There is no run at {folder}. Name a folder with a {MANIFEST_FILE} or {ROWS_FILE}.")
     manifest: Mapping[str, Any] = {}
-    rows: Sequence[Row] = ()
+    rows = frames.rows_frame([])
     try:
         if (folder / MANIFEST_FILE).is_file():
             manifest = _mapping(folder / MANIFEST_FILE)
         if (folder / ROWS_FILE).is_file():
-            rows = latest(read_rows(folder / ROWS_FILE))
+            rows = latest(frames.rows(folder))
         return RunInfo(folder, manifest, rows, read_students(folder))
     except MdtbenchError as error:
         return RunInfo(folder, manifest, rows, damage=str(error))
@@ -169,11 +173,6 @@ def disk_use(folder: Path) -> dict[str, int]:
     """Bytes of each file and folder right in `folder`, the largest first; links are not followed."""
     found = {entry.name: _size(Path(entry)) for entry in os.scandir(folder) if not entry.is_symlink()}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
-
-
-def label_of(one: Row | StudentRecord) -> str:
-    """Method and variant, as the command line names them."""
-    return f"{one.method}:{one.variant}" if one.variant else one.method
 
 
 def _size(path: Path) -> int:

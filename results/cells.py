@@ -8,12 +8,17 @@ means; it is in the CSV and JSON only. An sd of fewer than two values is None.
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from statistics import fmean, stdev, variance
+from typing import Any, Literal
 
-from .rows import Row
+import numpy as np
+from pandas import DataFrame, Series
+from pandas.api.typing import DataFrameGroupBy
+
+from .frames import records
 
 NO_VALUE = "-"
 FAILED = "failed"
@@ -69,29 +74,47 @@ class Cell:
     notes: tuple[int, ...] = ()
 
 
-def measured(rows: Sequence[Row], decimals: int, where: str, footnotes: list[str]) -> Cell:
-    """The cell of one metric from its rows over seeds.
+def summary(rows: DataFrame, by: list[str]) -> dict[tuple, dict[str, Any]]:
+    """What cells say of their rows over seeds, by the values of `by`.
+
+    Each has `value`, `sd`, `sd_train` as in `Cell`, `sd_all` (over all seeds), `n`, `n_train`, `n_ok`, `n_total`,
+    `n_rows`, and the `reasons` of the rows without a value: status and reason of each.
+    """
+    ok, failed = rows[rows["value"].notna()], rows[rows["value"].isna()]
+    values, of_seeds = _groups(ok, by)["value"], _groups(ok, [*by, "train_seed"])["value"]
+    means, variances = of_seeds.agg(fmean), of_seeds.agg(_of_several(variance)).dropna()
+    # Of rows with a value that which lost most, else of all.
+    ranked = rows.assign(share=ok_shares(rows), missing=rows["value"].isna())
+    ranked = ranked.sort_values(["missing", "share"], kind="stable")
+    cells = ranked.drop_duplicates(by).set_index(by)[["n_ok", "n_total"]].astype(object)
+    cells["value"], cells["sd_all"] = values.agg(fmean), values.agg(_of_several(stdev))
+    cells["sd"] = np.sqrt(variances.groupby(level=by, dropna=False).agg(fmean).astype("float64"))
+    of_training = means.groupby(level=by, dropna=False)
+    cells["sd_train"] = of_training.agg(_of_several(stdev))
+    for name, count in {"n": values.size(), "n_train": of_training.size()}.items():
+        cells[name] = count.reindex(cells.index, fill_value=0)
+    cells["n_rows"] = _groups(rows, by).size()
+    reasons = [(status, reason_of(status, error)) for status, error in failed[["status", "error"]].to_numpy()]
+    failed = failed.assign(reason=Series(reasons, index=failed.index, dtype=object))
+    cells["reasons"] = _groups(failed, by)["reason"].agg(list)
+    return dict(zip(cells.index, records(cells), strict=True))
+
+
+def measured(about: Mapping[str, Any] | None, decimals: int, where: str, footnotes: list[str]) -> Cell:
+    """The cell of one metric.
 
     Args:
-        rows: The same method, variant, steps and metric; any seeds.
+        about: Of `summary`; None where nothing was measured.
         decimals: Digits after the point of the column.
         where: Names the line in footnotes.
         footnotes: Of the table; the reasons of failures are added.
     """
-    if not rows:
+    if about is None:
         return Cell(NO_VALUE)
-    failed = [row for row in rows if row.value is None]
-    ok = [row for row in rows if row.value is not None]
-    worst = min(ok or failed, key=ok_share)
-    cell = Cell(FAILED, n_ok=worst.n_ok, n_total=worst.n_total, n_failed=len(failed))
-    cell = replace(cell, notes=failure_notes(failed, len(rows), where, footnotes))
-    if not ok:
-        return cell
-    groups = _by_training_seed(ok)
-    mean, sd = statistics.fmean(row.value or 0.0 for row in ok), _pooled_sd(groups)
-    text = _spelled(mean, sd, decimals)
-    sd_train = sd_of([statistics.fmean(group) for group in groups])
-    return replace(cell, text=text, value=mean, sd=sd, n=len(ok), sd_train=sd_train, n_train=len(groups))
+    names = ("value", "sd", "n", "sd_train", "n_train", "n_ok", "n_total")
+    cell = Cell(FAILED, **{name: about[name] for name in names}, n_failed=len(about["reasons"] or ()))
+    cell = replace(cell, notes=failure_notes(about, where, footnotes))
+    return cell if cell.value is None else replace(cell, text=_spelled(cell.value, cell.sd, decimals))
 
 
 def with_counts(cells: Sequence[Cell]) -> list[Cell]:
@@ -105,23 +128,27 @@ def with_counts(cells: Sequence[Cell]) -> list[Cell]:
     ]
 
 
-def failure_notes(failed: Sequence[Row], n_rows: int, where: str, footnotes: list[str]) -> tuple[int, ...]:
+def failure_notes(about: Mapping[str, Any], where: str, footnotes: list[str]) -> tuple[int, ...]:
     """Numbers of the footnotes that say what failed or was lost, and why; equal footnotes are written once."""
-    reasons = [(row.status, reason_of(row)) for row in failed]
     numbers = []
-    for status, reason in dict.fromkeys(reasons):
-        share = f"{reasons.count((status, reason))} of {n_rows} seeds {status}" if n_rows > 1 else status
-        note = f"{where}: {share}: {reason}"
-        if note not in footnotes:
-            footnotes.append(note)
-        numbers.append(footnotes.index(note) + 1)
+    reasons: Sequence[tuple[str, str]] = about["reasons"] or ()
+    for (status, reason), count in Counter(reasons).items():
+        share = f"{count} of {about['n_rows']} seeds {status}" if about["n_rows"] > 1 else status
+        numbers.append(number_of(f"{where}: {share}: {reason}", footnotes))
     return tuple(numbers)
 
 
-def reason_of(row: Row) -> str:
+def number_of(note: str, footnotes: list[str]) -> int:
+    """Of a footnote, from 1; it is added unless it is there."""
+    if note not in footnotes:
+        footnotes.append(note)
+    return footnotes.index(note) + 1
+
+
+def reason_of(status: str, error: str) -> str:
     """Why a row has no value, in one line; of a lost one also that it can be mended."""
-    reason = _one_line(row.error or "")
-    return f"{reason.rstrip('.')}; the same command tries again" if row.status == "lost" else reason
+    reason = _one_line(error)
+    return f"{reason.rstrip('.')}; the same command tries again" if status == "lost" else reason
 
 
 def flag_best(cells: Sequence[Cell], *, higher: bool) -> list[Cell]:
@@ -138,19 +165,9 @@ def flag_best(cells: Sequence[Cell], *, higher: bool) -> list[Cell]:
     return [replace(c, best=flag == 0, second=flag == 1) for c, flag in zip(cells, flags, strict=True)]
 
 
-def counts(row: Row) -> str:
-    """Assets measured of all, as in 63/64."""
-    return f"{row.n_ok}/{row.n_total}"
-
-
-def ok_share(row: Row) -> float:
-    """The part of the assets that was measured."""
-    return row.n_ok / row.n_total if row.n_total else 0.0
-
-
-def sd_of(values: Sequence[float]) -> float | None:
-    """With ddof=1; None of fewer than two values."""
-    return statistics.stdev(values) if len(values) > 1 else None
+def ok_shares(rows: DataFrame) -> Series:
+    """The part of the assets that was measured, of each row."""
+    return (rows["n_ok"] / rows["n_total"]).where(rows["n_total"] > 0, 0.0)
 
 
 def decimals_of(value: float, *, significant: int) -> int:
@@ -164,17 +181,14 @@ def _one_line(text: str) -> str:
     return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
 
 
-def _by_training_seed(rows: Iterable[Row]) -> list[list[float]]:
-    groups: dict[int | None, list[float]] = {}
-    for row in rows:
-        if row.value is not None:
-            groups.setdefault(row.train_seed, []).append(row.value)
-    return list(groups.values())
+def _groups(rows: DataFrame, by: list[str]) -> DataFrameGroupBy:
+    """With those that lack a value of `by`."""
+    return rows.groupby(by, dropna=False, sort=False)
 
 
-def _pooled_sd(groups: Iterable[Sequence[float]]) -> float | None:
-    variances = [statistics.variance(group) for group in groups if len(group) > 1]
-    return math.sqrt(statistics.fmean(variances)) if variances else None
+def _of_several(statistic: Callable[[Iterable[float]], float]) -> Callable[[Series], float]:
+    """The statistic, NaN of fewer than two values."""
+    return lambda values: statistic(values) if len(values) > 1 else math.nan
 
 
 def _spelled(mean: float, sd: float | None, decimals: int) -> str:

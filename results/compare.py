@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from pandas import DataFrame
 from scipy.special import ndtri
 
 from .asset_values import AssetValue
@@ -20,7 +21,9 @@ from .compare_gaps import gap_of
 from .compare_pairs import Pair, Place, by_place, good, kind_of, pair_of, priors_of, spreads_of, variance_of
 from .compare_rows import assets_of_methods, of_methods, of_metrics
 from .differences import ALPHA, MEASURING, Comparison, Difference, Verdict
-from .rows import COST_METRICS, Row, latest
+from .frames import latest, to_rows
+from .places import NO_STEPS
+from .rows import COST_METRICS, Row
 from .spread import Variance, bound
 from .tolerances import CONTROLS, DEFAULT, Tolerance
 
@@ -35,8 +38,8 @@ ONE_SEED: Final = "one seed does not tell chance: run more seeds or give a toler
 
 
 def compare(
-    run: Sequence[Row],
-    baseline: Sequence[Row],
+    run: DataFrame,
+    baseline: DataFrame,
     *,
     metrics: Sequence[str] = (),
     methods: Sequence[str] = (),
@@ -59,7 +62,7 @@ def compare(
     spreads, tolerances = spreads_of(baseline), tolerances or {}
     mine, theirs, notes = of_methods(run, baseline, methods)
     mine, theirs = of_metrics(mine, theirs, metrics)
-    runs, baselines = by_place(mine), by_place(theirs)
+    runs, baselines = by_place(to_rows(mine)), by_place(to_rows(theirs))
     assets = BothAssets(by_cell(assets_of_methods(run_assets, methods)), by_cell(baseline_assets))
     places = list(dict.fromkeys((*baselines, *runs)))
     settled: dict[Place, Difference] = {}
@@ -88,7 +91,8 @@ def _is_judged(frame: Difference, tolerances: Mapping[str, Tolerance]) -> bool:
 
 
 def _frame(place: Place, row: Row) -> Difference:
-    (method, variant, steps, sampler, stage), metric = place
+    (method, variant, order, sampler, stage), metric = place
+    steps = None if order == NO_STEPS else order
     return Difference(stage, method, variant, sampler, steps, metric, row.unit, row.higher_is_better)
 
 

@@ -51,7 +51,7 @@ def _gap_reason(run: Sequence[Row], baseline: Sequence[Row]) -> tuple[Verdict, s
     if len(missing) * len(baseline) > (len(baseline) - len(good(baseline))) * len(run):
         status = missing[0].status
         count = sum(row.status == status for row in missing)
-        return "worse", f"{count} of {len(run)} {status}: {reason_of(missing[0])}"
+        return "worse", f"{count} of {len(run)} {status}: {reason_of(status, missing[0].error or '')}"
     if not good(baseline):
         return "not comparable", f"{baseline[0].status} in the baseline"
     return "same", ""

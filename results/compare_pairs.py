@@ -7,8 +7,11 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pandas import DataFrame
+
 from .compare_assets import OverAssets
 from .differences import MEASURING, Difference, Pairing
+from .frames import to_rows
 from .places import Key, key_of
 from .rows import COST_METRICS, Row
 from .spread import (
@@ -92,10 +95,10 @@ def values_of(rows: Iterable[Row]) -> dict[Seeds, float]:
     return {(row.train_seed, row.seed): row.value for row in rows if row.value is not None}
 
 
-def spreads_of(baseline: Iterable[Row]) -> dict[Kind, float]:
+def spreads_of(baseline: DataFrame) -> dict[Kind, float]:
     """The sd of each metric over generation seeds, of all lines together; where there is one, over training seeds."""
     kinds: dict[Kind, list[dict[Seeds, float]]] = {}
-    for rows in by_place(baseline).values():
+    for rows in by_place(to_rows(baseline)).values():
         kinds.setdefault(kind_of(rows[0]), []).append(values_of(rows))
     found: dict[Kind, float] = {}
     for kind, lines in kinds.items():

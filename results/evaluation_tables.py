@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
+
+from pandas import DataFrame, Series
 
 from . import paper
 from .cells import Cell, Column, decimals_of
+from .frames import latest
 from .paper_columns import NOTHING, TABLE_1, Beside
-from .places import CONTROLS, Place, control_places, key_of
-from .rows import COST_METRICS, LATENCY_METRIC, Row
-from .tables import METHOD, STEPS, Line, Table, build, check_single, checked
+from .places import CONTROLS, LINE, Place, control_places, keyed, keys_of, place_of
+from .rows import COST_METRICS, LATENCY_METRIC
+from .tables import METHOD, STEPS, Line, Measured, Table, build, check_definitions, check_single
 
 EVALUATION = "evaluation"  # the stage of all these rows
 RANDOM_MARK = "[random]"  # ends the names of metrics whose extractors have random weights
@@ -27,12 +31,12 @@ NFE = Column("nfe", "NFE", "count")
 TIME = Column(LATENCY_METRIC, "time", "cost", higher_is_better=False, unit="s/asset")
 
 
-def is_evaluation(rows: Sequence[Row]) -> bool:
+def is_evaluation(rows: DataFrame) -> bool:
     """Whether rows are those of systems' assets."""
-    return any(row.stage == EVALUATION for row in rows)
+    return bool((rows["stage"] == EVALUATION).any())
 
 
-def evaluation_table(rows: Sequence[Row]) -> Table:
+def evaluation_table(rows: DataFrame) -> Table:
     """One line per system, and the controls. The paper's numbers of a system stand beside official metrics only.
 
     Rows of several evaluations may come together: of other systems, of a system's other seeds (mean ± sd), and of the
@@ -42,53 +46,56 @@ def evaluation_table(rows: Sequence[Row]) -> Table:
         UsageError: no rows, or rows of one column that differ in protocol, reference, number of assets, extractor or
             definition.
     """
-    rows = checked(rows)
+    rows = keyed(latest(rows))
+    check_single("stage", {*rows["stage"]})
+    check_definitions(rows)
     _check_comparable(rows)
     places = [*_system_places(rows), *control_places(rows)]
-    rows, shared = _without_shared_notes(_calibrated(sorted(rows, key=_rank)))
-    lead = (METHOD, *((STEPS,) if _any(rows, "steps") else ()), *((NFE,) if _any(rows, "nfe") else ()))
-    timed = any(row.metric == LATENCY_METRIC for row in rows)
-    beside = NOTHING if any(row.metric.endswith(RANDOM_MARK) for row in rows) else replace(TABLE_1, find=_published)
-    table = build("evaluation", "Evaluation", rows, places, lead=(*lead, *((TIME,) if timed else ())), beside=beside)
-    seeds = len({row.seed for row in rows} - {None}) > 1
+    rows, shared = _without_shared_notes(_calibrated(rows.sort_values("metric", key=_ranks, kind="stable")))
+    known = {STEPS: rows["steps"].notna(), NFE: rows["nfe"].notna(), TIME: rows["metric"] == LATENCY_METRIC}
+    lead = (METHOD, *(column for column, mine in known.items() if mine.any()))
+    beside = NOTHING if rows["metric"].str.endswith(RANDOM_MARK).any() else replace(TABLE_1, find=_published)
+    table = build("evaluation", "Evaluation", Measured.of(rows), places, lead=lead, beside=beside)
+    seeds = rows["seed"].nunique() > 1
     table = table if seeds else _with_errors(table, rows, places)
     notes = (*_notes(table, beside, seeds=seeds), *(f"{note[:1].upper()}{note[1:]}." for note in shared))
     return replace(table, notes=notes)
 
 
-def _check_comparable(rows: Sequence[Row]) -> None:
-    check_single("protocol", {row.config_sha for row in rows})
-    check_single("reference", {str(row.reference_sha) for row in rows})
-    check_single("number of assets", {str(row.n_total) for row in rows if row.metric not in COST_METRICS})
-    for metric in dict.fromkeys(row.metric for row in rows if row.metric != LATENCY_METRIC):
-        check_single(f"extractor of {metric}", {str(row.weights_sha) for row in rows if row.metric == metric})
+def _check_comparable(rows: DataFrame) -> None:
+    quality = rows[~rows["metric"].isin(COST_METRICS)]
+    check_single("protocol", {*rows["config_sha"]})
+    check_single("reference", {*rows["reference_sha"].fillna("None")})
+    check_single("number of assets", {*quality["n_total"].map(str)})
+    for metric, mine in rows[rows["metric"] != LATENCY_METRIC].groupby("metric", sort=False):
+        check_single(f"extractor of {metric}", {*mine["weights_sha"].fillna("None")})
 
 
-def _rank(row: Row) -> int:
-    name = row.metric.removesuffix(RANDOM_MARK)
-    return FIRST.index(name) if name in FIRST else len(FIRST)
+def _ranks(metrics: Series) -> Series:
+    names = metrics.str.removesuffix(RANDOM_MARK)
+    return names.map(lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
 
 
-def _system_places(rows: Sequence[Row]) -> list[Place]:
-    keys = dict.fromkeys(key_of(row) for row in rows if row.method not in CONTROLS)
-    return [Place(*key, GROUP, "student", key[0]) for key in keys]
+def _system_places(rows: DataFrame) -> list[Place]:
+    keys = keys_of(rows[~rows["method"].isin(CONTROLS)])
+    return [place_of(key, GROUP, "student", key[0]) for key in keys]
 
 
-def _calibrated(rows: Sequence[Row]) -> list[Row]:
+def _calibrated(rows: DataFrame) -> DataFrame:
     """Rows without the words that no teacher was evaluated, where one is among them."""
-    if not any(part.startswith(CALIBRATION) for row in rows for part in _parts(row)):
-        return list(rows)
-    kept = [SEPARATOR.join(part for part in _parts(row) if part != NOT_CALIBRATED) for row in rows]
-    return [row.model_copy(update={"note": note}) for row, note in zip(rows, kept, strict=True)]
+    parts = rows["note"].map(_parts)
+    if not any(part.startswith(CALIBRATION) for part in chain.from_iterable(parts)):
+        return rows
+    return rows.assign(note=[SEPARATOR.join(one for one in found if one != NOT_CALIBRATED) for found in parts])
 
 
-def _with_errors(table: Table, rows: Sequence[Row], places: Sequence[Place]) -> Table:
+def _with_errors(table: Table, rows: DataFrame, places: Sequence[Place]) -> Table:
     """The table with the error of each value that has one, spelled as the sd over seeds would be."""
-    errors = {(key_of(row), row.metric): row.stderr for row in rows if row.stderr}
+    errors = rows[rows["stderr"] > 0].groupby([*LINE, "metric"])["stderr"].last().to_dict()
 
     def line_with(line: Line, place: Place) -> Line:
         pairs = zip(table.columns, line.cells, strict=True)
-        cells = tuple(_with_error(cell, errors.get((place.key, column.key))) for column, cell in pairs)
+        cells = tuple(_with_error(cell, errors.get((*place.key, column.key))) for column, cell in pairs)
         return replace(line, cells=cells)
 
     lines = tuple(line_with(line, place) for line, place in zip(table.rows, places, strict=True))
@@ -104,20 +111,19 @@ def _with_error(cell: Cell, error: float | None) -> Cell:
     return replace(cell, text=f"{spelled} {counted}".rstrip())
 
 
-def _without_shared_notes(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+def _without_shared_notes(rows: DataFrame) -> tuple[DataFrame, list[str]]:
     """Rows with only the parts of their notes that some system's rows lack, and the others' parts once."""
-    parts = {row.method: dict.fromkeys([]) for row in rows if row.method not in CONTROLS}
-    for row in rows:
-        if row.method in parts:
-            parts[row.method].update(dict.fromkeys(_parts(row)))
-    first = next(iter(parts.values()), {})
-    shared = [part for part in first if all(part in of_one for of_one in parts.values())]
-    own = [SEPARATOR.join(part for part in _parts(row) if part not in shared) for row in rows]
-    return [row.model_copy(update={"note": note}) for row, note in zip(rows, own, strict=True)], shared
+    parts = rows["note"].map(_parts)
+    systems = rows["method"].where(~rows["method"].isin(CONTROLS)).rename("system")
+    of_systems = [list(chain.from_iterable(mine)) for _, mine in parts.groupby(systems, sort=False)]
+    first = dict.fromkeys(of_systems[0]) if of_systems else ()
+    shared = [part for part in first if all(part in one for one in of_systems)]
+    own = [SEPARATOR.join(one for one in found if one not in shared) for found in parts]
+    return rows.assign(note=own), shared
 
 
-def _parts(row: Row) -> list[str]:
-    return [part for part in row.note.split(SEPARATOR) if part]
+def _parts(note: str) -> list[str]:
+    return [part for part in note.split(SEPARATOR) if part]
 
 
 def _notes(table: Table, beside: Beside, *, seeds: bool) -> list[str]:
@@ -145,7 +151,3 @@ def _published(name: str, steps: int | None, tables: tuple[paper.PaperTable, ...
         if row.label.lower() == name.lower() and row.measured_by == "authors" and steps in (None, row.steps)
     ]
     return found[0] if len(found) == 1 else None
-
-
-def _any(rows: Sequence[Row], name: str) -> bool:
-    return any(getattr(row, name) is not None for row in rows)

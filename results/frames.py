@@ -14,16 +14,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from pandas import DataFrame
+import pandas as pd
+from pandas import DataFrame, Series
 from pydantic import BaseModel
 
-from ..base.errors import MissingError
-from ..base.files import read_json
+from ..base.errors import MissingError, UsageError
+from ..base.files import read_json, replacing
 from .asset_values import AssetValue, read_asset_values
 from .rows import STRUCTURE, Row, read_rows
 from .students import StudentRecord, read_students
 from .sweep import SweepRecord, read_sweeps
 
+# What tells measurements apart.
+MEASUREMENT: Final = [
+    *("stage", "split", "method", "variant", "sampler", "extra_sampler"),
+    *("steps", "train_seed", "seed", "metric"),
+]
 STUDENT: Final = ["stage", "method", "variant", "train_seed", "folder"]  # columns of `curves` that say whose they are
 _DTYPES: Final = {"string": "string", "integer": "Int64", "number": "float64", "boolean": "boolean"}
 _FOLDER: Final = re.compile(r"(?:(?P<stage>structure|slat)-)?(?P<method>.+)-seed(?P<seed>\d+)-[0-9a-f]+")
@@ -61,6 +67,43 @@ def curves(run: Path) -> DataFrame:
         MissingError: a log, or a file that tells which students the tables show, is damaged.
     """
     return curves_frame(run, read_students(run), read_sweeps(run))
+
+
+def latest(rows: DataFrame) -> DataFrame:
+    """The last row of each measurement, so that a cell that was run again counts once, in first-seen order.
+
+    Raises:
+        UsageError: two runs hold the same measurement.
+    """
+    same = rows.groupby(MEASUREMENT, dropna=False, sort=False)
+    first = same["run_id"].transform("first")
+    for row, run in zip(records(rows[rows["run_id"] != first]), first[rows["run_id"] != first], strict=True):
+        raise UsageError(
+            f"Two runs hold the same measurement (got {row['method']} {row['metric']} seed {row['seed']} in "
+            f"'{run}' and '{row['run_id']}') - a table shows one run - use `mdtbench compare`."
+        )
+    numbered = rows.set_axis(same.ngroup().to_numpy(), axis="index")
+    return numbered[~numbered.index.duplicated(keep="last")].sort_index()
+
+
+def to_rows(rows: DataFrame) -> list[Row]:
+    """The lines of a frame as checked rows."""
+    return [Row.model_validate(record) for record in records(rows[list(Row.model_fields)])]
+
+
+def records(frame: DataFrame) -> list[dict[Any, Any]]:
+    """The lines of a frame with None where there is no value."""
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def none_of(value: Any) -> Any:
+    """None for what is missing in a frame, else the value."""
+    return None if pd.isna(value) else value
+
+
+def distinct(column: Series) -> list[Any]:
+    """The values of a column, each once, in order, without what is missing."""
+    return column.dropna().unique().tolist()
 
 
 def rows_frame(found: Iterable[Row]) -> DataFrame:
@@ -101,6 +144,23 @@ def curves_frame(run: Path, students: Sequence[StudentRecord], sweeps: Iterable[
     lines = [dict(zip(STUDENT, who, strict=True)) | line for who, path in found for line in _log(path)]
     dtypes = {name: "Int64" if name in ("train_seed", "step") else "string" for name in (*STUDENT, "step")}
     return DataFrame(lines, columns=None if lines else list(dtypes)).astype(dtypes)
+
+
+def write_parquet(path: Path, frame: DataFrame) -> None:
+    """Write a frame's columns with their types; the file is complete or unchanged. `pandas.read_parquet` reads it.
+
+    Raises:
+        UsageError: pyarrow is not installed.
+        RunError: the file cannot be written.
+    """
+    with replacing(path) as part:
+        try:
+            frame.to_parquet(part, engine="pyarrow", index=False)
+        except ImportError as error:
+            raise UsageError(
+                "Parquet files need pyarrow, which is not installed - `pip install 'mdtbench[parquet]'` brings it - "
+                "or use --format csv or json."
+            ) from error
 
 
 def _frame(lines: Iterable[dict[str, Any]], dtypes: dict[str, str]) -> DataFrame:

@@ -6,18 +6,22 @@ method is the same. What two runs both measured is shown once, when they agree.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import pandas as pd
+from pandas import DataFrame, Series
+
 from ..base.errors import UsageError
 from ..base.files import read_json
-from .places import CONTROLS
+from .frames import MEASUREMENT, distinct, latest, none_of, records
+from .places import CONTROLS, LINE, NO_STEPS, keyed, name_of
 from .report import RunResults, read_run
-from .rows import COST_METRICS, Row, latest
+from .rows import COST_METRICS, Row
 from .students import StudentRecord
 from .sweep import SweepRecord, Trial
 
@@ -61,7 +65,7 @@ class Run:
     @property
     def stages(self) -> set[str]:
         """What was measured."""
-        return {row.stage for row in self.results.rows}
+        return {*self.results.rows["stage"]}
 
 
 def read_runs(folders: Sequence[Path]) -> RunResults:
@@ -92,17 +96,15 @@ def merged(runs: Sequence[Run]) -> RunResults:
             raise _different(first.name, other.name, "stages", [_spelled(run.stages) for run in (first, other)])
     for check in (_shared, _made):
         _check_equal((run.name, check(run)) for run in runs)
-    rows: dict[Key, tuple[Row, str]] = {}
-    for run in runs:
-        for row in latest(run.results.rows):
-            key = _measurement(row)
-            if key not in rows or rows[key][0].status == "lost":
-                rows[key] = row, run.name
-            elif row.status != "lost":
-                _check_agree(*rows[key], row, run.name)
-    return RunResults(
-        [row for row, _ in rows.values()], _students(runs), _sweeps(runs), (_sources(runs), *_differences(runs))
-    )
+    found = pd.concat([latest(run.results.rows).assign(run=run.name) for run in runs], ignore_index=True)
+    number = found.groupby(MEASUREMENT, dropna=False, sort=False).ngroup()
+    lost = (found["status"] == "lost").astype(bool)
+    at = Series(found.index).where(~lost, -found.index)  # the first that is not lost, else the last that is
+    ranked = found.assign(number=number, lost=lost, at=at).sort_values(["number", "lost", "at"])
+    kept = ranked.drop_duplicates("number").set_index("number")
+    _check_agree(found, kept.loc[number].reset_index())
+    notes = (_sources(runs), *_differences(runs, found))
+    return RunResults(kept[list(Row.model_fields)].reset_index(drop=True), _students(runs), _sweeps(runs), notes)
 
 
 def _manifest(folder: Path) -> Mapping[str, Any]:
@@ -112,31 +114,32 @@ def _manifest(folder: Path) -> Mapping[str, Any]:
 
 def _shared(run: Run) -> dict[str, Any]:
     """What must be the same where both runs have it: per stage and metric, the split, reference, ..."""
-    found: dict[str, set] = {}
-    for row in run.results.rows:
-        names = _SHARED_BY_EVALUATIONS if row.stage == _EVALUATION else _SHARED
-        for name, title in names.items():
-            found.setdefault(f"{title} of {row.metric} (stage {row.stage})", set()).add(getattr(row, name))
-    return {name: _spelled(values) for name, values in found.items()}
+    found = {}
+    for (stage, metric), rows in run.results.rows.groupby(["stage", "metric"], sort=False):
+        names = _SHARED_BY_EVALUATIONS if stage == _EVALUATION else _SHARED
+        found |= {f"{title} of {metric} (stage {stage})": _spelled(rows[name]) for name, title in names.items()}
+    return found
 
 
 def _made(run: Run) -> dict[str, Any]:
     """What must be the same of a method whose seeds are pooled."""
-    found: dict[str, set] = {}
-    for row in run.results.rows:
-        sampler = f", {row.sampler}" if row.extra_sampler else ""
-        line = f"{_label(row)} at {row.steps} steps{sampler}, stage {row.stage}"
+    made: dict[str, Any] = {}
+    for key, rows in keyed(run.results.rows).groupby(LINE, sort=False):
+        label = name_of(str(key[0]), str(key[1]))
+        _, _, order, other_sampler, stage = key
+        steps, beside = None if order == NO_STEPS else order, f", {other_sampler}" if other_sampler else ""
+        line = f"{label} at {steps} steps{beside}, stage {stage}"
         for name, title in _OF_A_METHOD.items():
-            if name != "sampler" or row.sampler:  # rows of version 1 do not say it
-                found.setdefault(f"{title} of {line}", set()).add(getattr(row, name))
-    made = {name: _spelled(values) for name, values in found.items()}
+            found = rows["sampler"].dropna() if name == "sampler" else rows[name]  # rows of version 1 do not say it
+            made |= {f"{title} of {line}": _spelled(found)} if len(found) else {}
     for student in run.results.students:
         given = student.model_dump(include={"budget", "steps", "batch", "forwards", "lr"})
-        made |= {f"{name} of {_label(student)} ({student.stage})": str(value) for name, value in given.items()}
-    labels = {_label(row) for row in run.results.rows}
+        whose = f"{name_of(student.method, student.variant)} ({student.stage})"
+        made |= {f"{name} of {whose}": str(value) for name, value in given.items()}
+    labels = {name_of(*who) for who in zip(run.results.rows["method"], run.results.rows["variant"], strict=True)}
     known = {label: about for label, about in run.manifest.get("methods", {}).items() if label in labels}
     made |= {f"parameters of {label}": str(about.get("parameters")) for label, about in known.items()}
-    trained = {_label(student) for student in run.results.students}
+    trained = {name_of(student.method, student.variant) for student in run.results.students}
     settings = _settings(run.manifest)
     return made | {f"{name} of {label}": value for label in sorted(trained) for name, value in settings.items()}
 
@@ -176,33 +179,26 @@ def _different(first: str, other: str, what: str, got: Sequence[Any]) -> UsageEr
     )
 
 
-def _measurement(row: Row) -> Key:
-    """As `latest` tells measurements apart."""
-    line = (row.stage, row.split, row.method, row.variant, row.sampler, row.extra_sampler, row.steps)
-    return *line, row.train_seed, row.seed, row.metric
+def _check_agree(rows: DataFrame, shown: DataFrame) -> None:
+    """Raises UsageError when a measurement has another value than the one `shown`, of each row.
 
-
-def _check_agree(row: Row, run: str, again: Row, other: str) -> None:
-    """Raises UsageError when one measurement has two values. Seconds are never the same: the first run's are shown."""
-    control = row.method in CONTROLS
-    if row.metric in COST_METRICS or _agree(row.value, again.value, ROUNDING if control else 0.0):
-        return
-    values = " and ".join(one.status if one.value is None else f"{one.value:.6g}" for one in (row, again))
-    seeds = f"seeds {row.train_seed} (training) and {row.seed} (generation)"
-    where = f"{row.metric} of {_label(row)} ({row.stage}, steps {row.steps}, {seeds})"
-    way_out = (
-        "what measures or the teacher has changed; " if control else "run one of them with other --seeds or name; "
-    )
-    raise UsageError(
-        f"{run} and {other} have other values of {where}: {values} - a table shows one value of a measurement - "
-        f"{way_out}{ADVICE}."
-    )
-
-
-def _agree(a: float | None, b: float | None, rounding: float) -> bool:
-    if a is None or b is None:
-        return a is b
-    return math.isclose(a, b, rel_tol=rounding)
+    Seconds are never the same: the first run's are shown.
+    """
+    control = rows["method"].isin(CONTROLS)
+    a, b = shown["value"], rows["value"]
+    agree = (a - b).abs() <= (ROUNDING * control) * np.maximum(a.abs(), b.abs())
+    agree |= (a.isna() & b.isna()) | rows["metric"].isin(COST_METRICS) | (rows["status"] == "lost")
+    for row, again in zip(records(shown[~agree]), records(rows[~agree]), strict=True):
+        values = " and ".join(one["status"] if one["value"] is None else f"{one['value']:.6g}" for one in (row, again))
+        seeds = f"seeds {row['train_seed']} (training) and {row['seed']} (generation)"
+        label = name_of(row["method"], row["variant"])
+        where = f"{row['metric']} of {label} ({row['stage']}, steps {row['steps']}, {seeds})"
+        measured = "what measures or the teacher has changed"
+        way_out = measured if row["method"] in CONTROLS else "run one of them with other --seeds or name"
+        raise UsageError(
+            f"{row['run']} and {again['run']} have other values of {where}: {values} - a table shows one value of a "
+            f"measurement - {way_out}; {ADVICE}."
+        )
 
 
 def _students(runs: Iterable[Run]) -> list[StudentRecord]:
@@ -240,14 +236,13 @@ def _sources(runs: Sequence[Run]) -> str:
     return f"Rows of {len(runs)} runs: {', '.join(run.name for run in runs)}. What several hold is shown once."
 
 
-def _differences(runs: Sequence[Run]) -> list[str]:
+def _differences(runs: Sequence[Run], rows: DataFrame) -> list[str]:
     """What may differ between runs of one table, and the reader must know."""
-    rows = [row for run in runs for row in run.results.rows]
     notes = []
-    machines = dict.fromkeys(row.device for row in rows if row.metric in COST_METRICS)
+    machines = distinct(rows.loc[rows["metric"].isin(COST_METRICS), "device"])
     if len(machines) > 1:
         notes.append(f"Seconds are of different machines: {'; '.join(machines)}.")
-    commits = dict.fromkeys(row.git_commit[:COMMIT_LENGTH] for row in rows if row.git_commit not in (None, IMPORTED))
+    commits = distinct(rows.loc[rows["git_commit"] != IMPORTED, "git_commit"].str[:COMMIT_LENGTH])
     if len(commits) > 1:
         notes.append(f"Made by different versions of the code: {', '.join(commits)}.")
     trained = [_settings(run.manifest) for run in runs if run.results.students]
@@ -258,9 +253,5 @@ def _differences(runs: Sequence[Run]) -> list[str]:
     return notes
 
 
-def _label(one: Row | StudentRecord) -> str:
-    return f"{one.method}:{one.variant}" if one.variant else one.method
-
-
-def _spelled(values: set) -> str:
-    return ", ".join(sorted(str(value) for value in values))
+def _spelled(values: Iterable[Any]) -> str:
+    return ", ".join(sorted({str(none_of(value)) for value in values}))

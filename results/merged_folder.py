@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from ..base.files import read_json, write_json
 from .asset_values import read_asset_values, write_asset_values
+from .frames import to_rows
 from .merge import read_runs
 from .rows import write_rows
 from .students import write_students
@@ -32,7 +33,7 @@ def merged_folder(folders: Sequence[Path]) -> Iterator[Path]:
     with TemporaryDirectory(prefix="mdtbench-") as root:
         into = Path(root) / " + ".join(folder.resolve().name for folder in folders)
         into.mkdir()
-        write_rows(into / "rows.jsonl", results.rows)
+        write_rows(into / "rows.jsonl", to_rows(results.rows))
         write_students(into, results.students)
         if results.sweeps:
             write_sweeps(into, results.sweeps)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from .cells import NO_VALUE, Cell, Column, flag_best, measured, sd_of
-from .places import CONTROL_GROUP, CONTROLS, label_of
-from .rows import Row, latest
+import pandas as pd
+from pandas import DataFrame
+
+from .cells import NO_VALUE, Cell, Column, flag_best, measured, number_of, summary
+from .frames import distinct, latest
+from .places import CONTROL_GROUP, CONTROLS, keyed, label_of, step_order
 from .tables import Line, Table
 
 PREFIX = "oracle/"  # of the stage of every row
 TRANSPORT, SLICED_W2 = "transport_rmse", "SW2"
 DECIMALS = 3
+WHO = ["method", "variant"]
 NOTES = (
     "transport: root mean square distance of samples from where the exact flow takes their noise. SW2: sliced "
     "2-Wasserstein distance from exact data. Both in the data's units, at the line's steps with the method's own "
@@ -22,46 +26,44 @@ NOTES = (
 )
 
 
-def is_oracle(rows: Sequence[Row]) -> bool:
+def is_oracle(rows: DataFrame) -> bool:
     """Whether rows are of an oracle run."""
-    return any(row.stage.startswith(PREFIX) for row in rows)
+    return bool(rows["stage"].str.startswith(PREFIX).any())
 
 
-def oracle_tables(rows: Sequence[Row]) -> tuple[Table, ...]:
+def oracle_tables(rows: DataFrame) -> tuple[Table, ...]:
     """One table per problem, in the order of the rows; the last has the notes.
 
     Raises:
         UsageError: rows of two runs.
     """
-    rows = latest(rows)
-    stages = dict.fromkeys(row.stage for row in rows)
-    tables = [_table(stage, [row for row in rows if row.stage == stage]) for stage in stages]
+    tables = [_table(str(stage), mine) for stage, mine in keyed(latest(rows)).groupby("stage", sort=False)]
     return (*tables[:-1], *(replace(table, notes=NOTES) for table in tables[-1:]))
 
 
-def _table(stage: str, rows: Sequence[Row]) -> Table:
-    who = list(dict.fromkeys((row.method, row.variant) for row in rows))
-    ordered = [key for key in who if key[0] not in CONTROLS] + [key for key in who if key[0] in CONTROLS]
-    columns = _columns(rows)
-    footnotes: list[str] = []
-    lines = [_line(key, rows, columns, footnotes) for key in ordered]
-    strength = next((row.cfg_strength for row in rows if row.cfg_strength), None)
+def _table(stage: str, rows: DataFrame) -> Table:
+    control = rows["method"].isin(CONTROLS)
+    columns, footnotes = _columns(rows if control.all() else rows[~control], rows), []
+    own = summary(rows[rows["own_sampler"]], [*WHO, "order", "metric"])
+    of_samplers = summary(rows, [*WHO, "order", "metric", "sampler"])
+    ordered = pd.concat([rows[~control], rows[control]]).groupby(WHO, sort=False)
+    lines = [_line(mine, own | of_samplers, columns, footnotes) for _, mine in ordered]
+    strength = next((one for one in distinct(rows["cfg_strength"]) if one), None)
     guidance = f"guidance strength {strength:g}" if strength else "no guidance"
     name = stage.removeprefix(PREFIX)
     title = f"Exact answers: {name} ({guidance})"
     return Table(f"oracle_{name}", title, columns, _with_best(lines, columns), (), tuple(footnotes))
 
 
-def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
-    students = [row for row in rows if row.method not in CONTROLS]
-    counts = sorted({row.steps for row in students or rows if row.steps is not None})
-    samplers = list(dict.fromkeys(row.sampler for row in students or rows if row.sampler))
-    version = rows[0].metric_version
+def _columns(shown: DataFrame, rows: DataFrame) -> tuple[Column, ...]:
+    counts = sorted(distinct(shown["steps"]))
+    version = int(rows["metric_version"].iloc[0])
+    known = {*zip(shown["steps"], shown["sampler"], strict=True)}
     more = [
         Column(_key(steps, name), f"{steps} {name}", "metric", False, version=version)
         for steps in counts[1:]
-        for name in samplers
-        if any((row.steps, row.sampler) == (steps, name) for row in students or rows)
+        for name in distinct(shown["sampler"])
+        if (steps, name) in known
     ]
     return (
         Column("method", "Method", "label"),
@@ -77,43 +79,38 @@ def _key(steps: int, sampler: str) -> str:
     return f"{SLICED_W2}:{steps}:{sampler}"
 
 
-def _line(who: tuple[str, str], rows: Sequence[Row], columns: Sequence[Column], footnotes: list[str]) -> Line:
-    mine = [row for row in rows if (row.method, row.variant) == who]
-    label, first = label_of(*who), min((row.steps for row in mine if row.steps is not None), default=None)
-    here = [row for row in mine if row.steps == first]
+def _line(
+    mine: DataFrame, found: Mapping[tuple, Mapping[str, Any]], columns: Sequence[Column], footnotes: list[str]
+) -> Line:
+    who = mine["method"].iloc[0], mine["variant"].iloc[0]
+    label, first = label_of(*who), min(distinct(mine["steps"]), default=None)
+    order = step_order(first)
+    passes = distinct(mine.loc[mine["order"] == order, "nfe"])
+    remarks = [number_of(f"{label}: {note}", footnotes) for note in distinct(mine["note"]) if note]
     cells = {
-        "method": Cell(label, notes=_remarks(label, mine, footnotes)),
+        "method": Cell(label, notes=tuple(remarks)),
         "steps": _count(first),
-        "nfe": _count(next((row.nfe for row in here if row.nfe is not None), None)),
-        TRANSPORT: _cell([row for row in here if row.metric == TRANSPORT and row.own_sampler], label, footnotes),
-        SLICED_W2: _cell([row for row in here if row.metric == SLICED_W2 and row.own_sampler], label, footnotes),
+        "nfe": _count(passes[0] if passes else None),
+        TRANSPORT: _cell(found.get((*who, order, TRANSPORT)), label, footnotes),
+        SLICED_W2: _cell(found.get((*who, order, SLICED_W2)), label, footnotes),
     }
-    for row in mine:
-        key = _key(row.steps or 0, row.sampler or "")
-        same = [r for r in mine if (r.metric, r.steps, r.sampler) == (SLICED_W2, row.steps, row.sampler)]
-        cells.setdefault(key, _cell(same, label, footnotes))
+    for steps, sampler in mine[["order", "sampler"]].drop_duplicates().itertuples(index=False):
+        about = found.get((*who, steps, SLICED_W2, sampler))
+        cells[_key(steps, sampler)] = _cell(about, label, footnotes)
     group, role = (CONTROL_GROUP, "control") if who[0] in CONTROLS else ("Students", "student")
     return Line(group, *who, first, role, tuple(cells.get(column.key, Cell(NO_VALUE)) for column in columns))
 
 
-def _cell(rows: Sequence[Row], where: str, footnotes: list[str]) -> Cell:
+def _cell(about: Mapping[str, Any] | None, where: str, footnotes: list[str]) -> Cell:
     """Mean and sd over training seeds."""
-    cell = measured(rows, DECIMALS, where, footnotes)
-    values = [row.value for row in rows if row.value is not None]
-    spread = sd_of(values)
-    if spread is None:
+    cell = measured(about, DECIMALS, where, footnotes)
+    if about is None or about["sd_all"] is None:
         return cell
-    return replace(cell, text=f"{statistics.fmean(values):.{DECIMALS}f} ± {spread:.{DECIMALS}f}")
+    return replace(cell, text=f"{about['value']:.{DECIMALS}f} ± {about['sd_all']:.{DECIMALS}f}")
 
 
 def _count(number: int | None) -> Cell:
     return Cell(NO_VALUE) if number is None else Cell(str(number), float(number))
-
-
-def _remarks(label: str, rows: Sequence[Row], footnotes: list[str]) -> tuple[int, ...]:
-    remarks = [f"{label}: {note}" for note in dict.fromkeys(row.note for row in rows) if note]
-    footnotes += [remark for remark in remarks if remark not in footnotes]
-    return tuple(footnotes.index(remark) + 1 for remark in remarks)
 
 
 def _with_best(lines: Sequence[Line], columns: Sequence[Column]) -> tuple[Line, ...]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pandas import DataFrame
+
 from .cells import Cell
 from .places import label_of
-from .rows import LATENCY_METRIC, Row
-from .tables import Line, Table
+from .rows import LATENCY_METRIC
+from .tables import Line, Measured, Table
 from .whole_tables import stage_table
 
 COSTS = {"nfe": "NFE (network forward passes per asset)", LATENCY_METRIC: "seconds per asset"}
@@ -51,13 +53,13 @@ class Reference:
     near: bool
 
 
-def plotted_tables(rows: Sequence[Row], tables: Sequence[Table]) -> list[Table]:
+def plotted_tables(rows: DataFrame, tables: Sequence[Table]) -> list[Table]:
     """Those of a run's tables that have points: quality against cost, each stage alone, systems.
 
     Of structures alone Table 2, which has not all methods, gives way to the table of that stage.
     """
     names = {table.name for table in tables}
-    alone = [stage_table(rows)] if "table_2" in names and "table_1" not in names else []
+    alone = [stage_table(Measured.of(rows))] if "table_2" in names and "table_1" not in names else []
     own = [table for table in tables if table.name in ("table_1", "evaluation") or table.name.startswith("stage_")]
     return [*alone, *own]
 

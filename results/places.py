@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pandas import DataFrame
+
 from .asset_values import AssetValue
 from .rows import BOTH, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT, Row
 
@@ -36,7 +38,9 @@ CONTROL_GROUP = "Controls"
 TEACHERS_PART = {BOTH: "", STRUCTURE_THEN_TEACHER: "SLAT the teacher's", TEACHER_THEN_SLAT: "structure the teacher's"}
 
 Role = Literal["student", "control"]
-Key = tuple[str, str, int | None, str, str]
+Key = tuple[str, str, int, str, str]
+LINE = ["method", "variant", "order", "other_sampler", "stage"]  # the columns of a key, see `keyed`
+NO_STEPS = -1  # in keys, of what has none: it comes first
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,8 @@ class Place:
 
     @property
     def key(self) -> Key:
-        """What a row of this line has in common with it."""
-        return self.method, self.variant, self.steps, self.other_sampler, self.stage
-
-    def holds(self, row: Row) -> bool:
-        """Whether the row belongs in this line."""
-        return key_of(row) == self.key
+        """What the rows of this line have in common, in the columns `LINE`."""
+        return self.method, self.variant, step_order(self.steps), self.other_sampler, self.stage
 
     @property
     def sampling(self) -> str:
@@ -76,31 +76,48 @@ class Place:
         return ", ".join(part for part in parts if part)
 
 
-def key_of(row: Row | AssetValue) -> Key:
+def keyed(rows: DataFrame) -> DataFrame:
+    """Rows, or values of assets, with the columns `LINE` of the line that they belong in."""
+    other = rows["sampler"].where(rows["extra_sampler"], "").fillna("")
+    return rows.assign(order=rows["steps"].fillna(NO_STEPS).astype("int64"), other_sampler=other)
+
+
+def key_of(one: Row | AssetValue) -> Key:
     """Of the line that a row, or what it is an average of, belongs in."""
-    return row.method, row.variant, row.steps, (row.sampler or "") if row.extra_sampler else "", row.stage
+    other = (one.sampler or "") if one.extra_sampler else ""
+    return one.method, one.variant, step_order(one.steps), other, one.stage
 
 
-def other_methods(rows: Sequence[Row]) -> list[str]:
+def keys_of(rows: DataFrame) -> list[Key]:
+    """Of the lines that there are rows of, in order of first appearance. Like the functions below of `keyed` rows."""
+    return list(rows[LINE].drop_duplicates().itertuples(index=False, name=None))
+
+
+def other_methods(rows: DataFrame) -> list[str]:
     """Those that are neither the paper's nor controls."""
-    return sorted({row.method for row in rows} - {*ALL_METHODS, *CONTROLS})
+    return sorted({*rows["method"]} - {*ALL_METHODS, *CONTROLS})
 
 
-def block_places(rows: Sequence[Row], methods: Sequence[str]) -> list[Place]:
+def block_places(rows: DataFrame, methods: Sequence[str]) -> list[Place]:
     """Blocks of rising steps; within a block the given order of methods, the default variant first."""
-    keys = {key_of(row) for row in rows if row.method in methods}
 
     def order(key: Key) -> tuple:
-        return step_order(key[2]), methods.index(key[0]), key[1], key[3], stage_order(key[4])
+        return key[2], methods.index(key[0]), key[1], key[3], stage_order(key[4])
 
-    return [_block_place(key) for key in sorted(keys, key=order)]
+    return [_block_place(key) for key in sorted(keys_of(rows[rows["method"].isin(methods)]), key=order)]
 
 
-def control_places(rows: Sequence[Row]) -> list[Place]:
+def control_places(rows: DataFrame) -> list[Place]:
     """One block."""
-    keys = {key_of(row) for row in rows if row.method in CONTROLS}
-    ordered = sorted(keys, key=lambda key: (CONTROLS.index(key[0]), step_order(key[2]), key[1]))
-    return [Place(*key, CONTROL_GROUP, "control", label_of(key[0], key[1])) for key in ordered]
+    keys = keys_of(rows[rows["method"].isin(CONTROLS)])
+    ordered = sorted(keys, key=lambda key: (CONTROLS.index(key[0]), key[2], key[1]))
+    return [place_of(key, CONTROL_GROUP, "control", label_of(key[0], key[1])) for key in ordered]
+
+
+def place_of(key: Key, group: str, role: Role, label: str) -> Place:
+    """The line with a key."""
+    method, variant, order, other_sampler, stage = key
+    return Place(method, variant, None if order == NO_STEPS else order, other_sampler, stage, group, role, label)
 
 
 def label_of(method: str, variant: str = "", other_sampler: str = "") -> str:
@@ -109,6 +126,11 @@ def label_of(method: str, variant: str = "", other_sampler: str = "") -> str:
         return "Undistilled, " + {"": "no CFG", "cfg": "CFG"}.get(variant, variant)
     label = LABELS.get(method, method) + (f" [{variant}]" if variant else "")
     return f"{label}, {other_sampler}" if other_sampler else label
+
+
+def name_of(method: str, variant: str = "") -> str:
+    """Of a method as the command line names it."""
+    return f"{method}:{variant}" if variant else method
 
 
 def step_group(steps: int | None, stage: str = "") -> str:
@@ -120,7 +142,7 @@ def step_group(steps: int | None, stage: str = "") -> str:
 
 def step_order(steps: int | None) -> int:
     """What has no steps comes first."""
-    return -1 if steps is None else steps
+    return NO_STEPS if steps is None else steps
 
 
 def stage_order(stage: str) -> int:
@@ -129,6 +151,8 @@ def stage_order(stage: str) -> int:
 
 
 def _block_place(key: Key) -> Place:
-    method, variant, steps, other_sampler, stage = key
-    role: Role = "control" if method in CONTROLS else "student"
-    return Place(*key, step_group(steps, stage), role, label_of(method, variant, other_sampler))
+    method, variant, order, other_sampler, stage = key
+    group = step_group(None if order == NO_STEPS else order, stage)
+    return place_of(
+        key, group, "control" if method in CONTROLS else "student", label_of(method, variant, other_sampler)
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 from pandas import DataFrame
 
 from ..base.errors import unknown_name
+from . import frames
 from .evaluation_tables import evaluation_table, is_evaluation
 from .oracle_tables import is_oracle, oracle_tables
 from .render_csv import to_csv
@@ -16,10 +17,9 @@ from .render_json import to_json
 from .render_latex import to_latex
 from .render_markdown import to_markdown
 from .render_rich import to_rich
-from .rows import Row, read_rows
 from .students import StudentRecord, read_students
 from .sweep import SweepRecord, read_sweeps
-from .tables import Table, table_2, table_3
+from .tables import Measured, Table, table_2, table_3
 from .training_tables import budget_table, sweep_table
 from .whole_tables import is_whole, whole_tables
 
@@ -39,11 +39,12 @@ class RunResults:
     """What a run left, or several (`merge.read_runs`).
 
     Attributes:
+        rows: As of `frames.rows`.
         students: empty in runs of earlier versions. sweeps: one per stage that was swept.
         notes: what a reader must know of all tables.
     """
 
-    rows: Sequence[Row]
+    rows: DataFrame
     students: Sequence[StudentRecord] = ()
     sweeps: tuple[SweepRecord, ...] = ()
     notes: tuple[str, ...] = ()
@@ -51,7 +52,7 @@ class RunResults:
 
 def read_run(folder: Path) -> RunResults:
     """Raises MissingError when there are no rows, or a file is damaged."""
-    return RunResults(read_rows(folder / "rows.jsonl"), read_students(folder), read_sweeps(folder))
+    return RunResults(frames.rows(folder), read_students(folder), read_sweeps(folder))
 
 
 def tables(run: RunResults) -> tuple[Table, ...]:
@@ -76,12 +77,15 @@ def table_frames(folder: Path, of: str = "value") -> dict[str, DataFrame]:
     return {table.name: table.frame(of) for table in tables(read_run(folder))}
 
 
-def _measured(rows: Sequence[Row]) -> tuple[Table, ...]:
+def _measured(rows: DataFrame) -> tuple[Table, ...]:
     if is_oracle(rows):
         return oracle_tables(rows)
     if is_evaluation(rows):
         return (evaluation_table(rows),)
-    return whole_tables(rows) if is_whole(rows) else (table_2(rows), table_3(rows))
+    if is_whole(rows):
+        return whole_tables(rows)
+    measured = Measured.of(rows)
+    return table_2(measured), table_3(measured)
 
 
 def report(run: RunResults, format: str = "rich") -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -164,25 +164,6 @@ def read_rows(path: Path) -> list[Row]:
     except UnicodeDecodeError as error:
         raise MissingError(f"{path} is not a file of rows ({error}). Restore it or run again.") from error
     return [_parse(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-
-
-def latest(rows: Sequence[Row]) -> list[Row]:
-    """The last row of each measurement, so that a cell that was run again counts once, in first-seen order.
-
-    Raises:
-        UsageError: two runs hold the same measurement.
-    """
-    kept: dict[tuple, Row] = {}
-    for row in rows:
-        who = (row.stage, row.split, row.method, row.variant, row.train_seed)
-        key = (*who, row.sampler, row.extra_sampler, row.steps, row.seed, row.metric)
-        if key in kept and kept[key].run_id != row.run_id:
-            raise UsageError(
-                f"Two runs hold the same measurement (got {row.method} {row.metric} seed {row.seed} in "
-                f"'{kept[key].run_id}' and '{row.run_id}') - a table shows one run - use `mdtbench compare`."
-            )
-        kept[key] = row
-    return list(kept.values())
 
 
 def _lines(rows: Iterable[Row]) -> str:

@@ -5,12 +5,11 @@ Which lines there are is told in `places`, how a cell comes about in `cells`, wh
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Any
 
-from pandas import DataFrame, MultiIndex
+from pandas import DataFrame, MultiIndex, Series
 
 from ..base.errors import UsageError
 from . import paper
@@ -19,41 +18,41 @@ from .cells import (
     NO_VALUE,
     Cell,
     Column,
-    counts,
     decimals_of,
     failure_notes,
     flag_best,
     measured,
-    ok_share,
-    sd_of,
+    number_of,
+    ok_shares,
+    summary,
     with_counts,
 )
+from .frames import distinct, latest, records
 from .paper_columns import SCORES, Beside
 from .places import (
     CONTROLS,
+    LINE,
     TABLE_2_METHODS,
     TABLE_3_METHODS,
+    Key,
     Place,
     Role,
     block_places,
     control_places,
+    keyed,
     label_of,
     other_methods,
     step_group,
     step_order,
 )
-from .rows import (
-    COST_METRICS,
-    LATENCY_METRIC,
-    STRUCTURE_THEN_TEACHER,
-    TEACHER_THEN_SLAT,
-    WHOLE_ASSETS,
-    Row,
-    latest,
-)
+from .rows import COST_METRICS, LATENCY_METRIC, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT, WHOLE_ASSETS
 
 ABLATED = ("none", "cfg")  # method and variant of the ablation's first row: the teacher as it is, guided
 _INDEX = ["group", "method", "variant", "sampler", "steps"]
+_SHOWN = [  # columns that tables need; frames with more are slower
+    *(*LINE, "steps", "train_seed", "seed", "metric", "split", "sampler", "own_sampler", "nfe", "note"),
+    *("metric_version", "unit", "higher_is_better", "value", "n_ok", "n_total", "status", "error"),
+]
 METHOD = Column("method", "Method", "label")
 STEPS = Column("steps", "Steps", "count")
 LEAD = (
@@ -120,24 +119,49 @@ class Table:
         return list(groups.items())
 
 
-def table_2(rows: Sequence[Row]) -> Table:
+@dataclass(frozen=True)
+class Measured:
+    """The rows of tables, the latest of each measurement, and what cells and lines say of them.
+
+    Attributes:
+        rows: With the columns `LINE`.
+        cells: As `cells.summary`, by line and metric. lines: By line: passes, notes, sampler, counts of assets.
+    """
+
+    rows: DataFrame
+    cells: Mapping[tuple, Mapping[str, Any]]
+    lines: Mapping[Key, Mapping[str, Any]]
+
+    @staticmethod
+    def of(rows: DataFrame) -> Measured:
+        """Raises UsageError when there are no rows, or two runs hold the same measurement."""
+        if rows.empty:
+            raise UsageError("No rows to show - a table needs at least one - make them with `mdtbench run`.")
+        rows = keyed(latest(rows))[_SHOWN]
+        return Measured(rows, summary(rows, [*LINE, "metric"]), _of_lines(rows))
+
+    def of_stage(self, stage: str) -> Measured:
+        return replace(self, rows=self.rows[self.rows["stage"] == stage])
+
+
+def table_2(measured: Measured) -> Table:
     """The comparison of methods: CM, PCM, sCM, VM+VD, other methods, then the controls.
 
     Raises:
-        UsageError: no rows, or rows of different runs, stages, splits or definitions of a metric.
+        UsageError: rows of different stages, splits or definitions of a metric.
     """
-    rows = checked(rows)
+    rows = checked(measured)
     places = [*block_places(rows, (*TABLE_2_METHODS, *other_methods(rows))), *control_places(rows)]
-    return build("table_2", "Table 2. Distillation methods under equal conditions", rows, places)
+    return build("table_2", "Table 2. Distillation methods under equal conditions", measured, places)
 
 
-def table_3(rows: Sequence[Row]) -> Table:
+def table_3(measured: Measured) -> Table:
     """The ablation: no VM and no VD, VM, VM+VD, then the controls.
 
     Raises:
         UsageError: as `table_2`.
     """
-    rows = checked(rows)
+    rows = checked(measured)
     controls = control_places(rows)
     ablated = [place for place in controls if (place.method, place.variant) == ABLATED]
     label = "no VM, no VD (undistilled)"
@@ -145,13 +169,13 @@ def table_3(rows: Sequence[Row]) -> Table:
     # The sort is stable: within a block the undistilled row stays first.
     blocks = sorted([*first, *block_places(rows, TABLE_3_METHODS)], key=lambda place: step_order(place.steps))
     rest = [place for place in controls if place not in ablated]
-    return build("table_3", "Table 3. Ablation of velocity matching and distillation", rows, [*blocks, *rest])
+    return build("table_3", "Table 3. Ablation of velocity matching and distillation", measured, [*blocks, *rest])
 
 
 def build(
     name: str,
     title: str,
-    rows: Sequence[Row],
+    measured: Measured,
     places: Sequence[Place],
     *,
     lead: tuple[Column, ...] = LEAD,
@@ -161,36 +185,35 @@ def build(
 
     Best values are marked among the students of one block and stage.
     """
+    rows = measured.rows
     columns = (*lead, *_metric_columns(rows), Column("n", "ok/n", "count"), *beside.columns(places))
-    footnotes: list[str] = []
-    lines = [_line(place, rows, columns, beside, footnotes) for place in places]
+    maker = _Lines(measured, _decimals(rows), beside, [])
+    lines = [maker.line(place, columns) for place in places]
     marked = _with_best(lines, columns, [(place.group, place.stage) for place in places])
     notes = (*_notes(rows, columns), *_sampler_notes(rows, places))
-    return Table(name, title, columns, marked, notes, tuple(footnotes))
+    return Table(name, title, columns, marked, notes, tuple(maker.footnotes))
 
 
-def checked(rows: Sequence[Row]) -> list[Row]:
-    """The latest rows, all of one stage and split, each metric of one definition.
+def checked(measured: Measured) -> DataFrame:
+    """The rows, all of one stage and split, each metric of one definition.
 
     Raises:
-        UsageError: they are not, or there are none.
+        UsageError: they are not.
     """
-    rows = latest(rows)
-    if not rows:
-        raise UsageError("No rows to show - a table needs at least one - make them with `mdtbench run`.")
-    check_single("stage", {row.stage for row in rows})
-    check_definitions(rows)
-    return rows
+    check_single("stage", {*measured.rows["stage"]})
+    check_definitions(measured.rows)
+    return measured.rows
 
 
-def check_definitions(rows: Sequence[Row]) -> None:
+def check_definitions(rows: DataFrame) -> None:
     """Raises UsageError when rows are of different splits or definitions of a metric."""
-    check_single("split", {row.split for row in rows})
-    for metric in _metric_names(rows):
-        mine = [row for row in rows if row.metric == metric]
-        check_single(f"version of {metric}", {str(row.metric_version) for row in mine})
-        check_single(f"unit of {metric}", {repr(row.unit) for row in mine})
-        check_single(f"better direction of {metric}", {str(row.higher_is_better) for row in mine})
+    check_single("split", {*rows["split"]})
+    names = {"metric_version": "version", "unit": "unit", "higher_is_better": "better direction"}
+    quality = rows.loc[~rows["metric"].isin(COST_METRICS), ["metric", *names]].drop_duplicates()
+    for metric in quality.loc[quality["metric"].duplicated(), "metric"]:
+        for name, title in names.items():
+            found = quality.loc[quality["metric"] == metric, name]
+            check_single(f"{title} of {metric}", {*found.map(repr if name == "unit" else str)})
 
 
 def check_single(what: str, found: set[str]) -> None:
@@ -201,35 +224,29 @@ def check_single(what: str, found: set[str]) -> None:
         )
 
 
-def _metric_names(rows: Iterable[Row]) -> list[str]:
-    """In order of first appearance, costs apart."""
-    return [name for name in dict.fromkeys(row.metric for row in rows) if name not in COST_METRICS]
+def _metric_columns(rows: DataFrame) -> list[Column]:
+    """In order of first appearance, costs apart, under the names that the rows give: a metric is never renamed."""
+    fields = ["metric", "higher_is_better", "unit", "metric_version"]
+    first = rows.loc[~rows["metric"].isin(COST_METRICS), fields].drop_duplicates("metric")
+    about = [tuple(one.values()) for one in records(first)]
+    return [Column(name, name, "metric", higher, unit, version) for name, higher, unit, version in about]
 
 
-def _metric_columns(rows: Sequence[Row]) -> list[Column]:
-    """Under the names that the rows give: a metric is never renamed."""
-    first = {row.metric: row for row in reversed(rows)}
-    return [
-        Column(name, name, "metric", first[name].higher_is_better, first[name].unit, first[name].metric_version)
-        for name in _metric_names(rows)
-    ]
-
-
-def _notes(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[str, ...]:
-    stages = {row.stage for row in rows}
-    notes = [_measured_note(rows[0], whole=stages <= {*WHOLE_ASSETS})]
-    if len({row.seed for row in rows} - {None}) > 1:
+def _notes(rows: DataFrame, columns: Sequence[Column]) -> tuple[str, ...]:
+    stages = {*rows["stage"]}
+    notes = [_measured_note(rows.iloc[0], whole=stages <= {*WHOLE_ASSETS})]
+    if rows["seed"].nunique() > 1:
         notes.append("Mean ± sd over generation seeds.")
     race = "block and set of own stages" if len(stages) > 1 else "block"
     notes.append(f"Marked per {race}: the best student, and the second best where the format can.")
-    if len({row.train_seed for row in rows} - {None}) > 1:
+    if rows["train_seed"].nunique() > 1:
         notes.append("Means are over all training seeds; the sd over training seeds is in the CSV and JSON.")
     if any(column.kind == "paper" for column in columns):
         notes.append(paper.PROTOCOL_NOTE)
     return tuple(notes)
 
 
-def _measured_note(row: Row, *, whole: bool) -> str:
+def _measured_note(row: Series, *, whole: bool) -> str:
     what = "Whole assets" if whole else f"Stage {row.stage}"
     counted = "both stages and both passes of guidance" if whole else "both passes of guidance"
     return (
@@ -238,20 +255,14 @@ def _measured_note(row: Row, *, whole: bool) -> str:
     )
 
 
-def _sampler_notes(rows: Sequence[Row], places: Iterable[Place]) -> list[str]:
+def _sampler_notes(rows: DataFrame, places: Sequence[Place]) -> list[str]:
     """Which samplers there are, which are not what a method is made for, and what the lines with another one are."""
-    places = list(places)
-    plain = [
-        (place, row)
-        for place in places
-        for row in (rows if not place.other_sampler else ())
-        if row.sampler and place.holds(row)
-    ]
-    foreign = [(place, row) for place, row in plain if not row.own_sampler]
-    notes = [f"Samplers: {_by_sampler(plain)}."] if plain else []
+    plain = [place for place in places if not place.other_sampler]
+    used, foreign = _by_sampler(rows, plain), _by_sampler(rows[~rows["own_sampler"]], plain)
+    notes = [f"Samplers: {used}."] if used else []
     if foreign:
-        notes.append(f"The protocol's sampler computes something else than the method's own: {_by_sampler(foreign)}.")
-    if any(place.other_sampler for place in places):
+        notes.append(f"The protocol's sampler computes something else than the method's own: {foreign}.")
+    if len(plain) < len(places):
         notes.append(
             "A method's name with a sampler: the same students with that sampler. It has no line where it computes "
             "the same as the plain line, as samplers mostly do at 1 step."
@@ -259,90 +270,98 @@ def _sampler_notes(rows: Sequence[Row], places: Iterable[Place]) -> list[str]:
     return notes
 
 
-def _by_sampler(pairs: Iterable[tuple[Place, Row]]) -> str:
+def _by_sampler(rows: DataFrame, places: Iterable[Place]) -> str:
     """Which methods each sampler is used for."""
+    samplers = rows.groupby(LINE, sort=False)["sampler"].agg(distinct).to_dict()
     users: dict[str, dict[str, None]] = {}
-    for place, row in pairs:
+    for place in places:
         label = "Undistilled" if place.method == "none" else label_of(place.method, place.variant)
-        users.setdefault(row.sampler or "", {})[label] = None
+        for name in samplers.get(place.key, ()):
+            users.setdefault(name, {})[label] = None
     return "; ".join(f"{name} for {', '.join(labels)}" for name, labels in users.items())
 
 
-def _line(place: Place, rows: Sequence[Row], columns: Sequence[Column], beside: Beside, footnotes: list[str]) -> Line:
-    mine = [row for row in rows if place.holds(row)]
+def _of_lines(rows: DataFrame) -> dict[Key, dict[str, Any]]:
+    """Of each line: passes, notes, the sampler of its first row, and the counts of assets of that which lost most."""
+    groups = rows.groupby(LINE, sort=False)
+    about = groups["nfe"].agg(["min", "max"]).astype(object)
+    about["notes"] = groups["note"].agg(lambda notes: [note for note in distinct(notes) if note])
+    about["sampler"] = rows.drop_duplicates(LINE).set_index(LINE)["sampler"]
+    quality = rows[~rows["metric"].isin(COST_METRICS)]
+    worst = quality.assign(share=ok_shares(quality)).sort_values("share", kind="stable").drop_duplicates(LINE)
+    about[["n_ok", "n_total"]] = worst.set_index(LINE)[["n_ok", "n_total"]].astype(object)
+    return dict(zip(about.index, records(about), strict=True))
 
-    def metric_cell(column: Column) -> Cell:
-        here = [row for row in mine if row.metric == column.key]
-        return measured(here, _column_decimals(rows, column.key), place.where, footnotes)
 
-    def other_cell(column: Column) -> Cell:
+def _decimals(rows: DataFrame) -> dict[str, int]:
+    """Four significant digits of each metric's largest student value (largest of all without students)."""
+    largest = rows["value"].abs().fillna(0.0).groupby([rows["metric"], rows["method"].isin(CONTROLS)]).max()
+    first = largest.groupby(level="metric").first()  # False, students, comes first
+    return {str(metric): decimals_of(value, significant=4) for metric, value in first.items()}
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """Makes the lines of a table. footnotes: grow with each."""
+
+    of: Measured
+    decimals: Mapping[str, int]
+    beside: Beside
+    footnotes: list[str]
+
+    def line(self, place: Place, columns: Sequence[Column]) -> Line:
+        metrics = [self._metric(place, column.key) for column in columns if column.kind == "metric"]
+        counted = iter(with_counts(metrics))
+        cells = tuple(next(counted) if column.kind == "metric" else self._other(place, column) for column in columns)
+        sampler = self.of.lines[place.key]["sampler"]
+        return Line(place.group, place.method, place.variant, place.steps, place.role, cells, sampler)
+
+    def _metric(self, place: Place, metric: str) -> Cell:
+        return measured(self.of.cells.get((*place.key, metric)), self.decimals[metric], place.where, self.footnotes)
+
+    def _other(self, place: Place, column: Column) -> Cell:
         if column.kind == "paper":
-            return beside.cell(place, column.title)
-        return _COUNTED[column.key](place, mine, footnotes)
+            return self.beside.cell(place, column.title)
+        if column.key in COST_METRICS:
+            return self._seconds(place, column.key)
+        about = self.of.lines[place.key]
+        match column.key:
+            case "method":
+                notes = (number_of(f"{place.where}: {note}", self.footnotes) for note in about["notes"])
+                return Cell(place.label, notes=tuple(notes))
+            case "structure":
+                return _maker(place, TEACHER_THEN_SLAT)
+            case "slat":
+                return _maker(place, STRUCTURE_THEN_TEACHER)
+            case "steps":
+                return Cell(NO_VALUE) if place.steps is None else Cell(place.sampling, float(place.steps))
+            case "nfe":
+                return _range(about["min"], about["max"])
+        if about["n_ok"] is None:
+            return Cell(NO_VALUE)
+        return Cell(f"{about['n_ok']}/{about['n_total']}", n_ok=about["n_ok"], n_total=about["n_total"])
 
-    metrics = iter(with_counts([metric_cell(column) for column in columns if column.kind == "metric"]))
-    cells = tuple(next(metrics) if column.kind == "metric" else other_cell(column) for column in columns)
-    sampler = next((row.sampler for row in mine), None)
-    return Line(place.group, place.method, place.variant, place.steps, place.role, cells, sampler)
-
-
-def _column_decimals(rows: Iterable[Row], metric: str) -> int:
-    """Four significant digits of the column's largest student value (largest of all without students)."""
-    mine = [row for row in rows if row.metric == metric]
-    students = [row for row in mine if row.method not in CONTROLS]
-    return decimals_of(max((abs(row.value or 0.0) for row in students or mine), default=0.0), significant=4)
-
-
-def _label_cell(place: Place, rows: Sequence[Row], footnotes: list[str]) -> Cell:
-    remarks = [f"{place.where}: {note}" for note in dict.fromkeys(row.note for row in rows) if note]
-    footnotes += [remark for remark in remarks if remark not in footnotes]
-    return Cell(place.label, notes=tuple(footnotes.index(remark) + 1 for remark in remarks))
-
-
-def _steps_cell(place: Place, rows: Sequence[Row], footnotes: list[str]) -> Cell:
-    return Cell(NO_VALUE) if place.steps is None else Cell(place.sampling, float(place.steps))
-
-
-def _nfe_cell(place: Place, rows: Sequence[Row], footnotes: list[str]) -> Cell:
-    found = sorted({row.nfe for row in rows if row.nfe is not None})
-    if len(found) == 1:
-        return Cell(str(found[0]), float(found[0]))
-    return Cell(f"{found[0]}-{found[-1]}" if found else NO_VALUE)
-
-
-def _seconds_cell(place: Place, rows: Sequence[Row], footnotes: list[str], *, metric: str) -> Cell:
-    timed = [row for row in rows if row.metric == metric]
-    failed = [row for row in timed if row.value is None]
-    values = [row.value for row in timed if row.value is not None]
-    if not timed:
-        return Cell(NO_VALUE)
-    notes = failure_notes(failed, len(timed), place.where, footnotes)
-    if not values:
-        return Cell(FAILED, n_failed=len(failed), notes=notes)
-    mean = statistics.fmean(values)
-    text = f"{mean:.{decimals_of(mean, significant=3)}f}"
-    return Cell(text, mean, sd_of(values), len(values), n_failed=len(failed), notes=notes)
+    def _seconds(self, place: Place, metric: str) -> Cell:
+        about = self.of.cells.get((*place.key, metric))
+        if about is None:
+            return Cell(NO_VALUE)
+        notes, failed = failure_notes(about, place.where, self.footnotes), len(about["reasons"] or ())
+        mean = about["value"]
+        if mean is None:
+            return Cell(FAILED, n_failed=failed, notes=notes)
+        text = f"{mean:.{decimals_of(mean, significant=3)}f}"
+        return Cell(text, mean, about["sd_all"], about["n"], n_failed=failed, notes=notes)
 
 
-def _assets_cell(place: Place, rows: Sequence[Row], footnotes: list[str]) -> Cell:
-    worst = min((row for row in rows if row.metric not in COST_METRICS), key=ok_share, default=None)
-    return Cell(NO_VALUE) if worst is None else Cell(counts(worst), n_ok=worst.n_ok, n_total=worst.n_total)
-
-
-def _maker_cell(place: Place, rows: Sequence[Row], footnotes: list[str], *, teachers: str) -> Cell:
+def _maker(place: Place, teachers: str) -> Cell:
     """Who samples a stage; `teachers` names the rows in which it is the teacher."""
     return Cell("teacher's" if teachers == place.stage or place.method == "teacher" else "own")
 
 
-_COUNTED: dict[str, Callable[[Place, Sequence[Row], list[str]], Cell]] = {
-    "method": _label_cell,
-    "structure": partial(_maker_cell, teachers=TEACHER_THEN_SLAT),
-    "slat": partial(_maker_cell, teachers=STRUCTURE_THEN_TEACHER),
-    "steps": _steps_cell,
-    "nfe": _nfe_cell,
-    **{metric: partial(_seconds_cell, metric=metric) for metric in COST_METRICS},
-    "n": _assets_cell,
-}
+def _range(low: int | None, high: int | None) -> Cell:
+    if low is None or high is None:
+        return Cell(NO_VALUE)
+    return Cell(str(low), float(low)) if low == high else Cell(f"{low}-{high}")
 
 
 def _with_best(lines: Sequence[Line], columns: Sequence[Column], races: Sequence[tuple[str, str]]) -> tuple[Line, ...]:

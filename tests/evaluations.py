@@ -26,6 +26,7 @@ from mdtbench.harness.measure import extractors
 from mdtbench.harness.protocol import model
 from mdtbench.harness.settings.config import ProtocolSection
 from mdtbench.metrics.official import picture_extractors, ulip
+from mdtbench.results.frames import to_rows
 from mdtbench.results.rows import Row
 
 SIDE = 48  # pixels of a picture
@@ -136,7 +137,7 @@ class Evaluated:
     @property
     def rows(self) -> dict[tuple[str, str], Row]:
         """By line and column, without the mark of random weights."""
-        return {(row.method, row.metric.removesuffix("[random]")): row for row in self.outcome.results.rows}
+        return {(row.method, row.metric.removesuffix("[random]")): row for row in to_rows(self.outcome.results.rows)}
 
     def values(self, line: str = "Sys") -> dict[str, float]:
         """Without the time."""

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pandas import DataFrame
+
 from ...base.errors import MissingError, UsageError, unknown_name
 from ...base.files import canonical_json, write_text
 from ...results import __file__ as results_file
@@ -17,9 +19,10 @@ from ...results.compare import compare
 from ...results.compare_assets import cell_of, single_seeded
 from ...results.compare_tables import comparison_table, to_json
 from ...results.differences import Comparison
+from ...results.frames import latest, rows_frame, to_rows
 from ...results.render_markdown import to_markdown
 from ...results.render_rich import to_rich
-from ...results.rows import COST_METRICS, SCHEMA_VERSION, Row, latest, read_rows
+from ...results.rows import COST_METRICS, SCHEMA_VERSION, Row, read_rows
 from ...results.tolerances import read_tolerances
 
 BASELINES = Path(results_file).parent / "baselines"
@@ -60,9 +63,9 @@ def compare_command(options: CompareOptions) -> int:
     if options.format not in FORMATS:
         raise unknown_name("format", options.format, FORMATS)
     files = find_rows(options.run), find_rows(options.baseline)
-    run, baseline = map(read_rows, files)
+    run, baseline = (rows_frame(read_rows(file)) for file in files)
     tolerance = options.tolerance or _beside(files[1])
-    tolerances = read_tolerances(tolerance, {row.metric for row in (*run, *baseline)}) if tolerance else None
+    tolerances = read_tolerances(tolerance, {*run["metric"], *baseline["metric"]}) if tolerance else None
     comparison = compare(
         run,
         baseline,
@@ -90,14 +93,15 @@ def save_baseline(run: str, folder: Path) -> str:
         UsageError: the run failed somewhere, so it is no measure for others.
     """
     source = find_rows(run)
-    rows = [row for row in latest(read_rows(source)) if row.metric not in COST_METRICS[:-1]]
-    failed = sum(row.value is None for row in rows)
+    rows = latest(rows_frame(read_rows(source)))
+    rows = rows[~rows["metric"].isin(COST_METRICS[:-1])]
+    failed = rows["value"].isna().sum()
     if failed:
         raise UsageError(
             f"{failed} measurements of {run} failed - a baseline has none - run again, or choose another run."
         )
     kept = _keep_assets(_single_assets(source, rows), folder)
-    write_text(folder / "rows.jsonl", "".join(f"{_shortened(row)}\n" for row in rows))
+    write_text(folder / "rows.jsonl", "".join(f"{_shortened(row)}\n" for row in to_rows(rows)))
     return f"{len(rows)} rows at {folder / 'rows.jsonl'}\n{kept}"
 
 
@@ -121,9 +125,9 @@ def find_rows(text: str) -> Path:
     return shipped[text]
 
 
-def _single_assets(file: Path, rows: Sequence[Row]) -> list[AssetValue]:
+def _single_assets(file: Path, rows: DataFrame) -> list[AssetValue]:
     """The values, in the file beside the rows, of assets of lines with one seed: all that `compare` asks for."""
-    cells = single_seeded(rows)
+    cells = single_seeded(to_rows(rows))
     return [value for value in read_asset_values(file.parent) if cell_of(value) in cells] if cells else []
 
 

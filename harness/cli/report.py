@@ -10,13 +10,14 @@ from pathlib import Path
 
 from ...base.errors import MissingError, UsageError
 from ...results.asset_values import read_asset_values
+from ...results.frames import assets_frame, write_parquet
 from ...results.merge import read_runs
 from ...results.merged_folder import merged_folder
-from ...results.parquet import ASSETS_FILE, ROWS_FILE, write_assets_parquet, write_rows_parquet
 from ...results.render_rich import to_rich
 from ...results.report import FORMATS, RunResults, report, tables
 
 HTML_FOLDER = "report"
+ROWS_FILE, ASSETS_FILE = "rows.parquet", "assets.parquet"
 
 
 def report_command(folders: Sequence[Path], format: str, out: Path | None = None) -> None:
@@ -73,10 +74,10 @@ def _parquet(folders: Sequence[Path], out: Path | None) -> str:
     if path.name == ASSETS_FILE or path.is_dir():
         raise UsageError(f"--out takes a file for the rows (got {path}) - for example {ROWS_FILE}.")
     rows = read_runs(folders).rows
-    write_rows_parquet(path, rows)
+    write_parquet(path, rows)
     lines = [f"{len(rows)} rows: {path}"]
     values = list(chain.from_iterable(read_asset_values(folder) for folder in folders))
     if values:
-        write_assets_parquet(path.with_name(ASSETS_FILE), values)
+        write_parquet(path.with_name(ASSETS_FILE), assets_frame(values))
         lines.append(f"values of {len(values)} assets: {path.with_name(ASSETS_FILE)}")
     return "\n".join(lines) + "\n"

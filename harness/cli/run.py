@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from ...base.errors import RunError, UsageError
+from ...results.frames import rows_frame
 from ...results.report import RunResults
 from ...trellis.kernels import use_kernels
 from ..driver.cost import plan_summary
@@ -137,7 +138,7 @@ def run_oracle_preset(command: Command, plugins: list[str]) -> Path | None:
     out = command.out or Path("runs") / f"{Path(options.preset).stem}-{plan.run_id}"
     with _resumable(out), reporter() as report, workers(command.workers or cores(), report) as team:
         outcome = run_oracle(plan, out, team, command.track)
-    print_tables(RunResults(outcome.rows))
+    print_tables(RunResults(rows_frame(outcome.rows)))
     print_out("".join(f"{folder} failed: {failure.reason}\n" for folder, failure in outcome.failed_students.items()))
     print_out(f"Rows, figures and manifest: {out}\n")
     raise_for(outcome.failed_students)

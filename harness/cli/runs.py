@@ -14,10 +14,13 @@ from typing import Any, Final
 from ...base.errors import MissingError, UsageError, unknown_name
 from ...base.files import digest_of, file_sha256, write_json
 from ...base.text import aligned
-from ...results.catalog import MANIFEST_FILE, ROWS_FILE, RunInfo, disk_use, is_run, label_of, read_info, runs_in
+from ...results import frames
+from ...results.catalog import MANIFEST_FILE, ROWS_FILE, RunInfo, disk_use, is_run, read_info, runs_in
+from ...results.frames import distinct, latest, records, to_rows
 from ...results.importing import Import, imported_rows, read_csv
 from ...results.merge import IMPORTED
-from ...results.rows import latest, read_rows, write_rows
+from ...results.places import name_of
+from ...results.rows import write_rows
 from ...results.schema import schema_text
 from ..protocol.show import show_protocol
 from .origin import Origin, command_of, origin_of
@@ -101,7 +104,7 @@ def import_command(options: ImportOptions) -> str:
     name = options.name
     if not name.strip() or not name.isprintable() or set(name) & set("/\\"):
         raise UsageError(f"--name takes a name for the table (got '{name}') - no slashes - for example LGM.")
-    like = latest(read_rows(options.like / ROWS_FILE)) if options.like else []
+    like = to_rows(latest(frames.rows(options.like))) if options.like else []
     now = datetime.now(UTC)
     about = Import(options.file.name, name, like, now.isoformat(timespec="seconds"))
     rows = imported_rows(read_csv(options.file), about)
@@ -223,7 +226,7 @@ def _students(run: RunInfo, origin: Origin) -> Iterator[str]:
         return
     lines = [
         (
-            label_of(one),
+            name_of(one.method, one.variant),
             one.stage,
             str(one.train_seed),
             str(one.steps),
@@ -238,22 +241,24 @@ def _students(run: RunInfo, origin: Origin) -> Iterator[str]:
 
 
 def _cells(run: RunInfo, origin: Origin) -> Iterator[str]:
-    if not run.rows:
+    if run.rows.empty:
         yield "no rows yet"
         return
     lines = []
-    for stage in dict.fromkeys(row.stage for row in run.rows):
-        rows = [row for row in run.rows if row.stage == stage]
-        cells = {(r.method, r.variant, r.train_seed, r.sampler, r.steps, r.seed) for r in rows}
-        metrics = dict.fromkeys(row.metric for row in rows)
-        ok = sum(row.value is not None for row in rows)
-        lines.append((stage, str(len(cells)), f"{ok}/{len(rows)}", ", ".join(metrics)))
+    for stage, rows in run.rows.groupby("stage", sort=False):
+        cells = rows[["method", "variant", "train_seed", "sampler", "steps", "seed"]].drop_duplicates()
+        counts = str(len(cells)), f"{rows['value'].count()}/{len(rows)}"
+        lines.append((str(stage), *counts, ", ".join(distinct(rows["metric"]))))
     yield from aligned([("stage", "cells", "values", "metrics"), *lines])
 
 
 def _failures(run: RunInfo, origin: Origin) -> Iterator[str]:
-    found = [(f"{label_of(row)} {row.metric} ({row.stage})", row.error or "") for row in run.failed]
-    found += [(f"student {label_of(one)} seed {one.train_seed}", one.error) for one in run.students if one.error]
+    found = [
+        (f"{name_of(row['method'], row['variant'])} {row['metric']} ({row['stage']})", row["error"])
+        for row in records(run.failed)
+    ]
+    failed = [one for one in run.students if one.error]
+    found += [(f"student {name_of(one.method, one.variant)} seed {one.train_seed}", one.error) for one in failed]
     found += [(f"asset {what}", reason) for what, reason in run.assets_failed]
     counted = Counter(reason for _, reason in found)
     for what, reason in found[:SHOWN]:
@@ -278,7 +283,7 @@ def _provenance(run: RunInfo, origin: Origin) -> Iterator[str]:
     if "peak_memory_gb" in manifest:
         yield f"peak memory {manifest['peak_memory_gb']:g} GB"
     for name in ("weights_sha", "reference_sha"):
-        digests = dict.fromkeys(str(getattr(row, name))[:DIGITS] for row in run.rows if getattr(row, name))
+        digests = distinct(run.rows[name].str[:DIGITS])
         if digests:
             yield f"{'networks' if name == 'weights_sha' else 'reference'} {', '.join(digests)}"
 
@@ -299,7 +304,7 @@ def _next(run: RunInfo, origin: Origin) -> Iterator[str]:
         yield f"{'resume' if run.state == 'unfinished' else 'made by'}: {command}"
     elif run.kind in ("run", "oracle"):
         yield "no command is recorded, as in runs of earlier versions"
-    if run.rows:
+    if len(run.rows):
         yield f"tables: mdtbench report {run.folder}"
 
 

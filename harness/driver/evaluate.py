@@ -20,6 +20,7 @@ from ...base.files import write_json
 from ...metrics import Metric
 from ...results.asset_values import write_asset_values
 from ...results.evaluation_tables import CALIBRATION, EVALUATION, NOT_CALIBRATED, RANDOM_MARK, SEPARATOR
+from ...results.frames import rows_frame
 from ...results.report import RunResults
 from ...results.rows import LATENCY_METRIC, Row, read_rows, write_rows
 from ..engine.jobs import Engine
@@ -71,7 +72,7 @@ def _evaluate(found: Evaluation, out: Path, engine: Engine, board: Board) -> Out
     write_json(out / MANIFEST, about | provenance() | times)
     board.settings(about)
     board.rows(rows)
-    return Outcome(RunResults(rows), found.dropped, {}, None, failures)
+    return Outcome(RunResults(rows_frame(rows)), found.dropped, {}, None, failures)
 
 
 def _usable(found: Evaluation, engine: Engine) -> Evaluation:

@@ -26,6 +26,7 @@ from ...base.files import read_json, write_json, write_text
 from ...metrics.official.weights import RANDOM
 from ...results.asset_values import write_asset_values
 from ...results.evaluation_tables import RANDOM_MARK
+from ...results.frames import rows_frame
 from ...results.merge import flat
 from ...results.report import RunResults
 from ...results.rows import Row, write_rows
@@ -94,11 +95,11 @@ class Outcome:
 
     def text(self, out: Path) -> str:
         """The last lines of a run: how many assets count, which do not and why, where everything is."""
-        measured = [
-            row for row in self.results.rows if row.seed is not None and row.status == "ok" and row.wall_s is None
-        ]
-        worst = min(measured, key=lambda row: row.n_ok / row.n_total, default=None)
-        lines = [f"{worst.n_ok}/{worst.n_total} assets measured (in the cell that lost most)."] if worst else []
+        rows = self.results.rows
+        measured = rows[rows["seed"].notna() & (rows["status"] == "ok") & rows["wall_s"].isna()]
+        worst = measured.assign(share=measured["n_ok"] / measured["n_total"]).sort_values("share", kind="stable")
+        counts = worst[["n_ok", "n_total"]].head(1).itertuples(index=False)
+        lines = [f"{ok}/{total} assets measured (in the cell that lost most)." for ok, total in counts]
         if self.failures:
             lines.append(f"{len(self.failures)} asset(s) could not be used:")
             lines += [f"  {asset}: {reason}" for asset, reason in self.failures[:SHOWN]]
@@ -270,7 +271,7 @@ def _written(
         write_json(out / EXPECTED, expected.record())
     times = {"started_s": started, "finished_s": time.time()}
     write_json(out / MANIFEST, manifest(plan) | provenance() | {"test_ids": list(tests.ids)} | times)
-    return Outcome(RunResults(rows, trained, swept.records), unusable, failures, expected, asset_failures)
+    return Outcome(RunResults(rows_frame(rows), trained, swept.records), unusable, failures, expected, asset_failures)
 
 
 def _of_all_lines(measuring: Measuring) -> list[str]:

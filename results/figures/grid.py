@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,15 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pandas import DataFrame
 from PIL import Image
 
 from ...base.errors import MissingError, unknown_name
 from ..asset_values import AssetValue
+from ..frames import latest
 from ..html.asset_tables import Layout
 from ..html.assets import maker_of
 from ..html.media import CONDITION, TRUTH, Exported
-from ..places import Place, key_of
-from ..rows import BOTH, LATENCY_METRIC, Row, latest
+from ..places import LINE, Place, key_of, keyed
+from ..rows import BOTH, LATENCY_METRIC
 from .choice import Choice, chosen_methods, chosen_steps
 from .style import COLUMN, GREY, INK, PAGE, PALE, SMALL, new_figure, settings, shortened
 
@@ -59,7 +60,7 @@ class AssetGrid:
     rows: tuple[tuple[str, tuple[Tile, ...]], ...]
 
 
-def grid_of(exported: Exported, rows: Sequence[Row], values: Iterable[AssetValue], choice: Choice) -> AssetGrid:
+def grid_of(exported: Exported, rows: DataFrame, values: Iterable[AssetValue], choice: Choice) -> AssetGrid:
     """The tiles of a run's exported pictures.
 
     By default the first assets, and of methods that with the fewest steps, beside the teacher with its own.
@@ -151,9 +152,9 @@ def _picture(paths: Iterable[Path]) -> Path | None:
     return next((path for path in paths if path.suffix == ".png" and path.is_file()), None)
 
 
-def _heading(place: Place, rows: Sequence[Row]) -> Heading:
-    timed = [row.value for row in rows if row.metric == LATENCY_METRIC and row.value is not None and place.holds(row)]
-    seconds = f", {statistics.fmean(timed):.2g} s" if timed else ""
+def _heading(place: Place, rows: DataFrame) -> Heading:
+    timed = keyed(rows[rows["metric"] == LATENCY_METRIC]).set_index(LINE)["value"].dropna()
+    seconds = f", {timed[place.key].mean():.2g} s" if place.key in timed.index else ""
     return Heading(place.label, f"{place.sampling.replace('x', '×')}{seconds}")
 
 

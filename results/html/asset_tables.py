@@ -6,10 +6,13 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pandas import DataFrame
+
 from ..asset_values import AssetValue
 from ..cells import NO_VALUE, Column
-from ..places import ALL_METHODS, Key, Place, block_places, control_places, key_of, other_methods
-from ..rows import BOTH, COST_METRICS, STRUCTURE, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT, Row
+from ..frames import records
+from ..places import ALL_METHODS, Key, Place, block_places, control_places, key_of, keyed, other_methods
+from ..rows import BOTH, COST_METRICS, STRUCTURE, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT
 
 STAGE_TITLES = {
     BOTH: "Whole assets",
@@ -59,12 +62,12 @@ class Layout:
     columns: Mapping[str, Column]
 
     @staticmethod
-    def of(rows: Sequence[Row]) -> Layout:
-        methods = [*ALL_METHODS, *other_methods(rows)]
-        columns = {
-            row.metric: Column(row.metric, row.metric, "metric", row.higher_is_better, row.unit)
-            for row in sorted(rows, key=lambda row: row.metric in COST_METRICS)  # costs last
-        }
+    def of(rows: DataFrame) -> Layout:
+        rows, methods = keyed(rows), [*ALL_METHODS, *other_methods(rows)]
+        found = rows.drop_duplicates("metric")[["metric", "higher_is_better", "unit"]]
+        ordered = found.sort_values("metric", key=lambda names: names.isin(COST_METRICS), kind="stable")  # costs last
+        about = [tuple(one.values()) for one in records(ordered)]
+        columns = {name: Column(name, name, "metric", higher, unit) for name, higher, unit in about}
         return Layout((*block_places(rows, methods), *control_places(rows)), columns)
 
     def stage_places(self, stage: str) -> list[Place]:

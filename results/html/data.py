@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pandas import DataFrame
+
 from ...base.errors import MissingError
 from ...base.files import read_json
 from ..asset_values import AssetValue, read_asset_values
 from ..report import read_run, tables
-from ..rows import Row
 from ..students import StudentRecord
 from ..sweep import SweepRecord
 from ..tables import Table
@@ -44,7 +45,7 @@ class ReportData:
     """
 
     folder: Path
-    rows: Sequence[Row]
+    rows: DataFrame
     tables: Sequence[Table]
     students: Sequence[StudentRecord] = ()
     sweeps: tuple[SweepRecord, ...] = ()

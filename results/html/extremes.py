@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from pandas import DataFrame
 
 from ..asset_values import AssetValue, Extremes, worst_and_best
-from ..places import CONTROLS, TEACHERS_PART, key_of, label_of, stage_order, step_order
-from ..rows import COST_METRICS, WHOLE_ASSETS, Row
+from ..cells import Column
+from ..frames import records
+from ..places import CONTROLS, NO_STEPS, TEACHERS_PART, key_of, label_of, stage_order
+from ..rows import COST_METRICS, WHOLE_ASSETS
 
 OF_ALL, PER_LINE = 5, 3  # assets at either end: over all students, and per line
 SHOWN_CONTROLS = ("teacher", "none")  # they generate; the others have no assets of their own
 
-LineKey = tuple[str, str, str, int | None]  # method, variant, other sampler, steps
+LineKey = tuple[str, str, str, int]  # method, variant, other sampler, order of the steps
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,15 @@ class MetricExtremes:
     lines: tuple[LineExtremes, ...]
 
 
-def extremes(rows: Sequence[Row], values: Sequence[AssetValue]) -> tuple[MetricExtremes, ...]:
+def extremes(rows: DataFrame, values: Sequence[AssetValue]) -> tuple[MetricExtremes, ...]:
     """One per stage and metric that has values of single assets; seconds apart. Empty without such values."""
     found = []
     for stage in sorted({value.stage for value in values}, key=_rank):
         lines = _lines([value for value in values if value.stage == stage])
         students = [value for key, mine in lines.items() if key[0] not in CONTROLS for value in mine]
         overall = averaged(students)
-        measured = {row.metric: row for row in rows if row.stage == stage and row.metric not in COST_METRICS}
-        found += [_of_metric(stage, row, overall, lines) for row in measured.values()]
+        mine = rows[(rows["stage"] == stage) & ~rows["metric"].isin(COST_METRICS)].drop_duplicates("metric")
+        found += [_of_metric(stage, row, overall, lines) for row in records(mine)]
     return tuple(one for one in found if one.lines)
 
 
@@ -83,24 +88,24 @@ def _lines(values: Iterable[AssetValue]) -> dict[LineKey, list[AssetValue]]:
     groups: dict[LineKey, list[AssetValue]] = {}
     for value in values:
         if value.method not in CONTROLS or value.method in SHOWN_CONTROLS:
-            method, variant, steps, other_sampler, _ = key_of(value)
-            groups.setdefault((method, variant, other_sampler, steps), []).append(value)
+            method, variant, order, other_sampler, _ = key_of(value)
+            groups.setdefault((method, variant, other_sampler, order), []).append(value)
 
-    def order(key: LineKey) -> tuple:
-        return key[0] in CONTROLS, step_order(key[3])
-
-    return {key: averaged(groups[key]) for key in sorted(groups, key=order)}
+    ordered = sorted(groups, key=lambda key: (key[0] in CONTROLS, key[3]))
+    return {key: averaged(groups[key]) for key in ordered}
 
 
 def _of_metric(
-    stage: str, row: Row, overall: Sequence[AssetValue], lines: dict[LineKey, list[AssetValue]]
+    stage: str, row: Mapping[str, Any], overall: Sequence[AssetValue], lines: dict[LineKey, list[AssetValue]]
 ) -> MetricExtremes:
-    name, higher = row.metric, row.higher_is_better
+    name, higher = row["metric"], row["higher_is_better"]
     of_lines = [
-        LineExtremes(label_of(*key[:3]), str(key[3] or ""), worst_and_best(mine, name, higher, PER_LINE))
-        for key, mine in lines.items()
+        LineExtremes(
+            label_of(*who), "" if order == NO_STEPS else str(order), worst_and_best(mine, name, higher, PER_LINE)
+        )
+        for (*who, order), mine in lines.items()
         if any(name in value.values for value in mine)
     ]
     of_all = worst_and_best(overall, name, higher, OF_ALL) if overall else None
-    heading = " ".join(part for part in (name, f"({row.unit})" if row.unit else "", "↑" if higher else "↓") if part)
+    heading = Column(name, name, "metric", higher, row["unit"]).heading
     return MetricExtremes(stage_title(stage), name, heading, of_all, tuple(of_lines))

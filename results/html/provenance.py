@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ..rows import Row
+from pandas import DataFrame
+
+from ..frames import distinct
 from .data import ReportData
 
 Pairs = tuple[tuple[str, str], ...]
@@ -44,12 +46,13 @@ def provenances(data: ReportData) -> tuple[Provenance, ...]:
     return tuple(_provenance(name, one, rows) for name, one, rows in of_runs)
 
 
-def _rows_of(manifest: Mapping[str, Any], rows: Sequence[Row]) -> Sequence[Row]:
+def _rows_of(manifest: Mapping[str, Any], rows: DataFrame) -> DataFrame:
     """The rows of one of several runs; all, where its manifest does not tell them."""
-    return [row for row in rows if row.run_id == manifest.get("run_id")] or rows
+    mine = rows[rows["run_id"] == manifest.get("run_id", "")]
+    return rows if mine.empty else mine
 
 
-def _provenance(name: str, manifest: Mapping[str, Any], rows: Sequence[Row]) -> Provenance:
+def _provenance(name: str, manifest: Mapping[str, Any], rows: DataFrame) -> Provenance:
     groups = (
         ("Run", _run(manifest, rows)),
         ("Code", _code(manifest, rows)),
@@ -60,48 +63,44 @@ def _provenance(name: str, manifest: Mapping[str, Any], rows: Sequence[Row]) -> 
     return Provenance(
         name=name,
         groups=tuple(group for group in groups if group[1]),
-        digests=tuple((name, _distinct(rows, key)) for key, name in SHAS.items() if _distinct(rows, key)),
+        digests=tuple((name, tuple(found)) for key, name in SHAS.items() if (found := distinct(rows[key]))),
         methods=_methods(manifest),
         config=_json(manifest.get("config") or manifest.get("settings")),
         manifest=_json(manifest),
     )
 
 
-def _run(manifest: Mapping[str, Any], rows: Sequence[Row]) -> Pairs:
+def _run(manifest: Mapping[str, Any], rows: DataFrame) -> Pairs:
     started, finished = manifest.get("started_s"), manifest.get("finished_s")
     took = f"{finished - started:.0f} s" if started and finished else None
     seeds = ", ".join(map(str, manifest.get("train_seeds", ()))) or None
     return _flat(
         {
-            "run": ", ".join(dict.fromkeys(row.run_id for row in rows)),
+            "run": ", ".join(distinct(rows["run_id"])),
             "key": manifest.get("key"),
             "started": _date(started),
-            "finished": _date(finished) or max(row.created_utc for row in rows),
+            "finished": _date(finished) or rows["created_utc"].max(),
             "took": took,
-            "device": manifest.get("device") or ", ".join(_distinct(rows, "device")),
+            "device": manifest.get("device") or ", ".join(distinct(rows["device"])),
             "training seeds": seeds,
         }
     )
 
 
-def _code(manifest: Mapping[str, Any], rows: Sequence[Row]) -> Pairs:
-    commit = manifest.get("git_commit") or ", ".join(_distinct(rows, "git_commit")) or None
-    dirty = manifest.get("git_dirty", any(row.git_dirty for row in rows))
+def _code(manifest: Mapping[str, Any], rows: DataFrame) -> Pairs:
+    commit = manifest.get("git_commit") or ", ".join(distinct(rows["git_commit"])) or None
+    dirty = manifest.get("git_dirty", bool(rows["git_dirty"].any()))
     state = "with uncommitted changes" if dirty else "clean"
     return _flat({"git commit": commit, "checkout": state if commit else None})
 
 
-def _torch(rows: Sequence[Row]) -> dict[str, str]:
-    return {"torch": ", ".join(_distinct(rows, "torch"))}
+def _torch(rows: DataFrame) -> dict[str, str]:
+    return {"torch": ", ".join(distinct(rows["torch"]))}
 
 
 def _methods(manifest: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
     listed = manifest.get("methods") or {}
     return tuple((label, str(m.get("version", "")), str(m.get("parameters", ""))) for label, m in listed.items())
-
-
-def _distinct(rows: Sequence[Row], name: str) -> tuple[str, ...]:
-    return tuple(str(value) for value in dict.fromkeys(getattr(row, name) for row in rows) if value is not None)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Pairs:

@@ -99,7 +99,7 @@ def _claim(out: Path, data: ReportData) -> None:
             f"{out} exists and is not an earlier report - a report is written into a new or empty folder, or over "
             "a report - choose another --out."
         )
-    write_json(out / MARKER, {"format": 1, "made_by": "mdtbench report", "run_id": data.rows[0].run_id})
+    write_json(out / MARKER, {"format": 1, "made_by": "mdtbench report", "run_id": data.rows["run_id"].iloc[0]})
     for name in OWN_FOLDERS:
         if (out / name).is_dir():
             shutil.rmtree(out / name)

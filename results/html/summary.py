@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..asset_values import AssetValue
+from pandas import DataFrame
+
 from ..cells import reason_of
-from ..places import CONTROLS, key_of, label_of
-from ..rows import Row
+from ..frames import distinct
+from ..places import CONTROLS, LINE, NO_STEPS, Key, key_of, keyed, label_of
 from .data import ReportData
 
 CONTROL_SENTENCES = {
@@ -56,30 +57,29 @@ class Head:
 def head(data: ReportData) -> Head:
     """Which run, of what, when, on what; nothing about who is better."""
     manifest = data.manifest or {}
-    last = max(data.rows, key=lambda row: row.created_utc)
+    last = data.rows.sort_values("created_utc", ascending=False, kind="stable").iloc[0]
     config = manifest.get("config") or {}
-    runs = list(dict.fromkeys(row.run_id for row in data.rows))
+    runs = distinct(data.rows["run_id"])
     facts = (
         ("Folder", data.folder.resolve().name),
         ("Protocol", _text(manifest, "protocol", "name")),
         ("World", str(config.get("world", ""))),
         ("Test assets", _text(manifest, "test", "source")),
-        ("Finished", last.created_utc[:16].replace("T", " ")),
-        ("Device", last.device),
+        ("Finished", last["created_utc"][:16].replace("T", " ")),
+        ("Device", last["device"]),
     )
     title = f"Run{'s' * (len(runs) > 1)} {', '.join(runs)}"
     notes = tuple(manifest.get("notes", ()))
     return Head(title, sentence(data.rows), tuple(fact for fact in facts if fact[1]), notes)
 
 
-def sentence(rows: Sequence[Row]) -> str:
+def sentence(rows: DataFrame) -> str:
     """How much was measured."""
-    methods = {(row.method, row.variant) for row in rows if row.method not in CONTROLS}
-    steps = sorted({row.steps for row in rows if row.method not in CONTROLS and row.steps is not None})
-    assets = max((row.n_total for row in rows), default=0)
-    seeds = len({row.seed for row in rows} - {None})
-    train_seeds = len({row.train_seed for row in rows} - {None})
-    missing = Counter(row.status for row in rows if row.value is None)
+    students = rows[~rows["method"].isin(CONTROLS)]
+    methods = students[["method", "variant"]].drop_duplicates()
+    steps = sorted(distinct(students["steps"]))
+    assets, seeds, train_seeds = int(rows["n_total"].max()), rows["seed"].nunique(), rows["train_seed"].nunique()
+    missing = Counter(rows.loc[rows["value"].isna(), "status"])
     parts = [
         _counted(len(methods), "method"),
         f"at {_listed(steps)} step{'s' * (steps != [1])}" if steps else "",
@@ -91,17 +91,19 @@ def sentence(rows: Sequence[Row]) -> str:
     return f"{' '.join(part for part in parts if part)}; {', '.join(values)}."
 
 
-def controls(rows: Sequence[Row]) -> tuple[Control, ...]:
+def controls(rows: DataFrame) -> tuple[Control, ...]:
     """Those that the run measured, each with a sentence."""
-    found = [name for name in CONTROLS if any(row.method == name for row in rows)]
+    found = [name for name in CONTROLS if name in set(rows["method"])]
     labels = {"none": "Undistilled"}
     return tuple(Control(labels.get(name, label_of(name)), CONTROL_SENTENCES[name]) for name in found)
 
 
-def failed_values(rows: Iterable[Row]) -> tuple[Reason, ...]:
+def failed_values(rows: DataFrame) -> tuple[Reason, ...]:
     """Rows without a value, equal reasons of one line together; those that the machine lost say so."""
-    missing = [row for row in rows if row.value is None]
-    counted = Counter((_where(row), f"{'lost: ' * (row.status == 'lost')}{reason_of(row)}") for row in missing)
+    missing = rows[rows["value"].isna()]
+    pairs = missing[["status", "error"]].to_numpy()
+    reasons = [f"{'lost: ' * (status == 'lost')}{reason_of(status, error)}" for status, error in pairs]
+    counted = Counter(zip(map(_where, keyed(missing)[LINE].itertuples(index=False)), reasons, strict=True))
     return tuple(Reason(where, reason, count) for (where, reason), count in counted.items())
 
 
@@ -117,14 +119,14 @@ def failed_students(data: ReportData) -> tuple[Reason, ...]:
 def failed_assets(data: ReportData) -> tuple[Reason, ...]:
     """Assets that a method could not make, equal reasons of one line together."""
     failed = [value for value in data.asset_values if not value.ok and value.error]
-    counted = Counter((_where(value), value.error) for value in failed)
+    counted = Counter((_where(key_of(value)), value.error) for value in failed)
     return tuple(Reason(where, reason, count) for (where, reason), count in counted.items())
 
 
-def _where(value: Row | AssetValue) -> str:
+def _where(key: Key) -> str:
     """The line of a row or of an asset's values."""
-    steps = _counted(value.steps, "step") if value.steps is not None else ""
-    method, variant, _, other_sampler, stage = key_of(value)
+    method, variant, order, other_sampler, stage = key
+    steps = "" if order == NO_STEPS else _counted(order, "step")
     return ", ".join(part for part in (label_of(method, variant, other_sampler), steps, stage) if part)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
+import pandas as pd
 import pytest
 
 from mdtbench.base.files import write_json
@@ -28,6 +29,7 @@ from mdtbench.harness.engine.trackers import TRACKERS
 from mdtbench.harness.pretrain import STAGES
 from mdtbench.harness.settings.config import PRESETS, Budget
 from mdtbench.methods import METHODS
+from mdtbench.results.frames import to_rows
 from mdtbench.results.rows import Row, read_rows, write_rows
 from mdtbench.results.schema import row_schema
 
@@ -190,12 +192,14 @@ def test_report_writes_pages_of_several_runs(mdtbench: Callable, runs: Path):
 
 def test_report_writes_parquet(mdtbench: Callable, runs: Path):
     pytest.importorskip("pyarrow")
-    from mdtbench.results.parquet import read_rows_parquet
+
+    def stored(path: Path) -> list[Row]:
+        return to_rows(pd.read_parquet(path))
 
     assert mdtbench("report", "runs/first", "-f", "parquet").out == f"2 rows: {Path('runs/first/rows.parquet')}\n"
-    assert read_rows_parquet(runs / "first" / "rows.parquet") == read_rows(runs / "first" / "rows.jsonl")
+    assert stored(runs / "first" / "rows.parquet") == read_rows(runs / "first" / "rows.jsonl")
     assert mdtbench("report", "runs/first", "runs/second", "-f", "parquet", "--out", "all.parquet").code == 0
-    assert [one.method for one in read_rows_parquet(Path("all.parquet"))] == ["cm", "floor", "mdt"]
+    assert [one.method for one in stored(Path("all.parquet"))] == ["cm", "floor", "mdt"]
     assert mdtbench("report", "runs/first", "runs/second", "-f", "parquet").code == 2
 
 

@@ -10,13 +10,20 @@ import numpy as np
 import pytest
 
 from mdtbench.base.errors import MissingError, UsageError
-from mdtbench.results.compare import BLIND_SPREADS, SPREADS, compare
+from mdtbench.results.compare import BLIND_SPREADS, SPREADS
+from mdtbench.results.compare import compare as compare_frames
 from mdtbench.results.compare_tables import comparison_table
 from mdtbench.results.differences import ALPHA, Comparison, Difference
+from mdtbench.results.frames import rows_frame
 from mdtbench.results.render_markdown import to_markdown
 from mdtbench.results.render_rich import to_rich
 from mdtbench.results.rows import Row
 from mdtbench.results.tolerances import Tolerance, read_tolerances
+
+
+def compare(run: Sequence[Row], baseline: Sequence[Row], **options) -> Comparison:
+    return compare_frames(rows_frame(run), rows_frame(baseline), **options)
+
 
 SCORES = ("FD_tiny2d", "MSE_teacher", "ULIP_tiny")  # of the last, more is better
 NO_MATTER = {"default": Tolerance(absolute=0.0), "controls": Tolerance(absolute=0.0)}

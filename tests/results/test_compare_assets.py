@@ -13,6 +13,7 @@ from mdtbench.results.asset_values import AssetValue
 from mdtbench.results.compare import compare
 from mdtbench.results.compare_tables import comparison_table
 from mdtbench.results.differences import Difference
+from mdtbench.results.frames import rows_frame
 from mdtbench.results.render_rich import to_rich
 from mdtbench.results.rows import Row
 from mdtbench.results.tolerances import Tolerance
@@ -33,7 +34,9 @@ def line(
 
 
 def held(run, baseline, **options) -> Difference:
-    found = compare(run[0], baseline[0], run_assets=run[1], baseline_assets=baseline[1], **options)
+    found = compare(
+        rows_frame(run[0]), rows_frame(baseline[0]), run_assets=run[1], baseline_assets=baseline[1], **options
+    )
     [one] = found.differences
     return one
 
@@ -136,7 +139,7 @@ def test_chance_gives_a_verdict_in_at_most_one_of_a_hundred_comparisons(make):
                 rows, values = line(make, asset + rng.normal(0, 1, 8), method)
                 side[0].extend(rows)
                 side[1].extend(values)
-        found = compare(run[0], baseline[0], run_assets=run[1], baseline_assets=baseline[1])
+        found = compare(rows_frame(run[0]), rows_frame(baseline[0]), run_assets=run[1], baseline_assets=baseline[1])
         assert {one.assets for one in found.differences} == {8}
         alarms += bool(found.of("worse") or found.of("better"))
     assert alarms <= 5  # more has probability 6e-4 when each has 0.01: binomial of 100
@@ -145,7 +148,7 @@ def test_chance_gives_a_verdict_in_at_most_one_of_a_hundred_comparisons(make):
 def test_the_table_says_what_is_paired(make):
     run, baseline = line(make, AFTER), line(make, BEFORE)
     for assets, words in ((run[1], "of the differences of the same assets"), ([], "are over assets, not paired")):
-        found = compare(run[0], baseline[0], run_assets=assets, baseline_assets=baseline[1])
+        found = compare(rows_frame(run[0]), rows_frame(baseline[0]), run_assets=assets, baseline_assets=baseline[1])
         text = " ".join(to_rich([comparison_table(found, "t")], width=200).split())
         assert "1 differences are of one seed" in text
         assert words in text

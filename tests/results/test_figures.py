@@ -22,6 +22,7 @@ from mdtbench.results.figures.grid import ABSENT, FAILED, draw_grid, grid_of
 from mdtbench.results.figures.pareto import DODGE, draw_pareto, pareto_of
 from mdtbench.results.figures.report import figure_of
 from mdtbench.results.figures.style import COLOURS, COLUMN, DPI, PAGE, WHITE, looks_of, looks_of_run, save
+from mdtbench.results.frames import rows_frame
 from mdtbench.results.html.logs import read_logs
 from mdtbench.results.html.media import read_exported
 from mdtbench.results.pareto import plotted_tables
@@ -59,7 +60,7 @@ def folder(make, tmp_path):
 
 
 def plotted(rows):
-    return plotted_tables(rows, tables(RunResults(rows)))
+    return plotted_tables(rows_frame(rows), tables(RunResults(rows_frame(rows))))
 
 
 def whole(make):
@@ -224,7 +225,7 @@ def test_one_quantity_of_one_method(folder):
 
 
 def grid(folder, make, values=(), **choice):
-    return grid_of(read_exported(folder), make.whole_run(), values, Choice(**choice))
+    return grid_of(read_exported(folder), rows_frame(make.whole_run()), values, Choice(**choice))
 
 
 def test_grid_is_condition_methods_truth(folder, make):

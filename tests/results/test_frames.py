@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 import pandas as pd
 import pytest
 
-from mdtbench.base.errors import MissingError
+from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.base.files import write_text
 from mdtbench.results import frames
 from mdtbench.results.asset_values import AssetValue, write_asset_values
@@ -32,6 +33,27 @@ def test_rows_have_a_column_per_field_and_typed_gaps(folder, make):
     assert rows["sampler"].tolist() == [pd.NA, "euler"]
     assert math.isnan(rows["value"][0])
     assert rows["value"][1] == 1.0
+
+
+def test_rows_round_trip_exactly(tmp_path, make):
+    pytest.importorskip("pyarrow")
+    rows = [
+        *make.whole_run(),
+        make.row(value=0.1 + 0.2, stderr=1e-300, sampler="euler", own_sampler=False, git_dirty=True, note="ü\n\u2028"),
+        make.row(value=None, status="lost", error="out of memory", sampler="euler", extra_sampler=True),
+        make.row(value=None, error="lost", train_seed=None, seed=2**40, steps=None, cfg_strength=None),
+    ]
+    frame, path = frames.rows_frame(rows), tmp_path / "new" / "rows.parquet"
+    assert frames.to_rows(frame) == rows
+    frames.write_parquet(path, frame)
+    pd.testing.assert_frame_equal(pd.read_parquet(path), frame)
+
+
+def test_without_pyarrow_the_message_says_how_to_get_it(tmp_path, make, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"pip install 'mdtbench\[parquet\]'"):
+        frames.write_parquet(tmp_path / "rows.parquet", frames.rows_frame([make.row()]))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_rows_have_the_same_columns(make):

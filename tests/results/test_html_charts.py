@@ -13,6 +13,7 @@ import pytest
 
 from mdtbench.results.figures.names import write_names
 from mdtbench.results.figures.style import COLOURS, COLUMN, INK, looks_of_run, new_figure, settings
+from mdtbench.results.frames import rows_frame
 from mdtbench.results.html.curves import stages
 from mdtbench.results.html.inline_svg import PAGE_COLOURS, inline_svg
 from mdtbench.results.html.logs import TrainingLog
@@ -27,7 +28,8 @@ ROUNDED = 0.006  # of a coordinate, to two decimals
 
 
 def plotted(rows) -> list[Table]:
-    return plotted_tables(rows, tables(RunResults(rows)))
+    frame = rows_frame(rows)
+    return plotted_tables(frame, tables(RunResults(frame)))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.base.files import write_json, write_text
 from mdtbench.results.asset_values import write_asset_values
 from mdtbench.results.figures.style import looks_of_run
+from mdtbench.results.frames import rows_frame
 from mdtbench.results.html.assets import AssetIndex
 from mdtbench.results.html.data import Failure, ReportData, read_data
 from mdtbench.results.html.environment import environment
@@ -99,7 +100,7 @@ def student(method: str = "cm", **changes) -> StudentRecord:
 
 
 def tables_of(rows):
-    return tables(RunResults(rows))
+    return tables(RunResults(rows_frame(rows)))
 
 
 def index(run: Path, out: Path) -> Page:
@@ -270,7 +271,7 @@ def test_size_with_the_assets_of_the_paper(make, tmp_path):
     ]
     data = ReportData(
         folder=tmp_path,
-        rows=rows,
+        rows=rows_frame(rows),
         tables=tables_of(rows),
         failures=[Failure(name, "why " * 40) for name in names],
         asset_values=values,
@@ -289,7 +290,7 @@ def test_extremes_are_means_over_seeds_and_know_which_way_is_better(make):
         for seed in (0, 1)
     ]
     controls = [make.asset("a", {"IoU": 0.0, "MSE": 9.0}, method="shuffled", steps=None)]
-    by_metric = {one.metric: one for one in extremes(rows, [*seeds, *controls])}
+    by_metric = {one.metric: one for one in extremes(rows_frame(rows), [*seeds, *controls])}
     iou = by_metric["IoU"].overall
     assert [value.asset for value in iou.worst] == ["a", "c"]
     assert [value.asset for value in iou.best] == ["b", "d"]
@@ -302,7 +303,7 @@ def test_extremes_keep_lines_with_another_sampler_apart(make):
     rows = [make.row(metric="IoU", higher_is_better=True)]
     plain = [make.asset("a", {"IoU": 0.5}, sampler="euler", own_sampler=False)]
     extra = [make.asset("a", {"IoU": 0.9}, sampler="renoise", extra_sampler=True)]
-    [one] = extremes(rows, [*plain, *extra])
+    [one] = extremes(rows_frame(rows), [*plain, *extra])
     assert [(line.label, line.ends.worst[0].values["IoU"]) for line in one.lines] == [("CM", 0.5), ("CM, renoise", 0.9)]
 
 
@@ -320,7 +321,7 @@ def test_front_keeps_what_no_other_beats():
 
 def test_figures_show_the_lines_with_a_cost(make):
     shown = tables_of(make.whole_run())
-    whole, structure = families(plotted_tables(make.whole_run(), shown), looks_of_run(shown, ()))
+    whole, structure = families(plotted_tables(rows_frame(make.whole_run()), shown), looks_of_run(shown, ()))
     assert (whole.title, structure.title) == ("Whole assets", "Structure stage alone")
     assert [figure.metric for figure in whole.figures] == ["FD_gs", "ULIP_tiny"]
     nfe, seconds = whole.figures[0].charts
@@ -412,7 +413,7 @@ def test_several_runs_have_their_provenance_each(make, tmp_path):
     rows = [make.row("cm", run_id="one", config_sha="c1"), make.row("vm", run_id="two", config_sha="c2")]
     runs = {name: {"run_id": name, "git_commit": f"of {name}", "config": {"world": name}} for name in ("one", "two")}
     manifest = {"notes": ["Controls are of one."], "runs": runs}
-    data = ReportData(folder=tmp_path, rows=rows, tables=tables_of([rows[0]]), manifest=manifest)
+    data = ReportData(folder=tmp_path, rows=rows_frame(rows), tables=tables_of([rows[0]]), manifest=manifest)
     first, second = provenances(data)
     assert (first.name, second.name) == ("one", "two")
     assert dict(first.groups)["Code"][0] == ("git commit", "of one")
@@ -450,12 +451,12 @@ def test_provenance_shows_what_the_manifest_says(make, tmp_path):
 
 
 def test_the_first_sentence_counts(make):
-    assert sentence(make.run()) == (
+    assert sentence(rows_frame(make.run())) == (
         "5 methods at 1 and 2 steps on 64 assets with 3 generation seeds and 1 training seed; 97 values."
     )
-    assert sentence([make.row(value=None)]).endswith("1 value, 1 of them failed.")
+    assert sentence(rows_frame([make.row(value=None)])).endswith("1 value, 1 of them failed.")
     both = [make.row(value=None), make.row("vm", value=None, status="lost", error="out of memory")]
-    assert sentence(both).endswith("2 values, 1 of them failed, 1 of them lost.")
+    assert sentence(rows_frame(both)).endswith("2 values, 1 of them failed, 1 of them lost.")
 
 
 def test_lists_of_failures_tell_what_was_lost_and_with_which_sampler(make, tmp_path):
@@ -470,6 +471,6 @@ def test_lists_of_failures_tell_what_was_lost_and_with_which_sampler(make, tmp_p
 
 
 def test_controls_of_the_run_are_explained(make):
-    named = [control.label for control in controls(make.run())]
+    named = [control.label for control in controls(rows_frame(make.run()))]
     assert named == ["Floor (held-out reference)", "Reconstruction (VAE)", "Teacher", "Undistilled"]
     assert set(CONTROL_SENTENCES) == set(CONTROLS)

@@ -6,6 +6,7 @@ import pytest
 
 from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.results.compare import compare
+from mdtbench.results.frames import rows_frame
 from mdtbench.results.importing import Import, imported_rows, read_csv
 from mdtbench.results.merge import Run, merged
 from mdtbench.results.report import RunResults, tables
@@ -66,13 +67,13 @@ def test_with_a_run_its_definitions_are_taken_over_and_one_table_shows_both(rows
     assert (fd.n_ok, fd.n_total, fd.split, fd.stage) == (60, 64, "toys", "evaluation")
     assert (ulip.unit, ulip.higher_is_better, ulip.weights_sha) == ("x100", True, "w2")
     assert time.metric == "latency_s"
-    both = merged([Run("e", RunResults(evaluation), {}), Run("i", RunResults(rows), {})])
+    both = merged([Run("e", RunResults(rows_frame(evaluation)), {}), Run("i", RunResults(rows_frame(rows)), {})])
     (table,) = tables(both)
     assert [line.method for line in table.rows] == ["FlashVDM", "LGM", "truth"]
     assert [cell.best for cell in table.column("FD_incep")] == [True, False, False]
     assert table.column("n")[1].text == "60/64"
     assert any("LGM: imported from lgm.csv, not measured here" in note for note in table.footnotes)
-    verdicts = compare(rows, evaluation, methods=["LGM=FlashVDM"]).differences
+    verdicts = compare(rows_frame(rows), rows_frame(evaluation), methods=["LGM=FlashVDM"]).differences
     measured = [one for one in verdicts if one.method == "FlashVDM" and one.metric != "latency_s"]
     assert [(one.metric, one.difference) for one in measured] == [("FD_incep", 5.5), ("ULIP_I", -4.0)]
 
@@ -84,7 +85,9 @@ def test_seconds_take_the_runs_own_count(rows_of, evaluation, make):
         fd, time = rows_of("metric,value,n,latency_s\nFD_incep,25.5,60,3.5\n", run)
         assert (fd.n_ok, fd.n_total) == (60, 64)
         assert (time.n_ok, time.n_total, time.metric_version) == (1, 1, 2)
-        (table,) = tables(merged([Run("e", RunResults(run), {}), Run("i", RunResults([fd, time]), {})]))
+        (table,) = tables(
+            merged([Run("e", RunResults(rows_frame(run)), {}), Run("i", RunResults(rows_frame([fd, time])), {})])
+        )
         assert table.column("latency_s")[1].text == "3.50"
     _, time = rows_of("metric,value,latency_s\nFD_incep,25.5,3.5\n", [*evaluation, timed])
     assert "n not given" not in time.note

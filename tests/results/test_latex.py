@@ -8,9 +8,15 @@ import subprocess
 
 import pytest
 
+from mdtbench.results.frames import rows_frame
 from mdtbench.results.render_latex import BREAK, LAST_T1_LETTER, escape, to_latex
 from mdtbench.results.report import RunResults, tables
-from mdtbench.results.tables import table_2
+from mdtbench.results.tables import Measured, table_2
+
+
+def measured(rows) -> Measured:
+    return Measured.of(rows_frame(rows))
+
 
 DOCUMENT = (
     "\\documentclass[{options}]{{article}}\n\\usepackage[T1]{{fontenc}}\\usepackage{{booktabs}}\\usepackage{{graphicx}}\n"
@@ -68,7 +74,7 @@ def check_log(log: str) -> None:
 @pytest.mark.parametrize("options", ["", "twocolumn"])
 @pytest.mark.parametrize("name", RUNS)
 def test_tables_compile_and_fit(make, tmp_path, name, options):
-    text = to_latex(tables(RunResults(RUNS[name](make))))
+    text = to_latex(tables(RunResults(rows_frame(RUNS[name](make)))))
     check_log(compiled(tmp_path, text, options))
     if shutil.which("pdftotext"):
         shown = subprocess.run(["pdftotext", "-layout", "doc.pdf", "-"], cwd=tmp_path, capture_output=True, check=True)
@@ -105,7 +111,7 @@ def test_letters(text, spelled):
 
 
 def test_names_are_set_as_the_paper_does(make):
-    text = to_latex(tables(RunResults(make.whole_run())))
+    text = to_latex(tables(RunResults(rows_frame(make.whole_run()))))
     first = text.partition(r"\end{table*}")[0]
     assert r"\caption{Quality against cost}" in first
     assert first.index(r"\caption") < first.index(r"\toprule") < first.index(r"\midrule") < first.index(r"\bottomrule")
@@ -117,7 +123,7 @@ def test_names_are_set_as_the_paper_does(make):
 
 
 def test_only_the_sum_of_the_time_is_shown(make):
-    first, *_ = tables(RunResults(make.whole_run()))
+    first, *_ = tables(RunResults(rows_frame(make.whole_run())))
     assert {"structure_s", "slat_s", "decode_s", "latency_s"} <= {column.key for column in first.columns}
     heading = next(line for line in to_latex([first]).splitlines() if line.startswith("Method &"))
     assert "total" in heading
@@ -125,7 +131,7 @@ def test_only_the_sum_of_the_time_is_shown(make):
 
 
 def test_notes_are_short_and_speak_of_what_is_seen(make):
-    text = to_latex([table_2(make.run())])
+    text = to_latex([table_2(measured(make.run()))])
     assert "(bold) and the second best (underlined)." in text
     assert "where the format can" not in text
     assert "arXiv:2509.04406v1; measured under another protocol" in text
@@ -133,7 +139,7 @@ def test_notes_are_short_and_speak_of_what_is_seen(make):
 
 
 def test_long_names_are_broken_not_cut(make):
-    text = to_latex([table_2([*make.run(), make.row(LONG, note="n")])])
+    text = to_latex([table_2(measured([*make.run(), make.row(LONG, note="n")]))])
     cell = next(line for line in text.splitlines() if line.startswith(r"\begin{tabular}[t]"))
     inside = cell.partition("@{}}")[2].partition(r"\end{tabular}")[0].replace(r"\\", "")
     assert inside == escape(LONG)
@@ -143,5 +149,5 @@ def test_long_names_are_broken_not_cut(make):
 
 
 def test_negative_values_have_a_minus(make):
-    text = to_latex([table_2([*make.run(), make.row("worse", value=-2.5)])])
+    text = to_latex([table_2(measured([*make.run(), make.row("worse", value=-2.5)]))])
     assert re.search(r"worse & .* & .*\$-\$2\.50*\}? &", text)

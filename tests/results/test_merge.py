@@ -7,6 +7,7 @@ import json
 import pytest
 
 from mdtbench.base.errors import UsageError
+from mdtbench.results.frames import rows_frame
 from mdtbench.results.merge import Run, merged, read_runs
 from mdtbench.results.merged_folder import merged_folder
 from mdtbench.results.report import FORMATS, RunResults, read_run, report, tables
@@ -19,7 +20,7 @@ CONTROL = {"train_seed": None, "steps": None, "nfe": None, "seed": None}
 
 def run(name, rows, manifest=None, students=(), sweeps=()) -> Run:
     rows = [row.model_copy(update={"run_id": name}) for row in rows]
-    return Run(name, RunResults(rows, students, sweeps), manifest or {})
+    return Run(name, RunResults(rows_frame(rows), students, sweeps), manifest or {})
 
 
 def student(method="cm", **changes) -> StudentRecord:
@@ -39,7 +40,7 @@ def test_a_run_split_by_method_merges_to_the_same_tables(make):
         run("a", [row for row in rows if row.method != "mdt"]),
         run("b", [row for row in rows if row.method in ("mdt", "teacher", "none", "floor", "truth")]),
     ]
-    whole, both = RunResults(rows), merged(halves)
+    whole, both = RunResults(rows_frame(rows)), merged(halves)
     for format in set(FORMATS) - {"json"}:
         lines = report(both, format).splitlines()
         notes = [line for line in lines if "Rows of 2 runs: a, b." in line]
@@ -61,7 +62,7 @@ def test_seeds_of_one_method_are_pooled(make, field):
 
 def test_what_both_measured_is_shown_once_when_equal_and_refused_when_not(make):
     same = merged([run("a", [make.row()]), run("b", [make.row()])])
-    assert [row.run_id for row in same.rows] == ["a"]
+    assert same.rows["run_id"].tolist() == ["a"]
     with pytest.raises(UsageError, match=r"a and b have other values of FD_tiny2d of cm .*: 1 and 1.001 .*--seeds"):
         merged([run("a", [make.row()]), run("b", [make.row(value=1.001)])])
     with pytest.raises(UsageError, match="1 and failed"):
@@ -71,8 +72,8 @@ def test_what_both_measured_is_shown_once_when_equal_and_refused_when_not(make):
 def test_what_one_run_lost_is_the_others(make):
     lost = make.row(value=None, status="lost", error="out of memory")
     for first, second in (([lost], [make.row()]), ([make.row()], [lost])):
-        assert [row.value for row in merged([run("a", first), run("b", second)]).rows] == [1.0]
-    assert [row.run_id for row in merged([run("a", [lost]), run("b", [lost])]).rows] == ["b"]
+        assert merged([run("a", first), run("b", second)]).rows["value"].tolist() == [1.0]
+    assert merged([run("a", [lost]), run("b", [lost])]).rows["run_id"].tolist() == ["b"]
 
 
 def test_a_plain_line_has_one_sampler_and_others_stand_below(make):
@@ -91,7 +92,7 @@ def test_controls_may_differ_by_rounding_only(make):
             run("b", [make.row("floor", value=value, **CONTROL)]),
         ]
 
-    assert merged(pair(10.009)).rows[0].value == 10.0
+    assert merged(pair(10.009)).rows["value"][0] == 10.0
     with pytest.raises(UsageError, match="what measures or the teacher has changed"):
         merged(pair(10.02))
 
@@ -101,7 +102,7 @@ def test_seconds_are_those_of_the_first_run_and_other_machines_are_named(make):
         return [make.row(metric="latency_s", value=seconds, wall_s=seconds, unit="s", device=device)]
 
     both = merged([run("a", timed(1.0, "slow")), run("b", timed(0.5, "fast"))])
-    assert [row.value for row in both.rows] == [1.0]
+    assert both.rows["value"].tolist() == [1.0]
     assert "Seconds are of different machines: slow; fast." in both.notes
 
 
@@ -224,13 +225,13 @@ def test_folders_are_read_and_merged(make, tmp_path):
         write_sweeps(tmp_path / name, [SweepRecord(**scored, trials=(Trial(method=method, lr=1e-3, score=1.0),))])
         (tmp_path / name / "students" / f"{method}-x").mkdir(parents=True)
     folders = [tmp_path / "a", tmp_path / "b"]
-    assert [row.method for row in read_runs(folders).rows] == ["cm", "mdt"]
-    assert read_runs(folders[:1]) == read_run(folders[0])
+    assert read_runs(folders).rows["method"].tolist() == ["cm", "mdt"]
+    assert read_runs(folders[:1]).rows.equals(read_run(folders[0]).rows)
     with pytest.raises(UsageError, match="named twice"):
         read_runs([folders[0], folders[1], tmp_path / "b" / ".." / "a"])
     with merged_folder(folders) as folder:
         assert folder.name == "a + b"
-        assert [row.method for row in read_run(folder).rows] == ["cm", "mdt"]
+        assert read_run(folder).rows["method"].tolist() == ["cm", "mdt"]
         assert [one.method for one in read_run(folder).students] == ["cm", "mdt"]
         assert [[trial.method for trial in one.trials] for one in read_run(folder).sweeps] == [["cm", "mdt"]]
         assert sorted(path.name for path in folder.glob("students/*")) == ["cm-x", "mdt-x"]

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from mdtbench.base.errors import MissingError, UsageError
+from mdtbench.results.frames import rows_frame
 from mdtbench.results.render_json import from_json, json_schema
 from mdtbench.results.render_latex import escape as latex_escape
 from mdtbench.results.render_rich import to_rich
@@ -24,7 +25,7 @@ def nasty_run(make):
 
 @pytest.mark.parametrize("format", sorted(FORMATS))
 def test_every_format_ends_in_a_newline_and_names_both_tables(make, format):
-    text = report(RunResults(make.run()), format)
+    text = report(RunResults(rows_frame(make.run())), format)
     assert text.endswith("\n")
     assert "VM+VD (Ours)" in text
     assert "no VM, no VD" in text
@@ -32,12 +33,12 @@ def test_every_format_ends_in_a_newline_and_names_both_tables(make, format):
 
 def test_unknown_format(make):
     with pytest.raises(UsageError, match="Did you mean 'latex'"):
-        report(RunResults(make.run()), "latx")
+        report(RunResults(rows_frame(make.run())), "latx")
 
 
 @pytest.mark.parametrize("width", [70, 120, 160])
 def test_rich_fits_and_cuts_nothing(make, width):
-    table = tables(RunResults(nasty_run(make)))[0]
+    table = tables(RunResults(rows_frame(nasty_run(make))))[0]
     text = to_rich([table], width=width)
     assert max(map(len, text.split("\n"))) <= width
     assert "…" not in text
@@ -50,7 +51,7 @@ def test_rich_fits_and_cuts_nothing(make, width):
 
 
 def test_rich_keeps_the_paper_apart(make):
-    lines = to_rich(tables(RunResults(make.run()))[:1], width=160).split("\n")
+    lines = to_rich(tables(RunResults(rows_frame(make.run())))[:1], width=160).split("\n")
     ours = next(line for line in lines if "VM+VD" in line)
     left, right = ours.split("│")
     assert "11.00 ± 1.00" in left
@@ -58,13 +59,13 @@ def test_rich_keeps_the_paper_apart(make):
 
 
 def test_rich_colours_best_and_second(make):
-    text = to_rich(tables(RunResults(make.run()))[:1], color=True)
+    text = to_rich(tables(RunResults(rows_frame(make.run())))[:1], color=True)
     assert "\x1b[1m11.00 ± 1.00\x1b[0m" in text
     assert "\x1b[4m31.00 ± 1.00\x1b[0m" in text
 
 
 def test_markdown_has_equal_columns(make):
-    text = report(RunResults(nasty_run(make)), "markdown")
+    text = report(RunResults(rows_frame(nasty_run(make))), "markdown")
     for block in text.split("### ")[1:]:
         counts = [len(re.findall(r"(?<!\\)\|", line)) for line in block.split("\n") if line.startswith("|")]
         assert len(counts) > 10
@@ -76,7 +77,7 @@ def test_markdown_has_equal_columns(make):
 
 
 def test_latex_escapes_and_balances(make):
-    text = report(RunResults(nasty_run(make)), "latex")
+    text = report(RunResults(rows_frame(nasty_run(make))), "latex")
     body = text.partition("\n")[2]
     assert not re.search(r"(?<!\\)_", body)
     assert not re.search(r"(?<!\\)#", body)
@@ -97,7 +98,7 @@ def test_latex_spelling():
 
 
 def test_csv_is_tidy_and_exact(make):
-    rows = list(csv.DictReader(io.StringIO(report(RunResults(nasty_run(make)), "csv"))))
+    rows = list(csv.DictReader(io.StringIO(report(RunResults(rows_frame(nasty_run(make))), "csv"))))
     cm = next(r for r in rows if (r["method"], r["metric"], r["steps"]) == ("cm", "FD_tiny2d", "1"))
     assert (cm["table"], cm["source"], cm["group"], cm["role"]) == ("table_2", "run", "1 step", "student")
     assert (float(cm["value"]), float(cm["sd"]), cm["n"], cm["nfe"]) == (51.0, 1.0, "3", "1")
@@ -112,8 +113,8 @@ def test_csv_is_tidy_and_exact(make):
 
 def test_json_round_trips(make):
     rows = [*nasty_run(make), make.row("cm2", value=0.1 + 0.2)]
-    text = report(RunResults(rows), "json")
-    assert from_json(text) == tables(RunResults(rows))
+    text = report(RunResults(rows_frame(rows)), "json")
+    assert from_json(text) == tables(RunResults(rows_frame(rows)))
     parsed = json.loads(text)
     assert parsed["schema_version"] == 2
     values = [cell["value"] for line in parsed["tables"][0]["rows"] for cell in line["cells"]]
@@ -124,11 +125,15 @@ def test_json_round_trips(make):
 @pytest.mark.parametrize("format", sorted(FORMATS))
 def test_every_format_says_what_was_lost(make, format):
     rows = [*make.run(), make.row("lossy", value=None, status="lost", error="the disk was full")]
-    text = " ".join(report(RunResults(rows), format).split())
+    text = " ".join(report(RunResults(rows_frame(rows)), format).split())
     for words in ("lost: the disk was full; the same command tries again", "failed"):
         assert words in text
     if format == "csv":
-        found = next(r for r in csv.DictReader(io.StringIO(report(RunResults(rows), format))) if r["method"] == "lossy")
+        found = next(
+            r
+            for r in csv.DictReader(io.StringIO(report(RunResults(rows_frame(rows)), format)))
+            if r["method"] == "lossy"
+        )
         assert (found["status"], found["value"], found["n_failed"]) == ("failed", "", "1")
 
 

@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from mdtbench.base.errors import MissingError, RunError, UsageError
-from mdtbench.results.rows import COST_METRICS, append, latest, read_rows, write_rows
+from mdtbench.results.frames import latest, rows_frame, to_rows
+from mdtbench.results.rows import COST_METRICS, append, read_rows, write_rows
 
 
 def test_rows_round_trip_exactly(tmp_path, make):
@@ -147,12 +148,12 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_the_latest_row_counts(make):
     rows = [make.row(value=None), make.row("pcm"), make.row(value=2.0)]
-    assert latest(rows) == [make.row(value=2.0), make.row("pcm")]
+    assert to_rows(latest(rows_frame(rows))) == [make.row(value=2.0), make.row("pcm")]
     samplers = [make.row(sampler="renoise"), make.row(sampler="euler", own_sampler=False)]
-    assert latest(samplers) == samplers
+    assert to_rows(latest(rows_frame(samplers))) == samplers
     same_name = [make.row(sampler="euler"), make.row(sampler="euler", extra_sampler=True)]  # with other guidance
-    assert latest(same_name) == same_name
+    assert to_rows(latest(rows_frame(same_name))) == same_name
     stages = [make.row(stage=stage) for stage in ("structure", "both", "structure+teacher", "teacher+slat")]
-    assert latest(stages) == stages
+    assert to_rows(latest(rows_frame(stages))) == stages
     with pytest.raises(UsageError, match="Two runs"):
-        latest([make.row(), make.row(run_id="other")])
+        latest(rows_frame([make.row(), make.row(run_id="other")]))

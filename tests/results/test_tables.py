@@ -6,7 +6,12 @@ import pytest
 
 from mdtbench.base.errors import UsageError
 from mdtbench.results import paper
-from mdtbench.results.tables import table_2, table_3
+from mdtbench.results.frames import rows_frame
+from mdtbench.results.tables import Measured, table_2, table_3
+
+
+def measured(rows) -> Measured:
+    return Measured.of(rows_frame(rows))
 
 
 def labels(table):
@@ -14,7 +19,7 @@ def labels(table):
 
 
 def test_table_2_has_the_papers_order_then_controls(make):
-    table = table_2([*make.run(), make.row("aaa_plugin", value=99.0)])
+    table = table_2(measured([*make.run(), make.row("aaa_plugin", value=99.0)]))
     assert labels(table) == [
         ("1 step", ["CM", "PCM", "sCM", "VM+VD (Ours)", "aaa_plugin"]),
         ("2 steps", ["CM", "PCM", "sCM", "VM+VD (Ours)"]),
@@ -27,14 +32,14 @@ def test_table_2_has_the_papers_order_then_controls(make):
 
 
 def test_table_3_begins_with_the_undistilled_row(make):
-    table = table_3(make.run())
+    table = table_3(measured(make.run()))
     block = ["no VM, no VD (undistilled)", "VM", "VM+VD (Ours)"]
     controls = ["Floor (held-out reference)", "Reconstruction (VAE)", "Teacher", *["Undistilled, no CFG"] * 2]
     assert labels(table) == [("1 step", block), ("2 steps", block), ("Controls", controls)]
 
 
 def test_columns_say_direction_unit_and_version(make):
-    table = table_2(make.run())
+    table = table_2(measured(make.run()))
     assert [column.heading for column in table.columns] == [
         "Method",
         "Steps",
@@ -52,7 +57,7 @@ def test_columns_say_direction_unit_and_version(make):
 
 
 def test_mean_sd_costs(make):
-    table = table_2(make.run())
+    table = table_2(measured(make.run()))
     cm = table.column("FD_tiny2d")[0]  # 50, 51, 52
     assert (cm.value, cm.sd, cm.n, cm.n_train, cm.sd_train) == (51.0, 1.0, 3, 1, None)
     assert cm.text == "51.00 ± 1.00"
@@ -74,7 +79,7 @@ def test_mean_sd_costs(make):
 def test_two_spreads_over_two_kinds_of_seeds(make):
     values = {0: (1.0, 3.0), 1: (10.0, 16.0)}  # means 2 and 13, variances 2 and 18
     rows = [make.row(value=v, train_seed=t, seed=s) for t, vs in values.items() for s, v in enumerate(vs)]
-    cell = table_2(rows).column("FD_tiny2d")[0]
+    cell = table_2(measured(rows)).column("FD_tiny2d")[0]
     assert (cell.value, cell.n, cell.n_train) == (7.5, 4, 2)
     assert cell.sd == pytest.approx(math.sqrt((2 + 18) / 2))
     assert cell.sd_train == pytest.approx(11 / math.sqrt(2))
@@ -83,7 +88,7 @@ def test_two_spreads_over_two_kinds_of_seeds(make):
 def test_best_is_per_block_metric_and_direction(make):
     rows = make.run()
     rows += [make.row("plugin", "FD_tiny2d", 5.0), make.row("plugin", "ULIP_tiny", 1.0, unit="x100")]
-    table = table_2(rows)
+    table = table_2(measured(rows))
 
     def flagged(key):
         cells = zip(table.rows, table.column(key), strict=True)
@@ -105,9 +110,9 @@ def test_best_is_per_block_metric_and_direction(make):
 
 
 def test_ties_share_and_one_alone_is_not_best(make):
-    cells = table_2([make.row("cm"), make.row("pcm"), make.row("scm", value=2.0)]).column("FD_tiny2d")
+    cells = table_2(measured([make.row("cm"), make.row("pcm"), make.row("scm", value=2.0)])).column("FD_tiny2d")
     assert [(cell.best, cell.second) for cell in cells] == [(True, False), (True, False), (False, True)]
-    assert not table_2([make.row()]).column("FD_tiny2d")[0].best
+    assert not table_2(measured([make.row()])).column("FD_tiny2d")[0].best
 
 
 def test_failures_are_shown_and_explained(make):
@@ -120,7 +125,7 @@ def test_failures_are_shown_and_explained(make):
         make.row("scm", "ULIP_tiny", 30.0),
         make.row("mdt", value=5.0),
     ]
-    table = table_2(rows)
+    table = table_2(measured(rows))
     cm, pcm, scm, mdt = table.column("FD_tiny2d")
     assert (cm.text, cm.value, cm.notes) == ("failed", None, (1,))
     assert table.column("ULIP_tiny")[0].notes == (1,)  # the same reason is written once
@@ -139,11 +144,11 @@ def test_failures_are_shown_and_explained(make):
 def test_small_numbers_keep_digits(make):
     rows = [make.row("cm", value=194.56), make.row("floor", value=0.012345, steps=None)]
     rows += [make.row("pcm", value=150.0 + s / 1000, seed=s) for s in range(2)]
-    assert [c.text for c in table_2(rows).column("FD_tiny2d")] == ["194.6", "150.0005 ± 0.0007", "0.012"]
+    assert [c.text for c in table_2(measured(rows)).column("FD_tiny2d")] == ["194.6", "150.0005 ± 0.0007", "0.012"]
 
 
 def test_variants_are_lines_of_their_own_without_the_papers_numbers(make):
-    table = table_2([make.row("pcm"), make.row("pcm", variant="phases4")])
+    table = table_2(measured([make.row("pcm"), make.row("pcm", variant="phases4")]))
     assert labels(table) == [("1 step", ["PCM", "PCM [phases4]"])]
     assert [cell.value for cell in table.column("paper:FD_incep")] == [19.53, None]
 
@@ -153,7 +158,7 @@ def test_other_samplers_stand_right_below_the_protocols(make):
     rows += [make.row("mdt", value=3.0, sampler="euler", own_sampler=False, extra_sampler=True, steps=2)]
     rows += [make.row("mdt", variant="official", sampler="euler", steps=2)]
     rows += [make.row("mdt", sampler="renoise"), make.row("none", sampler="euler", train_seed=None)]
-    table = table_2(rows)
+    table = table_2(measured(rows))
     assert labels(table)[:2] == [
         ("1 step", ["VM+VD (Ours)"]),
         ("2 steps", ["CM", "VM+VD (Ours)", "VM+VD (Ours), euler", "VM+VD (Ours) [official]"]),
@@ -168,15 +173,15 @@ def test_other_samplers_stand_right_below_the_protocols(make):
     own = "Samplers: renoise for VM+VD (Ours), CM; euler for VM+VD (Ours) [official], Undistilled."
     assert own in table.notes
     assert any("no line where it computes" in note for note in table.notes)
-    assert not any("no line where it computes" in note for note in table_2(rows[:2]).notes)
-    assert not any(note.startswith("Samplers") for note in table_2(make.run()).notes)  # of version 1
+    assert not any("no line where it computes" in note for note in table_2(measured(rows[:2])).notes)
+    assert not any(note.startswith("Samplers") for note in table_2(measured(make.run())).notes)  # of version 1
     assert not any("method's own" in note for note in table.notes)
 
 
 def test_a_protocol_may_ask_for_another_sampler_than_the_methods_own(make):
     rows = [make.row("cm", sampler="euler", own_sampler=False), make.row("vm", sampler="euler"), make.row("mdt")]
     rows.append(make.row("cm", value=2.0, sampler="renoise", extra_sampler=True))
-    table = table_2(rows)
+    table = table_2(measured(rows))
     shown = {line.cells[0].text: line.cells[4].value for line in table.rows}
     assert shown == {"CM": 1.0, "CM, renoise": 2.0, "VM+VD (Ours)": 1.0}
     assert "The protocol's sampler computes something else than the method's own: euler for CM." in table.notes
@@ -186,7 +191,7 @@ def test_what_was_lost_is_a_failed_cell_whose_footnote_says_that_it_can_be_mende
     lost = {"status": "lost", "error": "out of memory on GPU 0."}
     rows = [make.row("cm", value=None, **lost), make.row("cm", "latency_s", None, unit="s", **lost)]
     rows += [make.row("pcm"), make.row("pcm", value=None, seed=1), make.row("pcm", value=None, seed=2, **lost)]
-    table = table_2(rows)
+    table = table_2(measured(rows))
     cm, pcm = table.column("FD_tiny2d")
     assert (cm.text, cm.value, cm.n_failed, cm.notes) == ("failed", None, 1, (1,))
     assert (pcm.text, pcm.n_failed, pcm.notes) == ("1.000", 2, (2, 3))
@@ -199,7 +204,7 @@ def test_what_was_lost_is_a_failed_cell_whose_footnote_says_that_it_can_be_mende
 
 
 def test_the_papers_numbers_stand_at_their_steps(make):
-    table = table_2(make.run())
+    table = table_2(measured(make.run()))
     shown = {
         (line.method, line.variant, line.steps): cell.value
         for line, cell in zip(table.rows, table.column("paper:FD_dinov2"), strict=True)
@@ -233,9 +238,9 @@ def test_paper_tables_agree_where_they_overlap():
 )
 def test_what_cannot_be_in_one_table_is_refused(make, changes, what):
     with pytest.raises(UsageError, match=what):
-        table_2([make.row(), make.row("pcm", **changes)])
+        table_2(measured([make.row(), make.row("pcm", **changes)]))
 
 
 def test_no_rows():
     with pytest.raises(UsageError, match="No rows"):
-        table_2([])
+        table_2(measured([]))

@@ -9,6 +9,7 @@ import json
 import pytest
 
 from mdtbench.base.errors import MissingError
+from mdtbench.results.frames import rows_frame, to_rows
 from mdtbench.results.report import FORMATS, RunResults, read_run, report, tables
 from mdtbench.results.rows import write_rows
 from mdtbench.results.students import StudentRecord, read_students, write_students
@@ -73,7 +74,7 @@ def test_each_stage_has_its_own_record_and_table(make):
     assert [(t.lr, t.stage) for t in slat.trials_of("cm", "")] == [(1e-3, "slat"), (3e-3, "slat")]
     assert structure.edges() == []
     assert [(edge.setting, edge.value) for edge in slat.edges()] == [("lr", 1e-3)]
-    first, second = tables(RunResults(make.run(), [], (structure, slat)))[-2:]
+    first, second = tables(RunResults(rows_frame(make.run()), [], (structure, slat)))[-2:]
     assert (first.name, second.name) == ("sweep_structure", "sweep_slat")
     assert second.title == "Learning rate of the slat stage, chosen on validation assets"
     assert texts(first) == [
@@ -159,19 +160,19 @@ def test_the_sweep_table_marks_what_was_chosen_and_warns_at_the_edge():
 def test_every_format_has_the_tables_and_none_needs_them(make, format):
     structure = sweep(trial(1e-4, 5.125, chosen=True), trial(2e-4, 6.0))
     slat = sweep(trial(1e-4, 7.125, chosen=True, cfg_strength=1.0), trial(1e-4, 8.0, cfg_strength=2.0), stage="slat")
-    run = RunResults(make.run(), [student()], (structure, slat))
+    run = RunResults(rows_frame(make.run()), [student()], (structure, slat))
     text = report(run, format)
     for number in ("28800", "5.125", "7.125"):
         assert number in text
-    plain = report(RunResults(make.run()), format)
+    plain = report(RunResults(rows_frame(make.run())), format)
     assert "28800" not in plain
-    assert len(tables(RunResults(make.run()))) == 2
+    assert len(tables(RunResults(rows_frame(make.run())))) == 2
 
 
 def test_csv_tells_the_settings_apart(make):
     guided = [trial(1e-4, 7.0, cfg_strength=1.0), trial(1e-4, 6.5, cfg_strength=2.0, chosen=True)]
     records = sweep(trial(1e-4, 5.0, chosen=True), trial(2e-4, 6.0)), sweep(*guided, stage="slat")
-    run = RunResults(make.run(), [student(seconds=1.5)], records)
+    run = RunResults(rows_frame(make.run()), [student(seconds=1.5)], records)
     lines = list(csv.DictReader(io.StringIO(report(run, "csv"))))
     swept = [line for line in lines if line["table"].startswith("sweep_")]
     assert {(line["table"], line["label"]): (line["value"], line["best"]) for line in swept} == {
@@ -227,10 +228,12 @@ def test_files_round_trip_and_damage_is_named(tmp_path, make):
     first = sweep(trial(1e-4, 0.1 + 0.2, address="students/a", cfg_strength=0.1))
     records = first, sweep(trial(1e-4, None, error="x"), stage="slat")
     write_rows(tmp_path / "rows.jsonl", make.run())
-    assert read_run(tmp_path) == RunResults(make.run(), [], ())
+    run = read_run(tmp_path)
+    assert (to_rows(run.rows), run.students, run.sweeps) == (make.run(), [], ())
     write_students(tmp_path, students)
     write_sweeps(tmp_path, records)
-    assert read_run(tmp_path) == RunResults(make.run(), students, records)
+    run = read_run(tmp_path)
+    assert (to_rows(run.rows), run.students, run.sweeps) == (make.run(), students, records)
     written = json.loads((tmp_path / "sweep.json").read_text())
     assert (written["schema_version"], [one["stage"] for one in written["records"]]) == (3, ["structure", "slat"])
     (tmp_path / "students.jsonl").write_text("{}\n")

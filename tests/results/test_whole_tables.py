@@ -11,10 +11,17 @@ from pathlib import Path
 import pytest
 
 from mdtbench.base.errors import UsageError
+from mdtbench.results.frames import rows_frame
 from mdtbench.results.render_json import from_json
 from mdtbench.results.render_rich import to_rich
 from mdtbench.results.report import FORMATS, RunResults, report, tables
+from mdtbench.results.tables import Measured
 from mdtbench.results.whole_tables import is_whole, stages_apart, table_1, whole_tables
+
+
+def measured(rows) -> Measured:
+    return Measured.of(rows_frame(rows))
+
 
 HERE = Path(__file__).parent
 NAMES = ["table_1", "table_2", "table_3", "stage_structure", "stages_apart"]
@@ -24,7 +31,7 @@ COSTS = {"structure_s", "slat_s", "decode_s", "latency_s"}
 @pytest.fixture
 def shown(make):
     """The tables of a whole run by name."""
-    return {table.name: table for table in tables(RunResults(make.whole_run()))}
+    return {table.name: table for table in tables(RunResults(rows_frame(make.whole_run())))}
 
 
 def of_stage(rows, stage):
@@ -46,13 +53,15 @@ def marked(table, key):
 
 def test_the_order_of_tables_and_what_is_whole(make, shown):
     assert list(shown) == NAMES
-    assert not is_whole(make.run())
-    assert is_whole([*make.run(), make.row(stage="teacher+slat")])
+    assert not is_whole(rows_frame(make.run()))
+    assert is_whole(rows_frame([*make.run(), make.row(stage="teacher+slat")]))
 
 
 @pytest.mark.parametrize(("format", "ending"), [("markdown", "md"), ("csv", "csv")])
 def test_structures_alone_are_reported_as_before_whole_assets(make, format, ending):
-    assert report(RunResults(make.run()), format) == (HERE / f"structure_run.{ending}").read_text(encoding="utf-8")
+    assert report(RunResults(rows_frame(make.run())), format) == (HERE / f"structure_run.{ending}").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_table_1_has_a_line_per_sampled_method_and_steps(shown):
@@ -102,7 +111,7 @@ def test_table_1_shows_the_papers_table_1_alone(shown):
 
 @pytest.mark.parametrize("name", ["table_1", "table_2", "table_3"])
 def test_whole_tables_hold_no_row_of_another_stage(make, shown, name):
-    alone = tables(RunResults(of_stage(make.whole_run(), "both")))
+    alone = tables(RunResults(rows_frame(of_stage(make.whole_run(), "both"))))
     assert shown[name] == {table.name: table for table in alone}[name]
     found = values(shown[name], "FD_gs")
     assert found["VM+VD (Ours)", 1] == 100.5  # 100 and 101; of one stage alone it is 900.5 or 1900.5
@@ -130,7 +139,7 @@ def test_tables_2_and_3_have_the_papers_lines_at_steps_spelled_its_way(shown):
 
 def test_the_structure_table_is_of_structures_with_every_method(make, shown):
     table = shown["stage_structure"]
-    assert table == whole_tables([*make.run(), make.row(stage="both")])[3]
+    assert table == whole_tables(rows_frame([*make.run(), make.row(stage="both")]))[3]
     assert {(line.method, line.variant, line.steps) for line in table.rows} == {
         (row.method, row.variant, row.steps) for row in make.run()
     }
@@ -191,32 +200,41 @@ def test_every_line_of_whole_assets_is_in_a_table(make):
     rows += [make.row("cm", "FD_gs", 3.0, variant="v", sampler="euler", extra_sampler=True, stage=stage, steps=2)
              for stage in ("both", "structure+teacher")]  # fmt: skip
     found = {
-        table.name: {(line.method, line.variant, line.steps) for line in table.rows} for table in whole_tables(rows)
+        table.name: {(line.method, line.variant, line.steps) for line in table.rows}
+        for table in whole_tables(rows_frame(rows))
     }
     for stage, names in {"both": NAMES[:3], "teacher+slat": NAMES[4:], "structure+teacher": NAMES[4:]}.items():
         wanted = {(row.method, row.variant, row.steps) for row in of_stage(rows, stage)}
         assert wanted <= set().union(*(found[name] for name in names))
-    apart = stages_apart(rows)
+    apart = stages_apart(measured(rows))
     assert ("CM [v], euler", "own", "teacher's", 2) in values(apart, "FD_gs")
     assert not any(line.method == "plugin" for line in apart.rows)  # it has nothing to compare
 
 
 def test_what_a_run_lacks_has_no_table(make):
     both, slat = make.row(stage="both"), make.row(stage="teacher+slat")
-    assert [table.name for table in whole_tables([both])] == NAMES[:3]
-    assert [table.name for table in whole_tables([both, slat])] == [*NAMES[:3], NAMES[4]]
-    assert [table.name for table in whole_tables([slat])] == NAMES[4:]
-    lone = table_1([make.row("floor", stage="both", steps=None)])
+    assert [table.name for table in whole_tables(rows_frame([both]))] == NAMES[:3]
+    assert [table.name for table in whole_tables(rows_frame([both, slat]))] == [*NAMES[:3], NAMES[4]]
+    assert [table.name for table in whole_tables(rows_frame([slat]))] == NAMES[4:]
+    lone = table_1(measured([make.row("floor", stage="both", steps=None)]))
     assert lone.rows == ()
-    assert [table.name for table in whole_tables([both, make.row(stage="slat")])] == [*NAMES[:3], "stage_slat"]
+    assert [table.name for table in whole_tables(rows_frame([both, make.row(stage="slat")]))] == [
+        *NAMES[:3],
+        "stage_slat",
+    ]
 
 
 def test_failures_say_in_which_stage(make):
     rows = [make.row("cm", value=None, stage=stage) for stage in ("both", "structure+teacher", "teacher+slat")]
     rows += [make.row("cm", "latency_s", None, stage="both"), make.row("cm", "slat_s", None, stage="both")]
-    assert table_1(of_stage(rows, "both")).footnotes == ("CM, 1x2: failed: loss is not finite",)
-    assert [cell.text for cell in table_1(of_stage(rows, "both")).rows[0].cells[3:7]] == ["-", "failed", "-", "failed"]
-    assert stages_apart(rows).footnotes == (
+    assert table_1(measured(of_stage(rows, "both"))).footnotes == ("CM, 1x2: failed: loss is not finite",)
+    assert [cell.text for cell in table_1(measured(of_stage(rows, "both"))).rows[0].cells[3:7]] == [
+        "-",
+        "failed",
+        "-",
+        "failed",
+    ]
+    assert stages_apart(measured(rows)).footnotes == (
         "CM, 1x2: failed: loss is not finite",
         "CM, 1 step, SLAT the teacher's: failed: loss is not finite",
         "CM, 1 step, structure the teacher's: failed: loss is not finite",
@@ -226,18 +244,18 @@ def test_failures_say_in_which_stage(make):
 @pytest.mark.parametrize("changes", [{"metric_version": 2}, {"split": "train"}, {"unit": "x100"}])
 def test_stages_of_different_definitions_are_refused(make, changes):
     with pytest.raises(UsageError, match="more than one"):
-        stages_apart([make.row(stage="both"), make.row(stage="teacher+slat", **changes)])
+        stages_apart(measured([make.row(stage="both"), make.row(stage="teacher+slat", **changes)]))
 
 
 @pytest.mark.parametrize("format", sorted(FORMATS))
 def test_every_format_has_all_tables(make, format):
-    text = report(RunResults(make.whole_run()), format)
+    text = report(RunResults(rows_frame(make.whole_run())), format)
     assert text.endswith("\n")
     if format == "csv":
         assert list(dict.fromkeys(line["table"] for line in csv.DictReader(io.StringIO(text)))) == NAMES
     elif format == "json":
         assert [table["name"] for table in json.loads(text)["tables"]] == NAMES
-        assert from_json(text) == tables(RunResults(make.whole_run()))
+        assert from_json(text) == tables(RunResults(rows_frame(make.whole_run())))
     else:
         titles = ["Quality against cost", "Structure stage alone", "Stages apart: which stage loses what"]
         assert all(text.count(title) == 1 for title in titles)
@@ -247,7 +265,7 @@ def test_every_format_has_all_tables(make, format):
 
 
 def test_csv_tells_stages_and_parts_of_the_time_apart(make):
-    lines = list(csv.DictReader(io.StringIO(report(RunResults(make.whole_run()), "csv"))))
+    lines = list(csv.DictReader(io.StringIO(report(RunResults(rows_frame(make.whole_run())), "csv"))))
     apart = {
         line["label"]: (line["value"], line["nfe"])
         for line in lines
@@ -272,7 +290,7 @@ def test_csv_tells_stages_and_parts_of_the_time_apart(make):
 
 @pytest.mark.parametrize("width", [70, 120])
 def test_narrow_panels_still_say_whose_stages(make, width):
-    text = to_rich([stages_apart(make.whole_run())], width=width)
+    text = to_rich([stages_apart(measured(make.whole_run()))], width=width)
     assert max(map(len, text.split("\n"))) <= width
     headings = re.findall(r"^Method .*$", text, flags=re.MULTILINE)
     assert headings

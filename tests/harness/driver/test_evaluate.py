@@ -45,6 +45,7 @@ from mdtbench.metrics.kernel import draw_subsets, kernel_distance
 from mdtbench.render.gaussian_rasteriser import MIP
 from mdtbench.results.asset_values import read_asset_values
 from mdtbench.results.evaluation_tables import NOT_CALIBRATED
+from mdtbench.results.frames import rows_frame, to_rows
 from mdtbench.results.report import RunResults, report
 from mdtbench.results.rows import read_rows
 
@@ -191,7 +192,7 @@ def test_geometry_only_has_the_agreement_alone_and_draws_nothing_of_the_system(f
     shutil.rmtree(files.root / "cache")
     result = files.evaluated(geometry_only=True)
     assert result.values() == {"ULIP_I": usual["ULIP_I"]}
-    assert {row.method for row in result.outcome.results.rows} == {"Sys", "truth", "shuffled"}
+    assert {row.method for row in to_rows(result.outcome.results.rows)} == {"Sys", "truth", "shuffled"}
     drawn = result.found.made.shards(("mesh", "gaussians"))
     assert not any(place.exists() for job in drawn for place in job.places)
     for path in files.made.glob("*.glb"):
@@ -278,7 +279,7 @@ def test_a_repeat_computes_nothing_and_writes_the_same_bytes(files):
     again = files.evaluated()
     assert not again.jobs
     assert {name: (again.out / name).read_bytes() for name in before} == before
-    assert again.outcome.results.rows == read_rows(again.out / "rows.jsonl")
+    assert to_rows(again.outcome.results.rows) == read_rows(again.out / "rows.jsonl")
     manifest = json.loads((again.out / "manifest.json").read_text())
     assert manifest["protocol"] == {"name": "trellis-v1+own-renderer", "sha256": again.found.protocol.sha256}
     assert manifest["extractors"]["fd_incep"] == "fd_incep-1/dgm_eval_224/float32/random:0"
@@ -333,10 +334,10 @@ def test_networks_are_loaded_once_each_and_one_at_a_time(files, monkeypatch):
 
 @pytest.mark.slow
 def test_the_number_of_processes_changes_no_bit(files):
-    expected, found = files.evaluated().outcome.results.rows, files.resolved()
+    expected, found = to_rows(files.evaluated().outcome.results.rows), files.resolved()
     shutil.rmtree(files.root / "cache")
     with workers(2, Silent(), ["official_plugin"]) as team:  # the same small networks
-        rows = evaluate(found, files.root / "two", Engine(team, team)).results.rows
+        rows = to_rows(evaluate(found, files.root / "two", Engine(team, team)).results.rows)
     assert [row.model_copy(update={"created_utc": ""}) for row in rows] == [
         row.model_copy(update={"created_utc": ""}) for row in expected
     ]
@@ -408,10 +409,10 @@ def test_the_generation_seed_stands_in_the_rows_and_draws_no_other_points(once):
     one, two = (once.evaluated(seed=seed, out=f"seed {seed}") for seed in (1, 2))
     assert one.found.key != two.found.key
     assert not two.jobs
-    rows = [*one.outcome.results.rows, *two.outcome.results.rows]
+    rows = [*to_rows(one.outcome.results.rows), *to_rows(two.outcome.results.rows)]
     assert {row.seed for row in rows if row.method == "Sys"} == {1, 2}
     assert {row.seed for row in rows if row.method != "Sys"} == {None}
-    assert "over generation seeds" in report(RunResults(rows), "markdown")
+    assert "over generation seeds" in report(RunResults(rows_frame(rows)), "markdown")
 
 
 def test_only_the_teacher_is_compared_with_its_published_numbers(once):

@@ -32,6 +32,7 @@ from mdtbench.harness.inputs.toys4k import Toys4kReference, folder_of, open_toys
 from mdtbench.harness.protocol import model
 from mdtbench.harness.protocol.model import load_protocol
 from mdtbench.harness.settings.config import load_config
+from mdtbench.results.frames import to_rows
 
 CONDITION_SIDE = 1024  # pixels of a conditioning picture
 KINDS = {"car/a.blend": "good", "car/b.blend": "good", "cup/c.blend": "good", "d.blend": "exit", "e.blend": "good"}
@@ -124,7 +125,7 @@ def test_a_whole_evaluation_and_its_repeat(toys):
     assert values["FD_incep_mesh"] > 0.01  # our pictures of triangles against the stand-in's noise
     # The system's files are those that Blender makes: equal points, and so equal features.
     assert values["ULIP_I"] == result.values("truth")["ULIP_I"]
-    rows = result.outcome.results.rows
+    rows = to_rows(result.outcome.results.rows)
     assert {row.split for row in rows} == {"toys4k-full"}
     assert all("3 assets of 'toys4k-full', drawn by Blender 3.0.1" in row.note for row in rows)
     assert all("2 assets of the reference cannot be used" in row.note for row in rows)
@@ -134,7 +135,7 @@ def test_a_whole_evaluation_and_its_repeat(toys):
     before = (result.out / "rows.jsonl").read_bytes()
     toys.blend("car/a.blend").unlink()  # what was made of it is kept
     again = toys.evaluated()
-    assert again.outcome.results.rows == rows
+    assert to_rows(again.outcome.results.rows) == rows
     assert (again.out / "rows.jsonl").read_bytes() == before
     assert toys.calls == 11  # the one that failed is tried again
 

@@ -21,6 +21,7 @@ from mdtbench.harness.plan.plan import Plan
 from mdtbench.harness.train.loop import Failure, student_file
 from mdtbench.methods import METHODS, Loss, Step
 from mdtbench.methods.vm import VelocityMatching
+from mdtbench.results.frames import to_rows
 from mdtbench.results.students import read_students
 from mdtbench.results.sweep import read_sweeps
 
@@ -72,7 +73,7 @@ def ran(plan: Plan, out: Path, cache: Path, team: Inline, *, overwrite: bool = F
 
 
 def measured(outcome: Outcome) -> list[dict]:
-    return [row.model_dump(exclude={"created_utc"}) for row in outcome.results.rows]
+    return [row.model_dump(exclude={"created_utc"}) for row in to_rows(outcome.results.rows)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ def test_a_run_with_sweeps_of_both_stages(small: Callable[..., Plan], cache: Pat
     assert [(one.stage, one.metric, one.steps, one.assets) for one in records] == [
         ("structure", "FD_tiny2d", 1, 3), ("slat", "MSE_slat", 1, 3)
     ]  # fmt: skip
-    used = {row.method: row.cfg_strength for row in outcome.results.rows if row.stage == "structure"}
+    used = {row.method: row.cfg_strength for row in to_rows(outcome.results.rows) if row.stage == "structure"}
     for record in records:
         for method in ("vm", "gd"):
             trials = record.trials_of(method, "")
@@ -176,7 +177,7 @@ def test_failed_students_lose_and_a_method_without_any_is_a_failed_line(
     assert again.asked == []  # what failed is not tried again
     if stage == "structure":
         outcome = ran(plan, tmp_path, cache, Inline())
-        status = {(row.variant, row.status) for row in outcome.results.rows if row.method == "fragile"}
+        status = {(row.variant, row.status) for row in to_rows(outcome.results.rows) if row.method == "fragile"}
         assert status == {("", "ok"), ("never", "failed")}
         assert list(outcome.failed_students) == [one.folder for one in plan.students if one.who.variant]
 

@@ -87,7 +87,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     changes = [word for setting in SETTINGS for word in ("--set", setting)]
     words = (*COMMAND, *changes, "--cache", str(root / "cache"))
     tracked = (*words, "--out", str(root / "run"), "--track", ",".join(KINDS))
-    command = [sys.executable, "-m", "mdtbench.harness", *tracked]
+    command = [sys.executable, "-m", "mdtbench", *tracked]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
     assert ended.returncode == 0, ended.stderr
     options = RunOptions("smoke", ("vm",), stages="structure", changes=SETTINGS, device="cpu")

@@ -31,6 +31,7 @@ from mdtbench.harness.oracle.run import oracle_task
 from mdtbench.harness.oracle.task import Bank, BankStudent
 from mdtbench.harness.train.loop import Failure
 from mdtbench.harness.train.task import Points
+from mdtbench.results.frames import rows_frame
 from mdtbench.results.oracle_tables import oracle_tables
 from mdtbench.results.render_csv import to_csv
 from mdtbench.results.render_json import from_json, to_json
@@ -253,7 +254,7 @@ def test_a_student_that_fails_is_a_line_of_the_table(tmp_path: Path, monkeypatch
     failed = [row for row in outcome.rows if row.status == "failed"]
     assert {row.method for row in failed} == {"vm"}
     assert {row.metric for row in failed} == {SLICED_W2, TRANSPORT}
-    assert "no numbers" in to_markdown(oracle_tables(outcome.rows))
+    assert "no numbers" in to_markdown(oracle_tables(rows_frame(outcome.rows)))
     assert not (tmp_path / "figures" / "vm.png").exists()
     assert (tmp_path / "figures" / "gd.png").exists()
 
@@ -263,7 +264,7 @@ def _failing(train: Callable[[Any], dict[str, Failure]], job: Any, folder: str) 
 
 
 def test_there_is_a_table_per_problem_in_every_format(finished: tuple[Path, tuple[Row, ...]]):
-    tables = oracle_tables(finished[1])
+    tables = oracle_tables(rows_frame(finished[1]))
     assert [table.name for table in tables] == ["oracle_gaussian-cfg", "oracle_modes"]
     columns = [column.key for column in tables[1].columns]
     assert columns == ["method", "steps", "nfe", TRANSPORT, SLICED_W2, "SW2:2:renoise", "SW2:2:euler", "SW2:2:phase"]
