@@ -81,17 +81,16 @@ def summary(rows: DataFrame, by: list[str]) -> dict[tuple, dict[str, Any]]:
     `n_rows`, and the `reasons` of the rows without a value: status and reason of each.
     """
     ok, failed = rows[rows["value"].notna()], rows[rows["value"].isna()]
-    values, of_seeds = _groups(ok, by)["value"], _groups(ok, [*by, "train_seed"])["value"]
-    means, variances = of_seeds.agg(fmean), of_seeds.agg(_of_several(variance)).dropna()
+    values, means = _groups(ok, by)["value"], _groups(ok, [*by, "train_seed"])["value"].agg(fmean).reset_index()
+    variances = _of_several(ok, [*by, "train_seed"], variance)
     # Of rows with a value that which lost most, else of all.
     ranked = rows.assign(share=ok_shares(rows), missing=rows["value"].isna())
     ranked = ranked.sort_values(["missing", "share"], kind="stable")
     cells = ranked.drop_duplicates(by).set_index(by)[["n_ok", "n_total"]].astype(object)
-    cells["value"], cells["sd_all"] = values.agg(fmean), values.agg(_of_several(stdev))
+    cells["value"], cells["sd_all"] = values.agg(fmean), _of_several(ok, by, stdev)
     cells["sd"] = np.sqrt(variances.groupby(level=by, dropna=False).agg(fmean).astype("float64"))
-    of_training = means.groupby(level=by, dropna=False)
-    cells["sd_train"] = of_training.agg(_of_several(stdev))
-    for name, count in {"n": values.size(), "n_train": of_training.size()}.items():
+    cells["sd_train"] = _of_several(means, by, stdev)
+    for name, count in {"n": values.size(), "n_train": _groups(means, by).size()}.items():
         cells[name] = count.reindex(cells.index, fill_value=0)
     cells["n_rows"] = _groups(rows, by).size()
     reasons = [(status, reason_of(status, error)) for status, error in failed[["status", "error"]].to_numpy()]
@@ -186,9 +185,10 @@ def _groups(rows: DataFrame, by: list[str]) -> DataFrameGroupBy:
     return rows.groupby(by, dropna=False, sort=False)
 
 
-def _of_several(statistic: Callable[[Iterable[float]], float]) -> Callable[[Series], float]:
-    """The statistic, NaN of fewer than two values."""
-    return lambda values: statistic(values) if len(values) > 1 else math.nan
+def _of_several(rows: DataFrame, by: list[str], statistic: Callable[[Iterable[float]], float]) -> Series:
+    """A statistic of the values of each group that has at least two."""
+    several = rows[_groups(rows, by)["value"].transform("size") > 1]
+    return _groups(several, by)["value"].agg(statistic)
 
 
 def _spelled(mean: float, sd: float | None, decimals: int) -> str:

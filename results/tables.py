@@ -190,7 +190,7 @@ def build(
     maker = _Lines(measured, _decimals(rows), beside, [])
     lines = [maker.line(place, columns) for place in places]
     marked = _with_best(lines, columns, [(place.group, place.stage) for place in places])
-    notes = (*_notes(rows, columns), *_sampler_notes(rows, places))
+    notes = (*_notes(rows, columns), *_sampler_notes(measured, places))
     return Table(name, title, columns, marked, notes, tuple(maker.footnotes))
 
 
@@ -255,10 +255,10 @@ def _measured_note(row: Series, *, whole: bool) -> str:
     )
 
 
-def _sampler_notes(rows: DataFrame, places: Sequence[Place]) -> list[str]:
+def _sampler_notes(measured: Measured, places: Sequence[Place]) -> list[str]:
     """Which samplers there are, which are not what a method is made for, and what the lines with another one are."""
     plain = [place for place in places if not place.other_sampler]
-    used, foreign = _by_sampler(rows, plain), _by_sampler(rows[~rows["own_sampler"]], plain)
+    used, foreign = (_users(measured, plain, name) for name in ("samplers", "foreign"))
     notes = [f"Samplers: {used}."] if used else []
     if foreign:
         notes.append(f"The protocol's sampler computes something else than the method's own: {foreign}.")
@@ -270,23 +270,25 @@ def _sampler_notes(rows: DataFrame, places: Sequence[Place]) -> list[str]:
     return notes
 
 
-def _by_sampler(rows: DataFrame, places: Iterable[Place]) -> str:
+def _users(measured: Measured, places: Iterable[Place], which: str) -> str:
     """Which methods each sampler is used for."""
-    samplers = rows.groupby(LINE, sort=False)["sampler"].agg(distinct).to_dict()
     users: dict[str, dict[str, None]] = {}
     for place in places:
         label = "Undistilled" if place.method == "none" else label_of(place.method, place.variant)
-        for name in samplers.get(place.key, ()):
+        found = measured.lines[place.key][which]
+        for name in () if found is None else found:
             users.setdefault(name, {})[label] = None
     return "; ".join(f"{name} for {', '.join(labels)}" for name, labels in users.items())
 
 
 def _of_lines(rows: DataFrame) -> dict[Key, dict[str, Any]]:
-    """Of each line: passes, notes, the sampler of its first row, and the counts of assets of that which lost most."""
+    """Of each line: passes, notes, samplers and those that are not the method's own, counts where most was lost."""
     groups = rows.groupby(LINE, sort=False)
     about = groups["nfe"].agg(["min", "max"]).astype(object)
     about["notes"] = groups["note"].agg(lambda notes: [note for note in distinct(notes) if note])
     about["sampler"] = rows.drop_duplicates(LINE).set_index(LINE)["sampler"]
+    about["samplers"] = groups["sampler"].agg(distinct)
+    about["foreign"] = rows[~rows["own_sampler"]].groupby(LINE, sort=False)["sampler"].agg(distinct)
     quality = rows[~rows["metric"].isin(COST_METRICS)]
     worst = quality.assign(share=ok_shares(quality)).sort_values("share", kind="stable").drop_duplicates(LINE)
     about[["n_ok", "n_total"]] = worst.set_index(LINE)[["n_ok", "n_total"]].astype(object)
