@@ -66,17 +66,6 @@ def tables(run: RunResults) -> tuple[Table, ...]:
     return replace(first, notes=(*run.notes, *first.notes)), *others, *budget, *swept
 
 
-def table_frames(folder: Path, of: str = "value") -> dict[str, DataFrame]:
-    """The tables of a run as data frames by name: table_1, table_2, ...; of a run of structures alone from table_2.
-
-    Args:
-        of: As of `Table.frame`: "value" for numbers, "sd" for their spreads, "text" for both as printed.
-    Raises:
-        MissingError, UsageError: as `read_run` and `tables`.
-    """
-    return {table.name: table.frame(of) for table in tables(read_run(folder))}
-
-
 def _measured(rows: DataFrame) -> tuple[Table, ...]:
     if is_oracle(rows):
         return oracle_tables(rows)

@@ -79,16 +79,17 @@ def verdicts(rows: DataFrame, assets: DataFrame, metrics: Sequence[str], student
         metrics: quality, not cost. students: those that race.
     """
     rows, assets = (frame[frame["metric"].isin(metrics) & ~frame["extra_sampler"]] for frame in (rows, assets))
-    for (stage, steps, metric), of_rows in rows.groupby(["stage", "steps", "metric"], sort=False):
+    for _, of_rows in rows.groupby(["stage", "steps", "metric"], sort=False):
+        first = of_rows.iloc[0]
+        stage, steps, metric = first["stage"], first["steps"], first["metric"]
         of_assets = assets[(assets["stage"] == stage) & (assets["steps"] == steps) & (assets["metric"] == metric)]
         failed = {*of_rows.loc[of_rows["value"].isna(), ["method", "variant"]].itertuples(index=False, name=None)}
         race = [who for who in students if who not in failed]
         for over, frame, unit in (("assets", of_assets, "asset"), ("generation seeds", of_rows, "seed")):
             values = {who: found for who in race if (found := _values(frame, who, unit)) is not None}
             if len(values) >= 2:
-                first = of_rows.iloc[0]
                 better = 1.0 if first["higher_is_better"] else -1.0
-                yield _verdict((str(stage), int(steps), str(metric), first["unit"]), values, better, over)
+                yield _verdict((str(stage), int(steps), str(metric), str(first["unit"])), values, better, over)
                 break
 
 

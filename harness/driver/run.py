@@ -26,7 +26,7 @@ from ...base.files import read_json, write_json, write_text
 from ...metrics.official.weights import RANDOM
 from ...results.asset_values import write_asset_values
 from ...results.evaluation_tables import RANDOM_MARK
-from ...results.frames import rows_frame
+from ...results.frames import rows_frame, to_rows
 from ...results.merge import flat
 from ...results.report import RunResults
 from ...results.rows import Row, write_rows
@@ -195,7 +195,7 @@ def _run(plan: Plan, options: Options, engine: Engine, board: Board) -> Outcome:
     _pictures(measuring, good, options, engine)
     outcome = _written(plan, options, measuring, found.rows, found.assets, trained, swept, failures, started)
     board.picture("grid", out / GRID)
-    board.rows(outcome.results.rows)
+    board.rows(to_rows(outcome.results.rows))
     return outcome
 
 

@@ -13,7 +13,7 @@ from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.base.files import write_text
 from mdtbench.results import frames
 from mdtbench.results.asset_values import AssetValue, write_asset_values
-from mdtbench.results.report import table_frames
+from mdtbench.results.report import read_run, tables
 from mdtbench.results.rows import Row, write_rows
 
 
@@ -101,16 +101,17 @@ def test_a_run_without_students_has_no_curves(tmp_path):
 
 
 def test_tables_are_frames_of_numbers_or_of_what_is_printed(folder):
-    tables, printed, spread = (table_frames(folder, of) for of in ("value", "text", "sd"))
-    assert list(tables) == ["table_1", "table_2", "table_3", "stage_structure", "stages_apart"]
+    made = tables(read_run(folder))
+    numbers, printed, spread = ({table.name: table.frame(of) for table in made} for of in ("value", "text", "sd"))
+    assert list(numbers) == ["table_1", "table_2", "table_3", "stage_structure", "stages_apart"]
     line = "1 step per stage", "cm", "", None, 1
-    assert tables["table_2"].loc[line, "FD_gs"] == 500.5  # 100 * index of CM, seeds 0 and 1
+    assert numbers["table_2"].loc[line, "FD_gs"] == 500.5  # 100 * index of CM, seeds 0 and 1
     assert spread["table_2"].loc[line, "FD_gs"] == pytest.approx(0.5**0.5)
     assert printed["table_2"].loc[line, "FD_gs"] == "500.5 ± 0.7"
-    assert tables["table_2"].loc[line, "n"] == "64/64"
-    assert tables["table_2"]["FD_gs"].dtype == "float64"
-    assert tables["table_2"].loc[line, "nfe"] == 2
-    floor = tables["table_2"].xs("floor", level="method")
+    assert numbers["table_2"].loc[line, "n"] == "64/64"
+    assert numbers["table_2"]["FD_gs"].dtype == "float64"
+    assert numbers["table_2"].loc[line, "nfe"] == 2
+    floor = numbers["table_2"].xs("floor", level="method")
     assert floor["FD_gs"].tolist() == [0.25]
     assert floor["latency_s"].isna().all()
-    assert set(tables["stages_apart"]["slat"]) == {"own", "teacher's"}
+    assert set(numbers["stages_apart"]["slat"]) == {"own", "teacher's"}
