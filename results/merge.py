@@ -104,7 +104,9 @@ def merged(runs: Sequence[Run]) -> RunResults:
     kept = ranked.drop_duplicates("number").set_index("number")
     _check_agree(found, kept.loc[number].reset_index())
     notes = (_sources(runs), *_differences(runs, found))
-    return RunResults(kept[list(Row.model_fields)].reset_index(drop=True), _students(runs), _sweeps(runs), notes)
+    rows = kept[list(Row.model_fields)].reset_index(drop=True)
+    assets = pd.concat([run.results.assets for run in runs], ignore_index=True)
+    return RunResults(rows, _students(runs), _sweeps(runs), notes, assets)
 
 
 def _manifest(folder: Path) -> Mapping[str, Any]:

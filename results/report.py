@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pandas import DataFrame
@@ -21,6 +21,7 @@ from .students import StudentRecord, read_students
 from .sweep import SweepRecord, read_sweeps
 from .tables import Measured, Table, table_2, table_3
 from .training_tables import budget_table, sweep_table
+from .verdict_table import verdict_table
 from .whole_tables import is_whole, whole_tables
 
 FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
@@ -32,6 +33,7 @@ FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
     "rich": to_rich,
     "tex": to_latex,
 }
+PROSE = ("markdown", "md", "rich")  # formats for people, not for papers or programs
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class RunResults:
     """What a run left, or several (`merge.read_runs`).
 
     Attributes:
-        rows: As of `frames.rows`.
+        rows, assets: As of `frames`; assets may be empty.
         students: empty in runs of earlier versions. sweeps: one per stage that was swept.
         notes: what a reader must know of all tables.
     """
@@ -48,11 +50,13 @@ class RunResults:
     students: Sequence[StudentRecord] = ()
     sweeps: tuple[SweepRecord, ...] = ()
     notes: tuple[str, ...] = ()
+    assets: DataFrame = field(default_factory=lambda: frames.assets_frame(()))
 
 
 def read_run(folder: Path) -> RunResults:
     """Raises MissingError when there are no rows, or a file is damaged."""
-    return RunResults(frames.rows(folder), read_students(folder), read_sweeps(folder))
+    students, sweeps = read_students(folder), read_sweeps(folder)
+    return RunResults(frames.rows(folder), students, sweeps, assets=frames.assets(folder))
 
 
 def tables(run: RunResults) -> tuple[Table, ...]:
@@ -64,6 +68,12 @@ def tables(run: RunResults) -> tuple[Table, ...]:
     budget = [budget_table(run.students)] if run.students else []
     swept = [sweep_table(record) for record in run.sweeps]
     return replace(first, notes=(*run.notes, *first.notes)), *others, *budget, *swept
+
+
+def with_verdicts(run: RunResults) -> tuple[Table, ...]:
+    """The tables, and the verdicts for people to read."""
+    judged = verdict_table(run.rows, run.assets)
+    return (*tables(run), *([judged] if judged else []))
 
 
 def _measured(rows: DataFrame) -> tuple[Table, ...]:
@@ -85,4 +95,4 @@ def report(run: RunResults, format: str = "rich") -> str:
     """
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
-    return FORMATS[format](tables(run))
+    return FORMATS[format](with_verdicts(run) if format in PROSE else tables(run))

@@ -14,7 +14,7 @@ from ...results.frames import assets_frame, write_parquet
 from ...results.merge import read_runs
 from ...results.merged_folder import merged_folder
 from ...results.render_rich import to_rich
-from ...results.report import FORMATS, RunResults, report, tables
+from ...results.report import FORMATS, RunResults, report, with_verdicts
 
 HTML_FOLDER = "report"
 ROWS_FILE, ASSETS_FILE = "rows.parquet", "assets.parquet"
@@ -43,7 +43,7 @@ def report_command(folders: Sequence[Path], format: str, out: Path | None = None
 def print_tables(run: RunResults) -> None:
     """The tables on standard output, as wide as the terminal."""
     width = max(100, min(200, shutil.get_terminal_size((140, 24)).columns))
-    sys.stdout.write(to_rich(tables(run), width=width, color=sys.stdout.isatty()))
+    sys.stdout.write(to_rich(with_verdicts(run), width=width, color=sys.stdout.isatty()))
 
 
 def newest_run(root: Path) -> Path:

@@ -26,7 +26,7 @@ from ...base.files import read_json, write_json, write_text
 from ...metrics.official.weights import RANDOM
 from ...results.asset_values import write_asset_values
 from ...results.evaluation_tables import RANDOM_MARK
-from ...results.frames import rows_frame, to_rows
+from ...results.frames import assets_frame, rows_frame, to_rows
 from ...results.merge import flat
 from ...results.report import RunResults
 from ...results.rows import Row, write_rows
@@ -271,7 +271,8 @@ def _written(
         write_json(out / EXPECTED, expected.record())
     times = {"started_s": started, "finished_s": time.time()}
     write_json(out / MANIFEST, manifest(plan) | provenance() | {"test_ids": list(tests.ids)} | times)
-    return Outcome(RunResults(rows_frame(rows), trained, swept.records), unusable, failures, expected, asset_failures)
+    results = RunResults(rows_frame(rows), trained, swept.records, assets=assets_frame(assets))
+    return Outcome(results, unusable, failures, expected, asset_failures)
 
 
 def _of_all_lines(measuring: Measuring) -> list[str]:

@@ -17,6 +17,7 @@ from ..report import read_run, tables
 from ..students import StudentRecord
 from ..sweep import SweepRecord
 from ..tables import Table
+from ..verdict_table import verdict_table
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,14 @@ class ReportData:
         folder: Of the run.
         manifest: `manifest.json`: configuration, versions, machine.
         failures: Test assets that could not be prepared.
+        verdicts: In words.
         asset_values: A value per asset, method and metric, of metrics that have one.
     """
 
     folder: Path
     rows: DataFrame
     tables: Sequence[Table]
+    verdicts: Sequence[str] = ()
     students: Sequence[StudentRecord] = ()
     sweeps: tuple[SweepRecord, ...] = ()
     manifest: Mapping[str, Any] | None = None
@@ -57,10 +60,12 @@ class ReportData:
 def read_data(folder: Path) -> ReportData:
     """Raises MissingError when there are no rows or a file is damaged, UsageError when rows do not fit in one table."""
     run = read_run(folder)
+    judged = verdict_table(run.rows, run.assets)
     return ReportData(
         folder=folder,
         rows=run.rows,
         tables=tables(run),
+        verdicts=judged.notes if judged else (),
         students=run.students,
         sweeps=run.sweeps,
         manifest=_read_manifest(folder),

@@ -66,6 +66,7 @@ def _content(data: ReportData, logs: Sequence[TrainingLog], assets: AssetIndex) 
     trained = {(log.method, log.variant) for log in logs}
     return {
         "head": head(data),
+        "verdicts": data.verdicts,
         "tables": [view(table) for table in data.tables],
         "families": figures,
         "plotted": _legend("cost", [look for who, look in looks.items() if who in plotted], marker=True),

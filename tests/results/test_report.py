@@ -66,7 +66,9 @@ def test_rich_colours_best_and_second(make):
 
 def test_markdown_has_equal_columns(make):
     text = report(RunResults(rows_frame(nasty_run(make))), "markdown")
-    for block in text.split("### ")[1:]:
+    *blocks, verdicts = text.split("### ")[1:]
+    assert verdicts.startswith("Verdicts\n")
+    for block in blocks:
         counts = [len(re.findall(r"(?<!\\)\|", line)) for line in block.split("\n") if line.startswith("|")]
         assert len(counts) > 10
         assert len(set(counts)) == 1

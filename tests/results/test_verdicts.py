@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from pandas import DataFrame
 
+from mdtbench.results.frames import assets_frame, rows_frame
+from mdtbench.results.verdict_table import verdict_table
 from mdtbench.results.verdicts import ALPHA, Verdict, sentence, verdicts
 
 NO_ASSETS = DataFrame(columns=["stage", "steps", "metric", "method", "variant", "extra_sampler"]).astype(
@@ -108,3 +110,16 @@ def test_sentences():
     assert said(judged(values, higher=False)).startswith("A is best; worse: ")
     near = {name: values[name] for name in "bc"}
     assert said(judged(near)).startswith("no method is shown to be better: B and C lie within chance. This run shows")
+
+
+def test_the_report_says_them_and_their_limits(make):
+    rows = rows_frame(make.whole_run())
+    table = verdict_table(rows, assets_frame(()))
+    assert table.rows == ()
+    wholes = [note for note in table.notes if "whole assets, 1 step per stage" in note]
+    assert [note.split()[0] for note in wholes] == list(dict.fromkeys(note.split()[0] for note in wholes))
+    assert all("CM" in note and "VM+VD (Ours)" in note for note in wholes)
+    assert not any("Undistilled" in note or "Teacher" in note for note in table.notes)
+    assert not any("latency" in note or "structure_s" in note for note in table.notes)
+    assert any("generation seeds" in note for note in table.notes)
+    assert verdict_table(rows[rows["method"].isin(["cm", "teacher"])], assets_frame(())) is None
