@@ -101,11 +101,17 @@ class Base:
         return ["run", "--preset", "smoke", *what, *changes, *places, *more]
 
 
+def _example() -> str:
+    """The method in the README."""
+    blocks = [part.split("```")[0] for part in README.read_text(encoding="utf-8").split("```python\n")[1:]]
+    return next(block for block in blocks if "METHODS.register" in block)
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     folder = tmp_path_factory.mktemp("base")
     plugin = folder / "my_method.py"
-    plugin.write_text(README.read_text().split("```python\n")[1].split("```")[0] + OFTEN)  # the README's own example
+    plugin.write_text(_example() + OFTEN)  # the README's own example
     unfinished = Base(folder, folder / "run", plugin, Result(0, "", ""), [])
     result = run_process(*unfinished.args(unfinished.out, "--workers", "2", "--set", "evaluate.batch=8"))
     assert result.code == 0, result.err
