@@ -5,6 +5,6 @@ module listed below (or, in another package, declared as an entry point of group
 """
 
 from . import cm, gd, kd, mdt, pcm, scm, undistilled, vm  # noqa: F401  (importing a module registers its method)
-from .contract import METHODS, Distillation, Loss, Method, Step
+from .contract import METHODS, Distillation, Loss, Method, Step, StoredPairs
 
-__all__ = ["METHODS", "Distillation", "Loss", "Method", "Step"]
+__all__ = ["METHODS", "Distillation", "Loss", "Method", "Step", "StoredPairs"]

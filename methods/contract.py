@@ -90,6 +90,20 @@ class Method(ABC):
         """The sampler whose results are reported for `n_steps` steps."""
 
 
+@dataclass(frozen=True)
+class StoredPairs:
+    """Noises and the ends that the guided teacher takes them to, made once and learned from for several epochs.
+
+    Attributes:
+        count: of pairs. epochs: at most; training ends when pairs that are held out are no longer met better.
+        solver: what takes the noise to its end.
+    """
+
+    count: int
+    epochs: int
+    solver: Sampler
+
+
 @dataclass(frozen=True, kw_only=True)
 class Distillation(Method, ABC):
     """A method that trains a student, initialised from the teacher.
@@ -116,6 +130,13 @@ class Distillation(Method, ABC):
 
     def auxiliary(self) -> nn.Module | None:
         """A small network that the loss learns beside the student; most methods have none."""
+        return None
+
+    def stored_pairs(self) -> StoredPairs | None:
+        """The pairs that it learns from, in place of data with independent noise; most methods have none.
+
+        `Step.x_0` is then the end of `Step.noise`. Such a student trains by itself, for a number of steps of its own.
+        """
         return None
 
 

@@ -89,11 +89,15 @@ class ReleasedGradient:
 RENOISINGS: Mapping[str, Renoising] = MappingProxyType({"own": OwnDraws(), "shared": SharedDraws()})
 SURROGATES: Mapping[str, Surrogate] = MappingProxyType({"paper": PaperGradient(), "released": ReleasedGradient()})
 VARIANTS = vm.VARIANTS | {
-    "official": vm.RELEASED | {"vd_cfg_strength": 100.0, "vd_draws": SharedDraws(), "vd_gradient": ReleasedGradient()},
+    "lambda1": {"lambda_vd": 1.0},  # collapses, docs/modes.md
+    "paper": vm.VARIANTS["paper"] | {"lambda_vd": 1.0},
+    "cont": vm.VARIANTS["cont"] | {"lambda_vd": 1.0},
+    "official": vm.RELEASED
+    | {"lambda_vd": 1.0, "vd_cfg_strength": 100.0, "vd_draws": SharedDraws(), "vd_gradient": ReleasedGradient()},
 }
 
 
-@METHODS.register("mdt", version=1, source="MDT-dist, arXiv:2509.04406, Eq. 10-15", variants=VARIANTS)
+@METHODS.register("mdt", version=2, source="MDT-dist, arXiv:2509.04406, Eq. 10-15", variants=VARIANTS)
 @dataclass(frozen=True, kw_only=True)
 class VelocityMatchingDistillation(Distillation):
     """L = lambda_vm L_VM + lambda_vd L_VD.
@@ -104,7 +108,7 @@ class VelocityMatchingDistillation(Distillation):
     Attributes:
         delta, derivative, scaling, reduction, sampling, student_cfg: as in `vm`, for both terms.
         lambda_vm: weight of VM; 0 leaves VD without an anchor.
-        lambda_vd: weight of VD.
+        lambda_vd: weight of VD. Well above 0.3 a bounded VD drives samples away from the data.
         vd_cfg_strength: guidance strength of VD's teacher; None: that of VM.
         vd_draws: time and noise of VD.
         vd_gradient: the weight of r' in VD's gradient.
@@ -113,13 +117,14 @@ class VelocityMatchingDistillation(Distillation):
     lr: float = 4e-4
     delta: float = 0.01
     derivative: DerivativeRule = field(default=BackwardDifference(), metadata={"choices": DERIVATIVES})
-    # DEVIATION(paper Eq. 10 and 14): r and r' are bounded as in `vm`, so that lambda keeps its meaning.
+    # DEVIATION(paper Eq. 10 and 14): r and r' are bounded as in `vm`.
     scaling: Scaling = field(default=ResidualRms(), metadata={"choices": SCALINGS})
     reduction: Reduction = field(default=PerSample(), metadata={"choices": REDUCTIONS})
     sampling: Sampling = field(default=ByRenoising(), metadata={"choices": SAMPLINGS})
     student_cfg: float = 0.0
     lambda_vm: float = 1.0
-    lambda_vd: float = 1.0
+    # DEVIATION(paper and release, 1): bounded, VD does not fade where r' is small; at 1 it collapses, docs/modes.md.
+    lambda_vd: float = 0.3
     # DEVIATION(release, 40 and 100): two strengths are two data distributions, without a common fixed point.
     vd_cfg_strength: float | None = None
     # DEVIATION(release): it reuses VM's time and noise; here as in the paper.

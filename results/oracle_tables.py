@@ -1,9 +1,9 @@
-"""The tables of an oracle run: one per problem, methods against exact answers."""
+"""The tables of a run on problems with a known law: one per problem, methods against exact answers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -15,15 +15,35 @@ from .places import CONTROL_GROUP, CONTROLS, keyed, label_of, step_order
 from .tables import Line, Table
 
 PREFIX = "oracle/"  # of the stage of every row
-TRANSPORT, SLICED_W2 = "transport_rmse", "SW2"
 DECIMALS = 3
 WHO = ["method", "variant"]
-NOTES = (
-    "transport: root mean square distance of samples from where the exact flow takes their noise. SW2: sliced "
-    "2-Wasserstein distance from exact data. Both in the data's units, at the line's steps with the method's own "
-    "sampler; the other columns are SW2 at more steps, by sampler. Mean ± sd over training seeds.",
-    "Floor: two independent sets of exact data. Undistilled and teacher: Euler steps along the exact velocity.",
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a metric is headed, and what a reader must know of it."""
+
+    title: str
+    meaning: str
+
+
+METRICS = {  # in the order of the columns; others follow under their own names
+    "valid": Shown(
+        "valid", "share of samples that are of the law: the template of their class at one place, noise within bounds"
+    ),
+    "coverage": Shown("coverage", "places of a class in use among valid samples: exp of the entropy, by their number"),
+    "FD": Shown("FD", "Fréchet distance of pixels from the law's own mean and covariance"),
+    "MSE_teacher": Shown("MSE to teacher", "mean square distance from the teacher's own 100 steps of the same noise"),
+    "transport_rmse": Shown(
+        "transport", "root mean square distance of samples from where the exact flow takes their noise"
+    ),
+    "SW2": Shown("SW2", "sliced 2-Wasserstein distance from exact data"),
+}
+NOTE = (
+    "All in the data's units, at the line's steps with the method's own sampler; the other columns are {main} at more "
+    "steps, by sampler. Mean ± sd over training seeds."
 )
+FLOOR = "Floor: other exact data. Undistilled and teacher: Euler steps along the teacher's velocity."
 
 
 def is_oracle(rows: DataFrame) -> bool:
@@ -37,8 +57,31 @@ def oracle_tables(rows: DataFrame) -> tuple[Table, ...]:
     Raises:
         UsageError: rows of two runs.
     """
-    tables = [_table(str(stage), mine) for stage, mine in keyed(latest(rows)).groupby("stage", sort=False)]
-    return (*tables[:-1], *(replace(table, notes=NOTES) for table in tables[-1:]))
+    rows = keyed(latest(rows))
+    tables = [_table(str(stage), mine) for stage, mine in rows.groupby("stage", sort=False)]
+    return (*tables[:-1], *(replace(table, notes=_notes(rows)) for table in tables[-1:]))
+
+
+def _notes(rows: DataFrame) -> tuple[str, ...]:
+    shown = [METRICS[name] for name in _metrics(rows) if name in METRICS]
+    meanings = [f"{one.title}: {one.meaning}." for one in shown]
+    return " ".join([*meanings, NOTE.format(main=_title(_main(rows)))]), FLOOR
+
+
+def _metrics(rows: DataFrame) -> list[str]:
+    """Those of the rows, in the order of the columns."""
+    found = distinct(rows["metric"])
+    return [*(name for name in METRICS if name in found), *(name for name in found if name not in METRICS)]
+
+
+def _title(metric: str) -> str:
+    return METRICS[metric].title if metric in METRICS else metric
+
+
+def _main(rows: DataFrame) -> str:
+    """The first metric that is known at all steps and samplers: some say nothing of samples with fresh noise."""
+    places = rows[["metric", "steps", "sampler"]].drop_duplicates().value_counts("metric")
+    return max(_metrics(rows), key=lambda name: int(places[name]))
 
 
 def _table(stage: str, rows: DataFrame) -> Table:
@@ -47,7 +90,7 @@ def _table(stage: str, rows: DataFrame) -> Table:
     own = summary(rows[rows["own_sampler"]], [*WHO, "order", "metric"])
     of_samplers = summary(rows, [*WHO, "order", "metric", "sampler"])
     ordered = pd.concat([rows[~control], rows[control]]).groupby(WHO, sort=False)
-    lines = [_line(mine, own | of_samplers, columns, footnotes) for _, mine in ordered]
+    lines = [_line(mine, own | of_samplers, _metrics(rows), columns, footnotes) for _, mine in ordered]
     strength = next((one for one in distinct(rows["cfg_strength"]) if one), None)
     guidance = f"guidance strength {strength:g}" if strength else "no guidance"
     name = stage.removeprefix(PREFIX)
@@ -56,11 +99,10 @@ def _table(stage: str, rows: DataFrame) -> Table:
 
 
 def _columns(shown: DataFrame, rows: DataFrame) -> tuple[Column, ...]:
-    counts = sorted(distinct(shown["steps"]))
-    version = int(rows["metric_version"].iloc[0])
+    counts, main = sorted(distinct(shown["steps"])), _main(rows)
     known = {*zip(shown["steps"], shown["sampler"], strict=True)}
     more = [
-        Column(_key(steps, name), f"{steps} {name}", "metric", False, version=version)
+        _column(rows, main, _key(main, steps, name), f"{steps} {name}")
         for steps in counts[1:]
         for name in distinct(shown["sampler"])
         if (steps, name) in known
@@ -69,18 +111,26 @@ def _columns(shown: DataFrame, rows: DataFrame) -> tuple[Column, ...]:
         Column("method", "Method", "label"),
         Column("steps", "Steps", "count"),
         Column("nfe", "NFE", "count"),
-        Column(TRANSPORT, "transport", "metric", False, version=version),
-        Column(SLICED_W2, "SW2", "metric", False, version=version),
+        *(_column(rows, metric, metric, _title(metric)) for metric in _metrics(rows)),
         *more,
     )
 
 
-def _key(steps: int, sampler: str) -> str:
-    return f"{SLICED_W2}:{steps}:{sampler}"
+def _column(rows: DataFrame, metric: str, key: str, title: str) -> Column:
+    row = rows[rows["metric"] == metric].iloc[0]
+    return Column(key, title, "metric", bool(row["higher_is_better"]), row["unit"], int(row["metric_version"]))
+
+
+def _key(metric: str, steps: int, sampler: str) -> str:
+    return f"{metric}:{steps}:{sampler}"
 
 
 def _line(
-    mine: DataFrame, found: Mapping[tuple, Mapping[str, Any]], columns: Sequence[Column], footnotes: list[str]
+    mine: DataFrame,
+    found: Mapping[tuple, Mapping[str, Any]],
+    metrics: Sequence[str],
+    columns: Sequence[Column],
+    footnotes: list[str],
 ) -> Line:
     who = mine["method"].iloc[0], mine["variant"].iloc[0]
     label, first = label_of(*who), min(distinct(mine["steps"]), default=None)
@@ -91,12 +141,12 @@ def _line(
         "method": Cell(label, notes=tuple(remarks)),
         "steps": _count(first),
         "nfe": _count(passes[0] if passes else None),
-        TRANSPORT: _cell(found.get((*who, order, TRANSPORT)), label, footnotes),
-        SLICED_W2: _cell(found.get((*who, order, SLICED_W2)), label, footnotes),
     }
-    for steps, sampler in mine[["order", "sampler"]].drop_duplicates().itertuples(index=False):
-        about = found.get((*who, steps, SLICED_W2, sampler))
-        cells[_key(steps, sampler)] = _cell(about, label, footnotes)
+    for metric in metrics:
+        cells[metric] = _cell(found.get((*who, order, metric)), label, footnotes)
+    for metric, steps, sampler in mine[["metric", "order", "sampler"]].drop_duplicates().itertuples(index=False):
+        about = found.get((*who, steps, metric, sampler))
+        cells.setdefault(_key(metric, steps, sampler), _cell(about, label, footnotes))
     group, role = (CONTROL_GROUP, "control") if who[0] in CONTROLS else ("Students", "student")
     return Line(group, *who, first, role, tuple(cells.get(column.key, Cell(NO_VALUE)) for column in columns))
 
@@ -117,7 +167,7 @@ def _with_best(lines: Sequence[Line], columns: Sequence[Column]) -> tuple[Line, 
     """Best and second of each metric among the students."""
     students = [line for line in lines if line.role == "student"]
     flagged = [
-        flag_best([line.cells[i] for line in students], higher=False)
+        flag_best([line.cells[i] for line in students], higher=bool(column.higher_is_better))
         if column.kind == "metric"
         else [line.cells[i] for line in students]
         for i, column in enumerate(columns)

@@ -30,7 +30,7 @@ PresetOption = Annotated[
     str,
     typer.Option(
         "--preset",
-        help="Shipped preset (smoke, tiny, oracle, paper) or a .toml file.",
+        help="Shipped preset (smoke, tiny, modes, oracle, paper) or a .toml file.",
         autocompletion=completion.presets,
     ),
 ]
@@ -179,6 +179,8 @@ def run(
       mdtbench run --stages structure
 
       mdtbench run --export glb,ply,png
+
+      mdtbench run --preset modes
 
       mdtbench run --preset oracle
     """

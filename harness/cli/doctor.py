@@ -101,7 +101,7 @@ def needed_by(preset: str, cache_folder: Path) -> list[Finding]:
     from ..oracle import is_oracle
 
     if is_oracle(preset):
-        return [Finding("networks", "none: its problems are exact")]
+        return [Finding("networks", "none beside the package: the law of its problems is known")]
     return needs(make_plan(RunOptions(preset), cache_folder, ready=False), CPU if not has_cuda() else "")
 
 

@@ -112,8 +112,7 @@ def _closing(outcome: Outcome, out: Path, formats: tuple[str, ...]) -> str:
 
 
 def run_oracle_preset(command: Command, plugins: list[str]) -> Path | None:
-    """Of presets of problems with exact answers."""
-    del plugins
+    """Of presets of problems with a known law."""
     options = command.options
     refuse(
         {
@@ -125,7 +124,7 @@ def run_oracle_preset(command: Command, plugins: list[str]) -> Path | None:
             "--ranks": command.ranks > 1,
             f"--device {options.device}": options.device not in (AUTO, CPU),
         },
-        f"the exact problems of preset '{options.preset}'",
+        f"the problems of preset '{options.preset}'",
     )
     changes = list(options.changes)
     changes += [f"evaluate.steps={list(options.steps)}"] if options.steps else []
@@ -136,7 +135,7 @@ def run_oracle_preset(command: Command, plugins: list[str]) -> Path | None:
         print_out(oracle_summary(plan, command.workers or cores()))
         return None
     out = command.out or Path("runs") / f"{Path(options.preset).stem}-{plan.run_id}"
-    with _resumable(out), reporter() as report, workers(command.workers or cores(), report) as team:
+    with _resumable(out), reporter() as report, workers(command.workers or cores(), report, plugins) as team:
         outcome = run_oracle(plan, out, team, command.track)
     print_tables(RunResults(rows_frame(outcome.rows)))
     print_out("".join(f"{folder} failed: {failure.reason}\n" for folder, failure in outcome.failed_students.items()))
@@ -145,7 +144,7 @@ def run_oracle_preset(command: Command, plugins: list[str]) -> Path | None:
     return out
 
 
-# The one place that asks what a preset is: problems with exact answers have no assets, and a runner of their own.
+# The one place that asks what a preset is: problems with a known law have no assets, and a runner of their own.
 RUNNERS = {"oracle": run_oracle_preset}
 
 

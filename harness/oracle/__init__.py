@@ -1,9 +1,10 @@
-"""Benchmark of the methods against exact answers: small students, planar data, known flow maps."""
+"""Benchmark of the methods on problems whose law is known: exact answers, small students."""
 
 from __future__ import annotations
 
 from .config import OracleConfig, is_oracle, load_oracle_config
-from .run import OracleOutcome, OraclePlan, plan_oracle, run_oracle
+from .plan import OraclePlan, plan_oracle
+from .run import OracleOutcome, run_oracle
 from .summary import oracle_summary
 
 __all__ = [

@@ -1,16 +1,15 @@
-"""Configuration of an oracle run: a preset with a table [oracle] and no world."""
+"""Configuration of a run on problems with a known law: a preset with a table [oracle] and no world."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
-from ...base.errors import UsageError, unknown_name
 from ...flow.samplers import sampler_of
-from ..settings.config import Section, Train, apply_change, read_preset
-from .problems import problem
+from ..settings.config import Section, Train, load_as, read_preset
+from .families import check_problems
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -19,8 +18,8 @@ class OracleSection(Section):
     problems: Names
     methods: Names = Field(description="distilled when none are named; the teacher's own rows are always there")
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1, description="training seeds when none are named")
-    cfg_strength: float = Field(gt=0, description="of the guided problems")
-    width: int = Field(gt=0, description="hidden units of a student's network, of each of two layers and problems")
+    cfg_strength: float = Field(default=0.0, ge=0, description="of the guided problems")
+    width: int = Field(default=64, gt=0, description="hidden units of a student in the plane, of each of two layers")
 
 
 class OracleTrain(Section):
@@ -28,7 +27,7 @@ class OracleTrain(Section):
 
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
-    lr: float | None = Field(gt=0, description="of all methods: their own are for large networks")
+    lr: float | None = Field(default=None, gt=0, description="of all methods, in place of their own")
     warmup: int = Field(default=10, ge=0)
     ema: float = Field(default=0.99, ge=0, lt=1)
     clip: float = Field(default=10.0, gt=0)
@@ -54,39 +53,19 @@ class OracleConfig(Section):
 
 
 def is_oracle(preset: str) -> bool:
-    """Whether a preset (a shipped name or a .toml file) is of an oracle run. Raises UsageError as `load_config`."""
+    """Whether a preset (a shipped name or a .toml file) is of such a run. Raises UsageError as `load_config`."""
     values = read_preset(preset)
     return "oracle" in values and "world" not in values
 
 
 def load_oracle_config(preset: str, changes: Sequence[str] = ()) -> OracleConfig:
-    """The configuration of an oracle preset with `key.sub=value` changes applied.
+    """The configuration of a preset of problems with `key.sub=value` changes applied.
 
     Raises:
         UsageError: unknown preset, key, problem or sampler, or a value of the wrong type.
     """
-    values = read_preset(preset)
-    for change in changes:
-        apply_change(values, change)
-    try:
-        config = OracleConfig.model_validate(values)
-    except ValidationError as error:
-        raise _explained(error, preset) from error
-    for name in config.oracle.problems:
-        problem(name)
+    config = load_as(OracleConfig, preset, changes)
+    check_problems(config.oracle.problems)
     for name in config.evaluate.samplers:
         sampler_of(name, 1, 1.0)
     return config
-
-
-def _explained(error: ValidationError, preset: str) -> UsageError:
-    first = error.errors()[0]
-    *parents, last = (str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        section = OracleConfig.model_fields[parents[0]].annotation if parents else OracleConfig
-        known = [".".join([*parents, name]) for name in cast(type[BaseModel], section).model_fields]
-        return unknown_name("key", ".".join([*parents, last]), known, f"Preset '{preset}' or --set.")
-    got = f" (got {first['input']!r})" if not isinstance(first["input"], dict) else ""
-    return UsageError(
-        f"{'.'.join([*parents, last])}: {first['msg']}{got}. Correct it in preset '{preset}' or with --set."
-    )

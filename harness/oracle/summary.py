@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .run import OraclePlan
+from .plan import OraclePlan
 
 # Seconds of one core per forward pass of a training step of preset `oracle`, mostly the cost of calls.
 PASS_S = 0.0016

@@ -510,6 +510,12 @@ def _line(section: LineSection, config: Config, protocol: Protocol, world: World
 
 
 def _at_rate(who: Entrant, lr: float | None) -> Entrant:
+    """Raises UsageError for a method that learns from stored pairs: nothing makes those of a stage."""
+    if who.trains and who.distillation.stored_pairs():
+        raise UsageError(
+            f"'{who.label}' is to learn from stored pairs, which are made for presets of problems with a known law "
+            f"alone. Leave out methods.{who.name}.pairs."
+        )
     return who.at(lr=lr) if who.trains and lr is not None else who
 
 

@@ -32,6 +32,7 @@ from ..engine.workers import tick
 from ..settings.config import Train
 from ..settings.methods import Entrant
 from .learner import Learner, Recipe, blend
+from .pairs import HeldOut
 from .parts import Cut, CutDraws, Part, TreeSum, parts_of
 from .ranks import Ranks, joined
 from .task import ChargedTeacher, Points, Task, lowered, lowered_teacher
@@ -61,6 +62,7 @@ class Student:
         steps: optimiser steps of this student.
         folder: where checkpoint, log and result are kept.
         seed: of the training.
+        held_out: what ends the training before all steps are done; None: nothing.
 
     Attributes:
         device: where its network is, and all else that it learns with.
@@ -79,6 +81,7 @@ class Student:
         steps: int,
         folder: Path,
         seed: int = 0,
+        held_out: HeldOut | None = None,
     ):
         self.label = label
         self.method = method
@@ -108,6 +111,7 @@ class Student:
         self.target = {n: p.detach().clone() for n, p in self.network.named_parameters()} if own_target else {}
         self.log: list[dict[str, float]] = []
         self.seconds = 0.0
+        self.held_out = held_out
         if self._checkpoint.exists():
             self._restore()
 
@@ -117,7 +121,8 @@ class Student:
 
     @property
     def remaining(self) -> bool:
-        return self.learner.done < self.learner.recipe.steps
+        over = self.held_out is not None and self.held_out.over
+        return self.learner.done < self.learner.recipe.steps and not over
 
     @property
     def fault(self) -> str:
@@ -170,13 +175,17 @@ class Student:
         if index % LOG_EVERY == 0 or index == self.learner.recipe.steps - 1:
             entry = {"step": index, **totals, "grad_norm": norm, "skipped": self.learner.skipped, "step_s": elapsed}
             self.log.append(entry)
+        if self.held_out is not None and self.learner.done % self.held_out.every == 0:
+            average = _own(self.learner.average)
+            self.held_out.observe(lambda *args: functional_call(self.network, average, args))
 
     def save(self) -> None:
         """Checkpoint: log first, tensors last, so that a checkpoint is never ahead of its log."""
         write_log(self.folder / LOG_FILE, self.log)
         targets = {f"target/{name}": value for name, value in self.target.items()}
         seconds = torch.tensor(self.seconds, dtype=torch.float64)
-        save_tensors(self._checkpoint, self.learner.state() | targets | {"seconds": seconds})
+        watched = {} if self.held_out is None else {"held_out": self.held_out.state()}
+        save_tensors(self._checkpoint, self.learner.state() | targets | watched | {"seconds": seconds})
 
     def finish(self) -> None:
         """Write the averaged weights, the result of training, and what it took."""
@@ -190,7 +199,7 @@ class Student:
 
     def _write_account(self) -> None:
         """training.json: what a report says of a training. peak_memory_gb is that of all students of the process."""
-        steps, batch = self.learner.recipe.steps, self.train.batch
+        steps, batch = self.learner.done, self.train.batch
         write_json(
             self.folder / "training.json",
             {
@@ -214,6 +223,8 @@ class Student:
         targets = {key: value for key, value in state.items() if key.startswith("target/")}
         self.target = {key.removeprefix("target/"): value.to(self.device) for key, value in targets.items()}
         self.seconds = float(state.pop("seconds"))
+        if self.held_out is not None:
+            self.held_out.restore(state.pop("held_out"))
         self.learner.restore({key: v for key, v in state.items() if key not in targets})
         self.log = [entry for entry in read_log(self.folder / LOG_FILE) if entry["step"] < self.learner.done]
 

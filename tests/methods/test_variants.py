@@ -77,12 +77,18 @@ def test_official_is_the_release(name: str):
 def test_other_variants_of_velocity_matching(name: str):
     default, paper, cont, resid = (built(label) for label in (name, f"{name}:paper", f"{name}:cont", f"{name}:resid"))
     assert default.scaling == ResidualRms(0.1)
-    assert paper == dataclasses.replace(default, scaling=Unscaled())
+    weight = {"lambda_vd": 1.0} if name == "mdt" else {}  # without a bound it is the paper's
+    assert paper == dataclasses.replace(default, scaling=Unscaled(), **weight)
     assert cont == dataclasses.replace(paper, derivative=ForwardMode())
     assert resid == dataclasses.replace(default, times=LogitNormal(1.0, 1.0))
     for made in (default, paper, cont, resid):
         assert made.sampler(2) == Renoise(2, 3.0)
         assert getattr(made, "vd_cfg_strength", None) is None  # one strength
+
+
+def test_a_bounded_vd_has_a_small_weight():
+    assert built("mdt").lambda_vd == 0.3
+    assert built("mdt:lambda1") == dataclasses.replace(built("mdt"), lambda_vd=1.0)
 
 
 def test_variants_of_consistency():

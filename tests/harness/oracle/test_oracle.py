@@ -25,10 +25,11 @@ from mdtbench.harness.oracle import (
     run_oracle,
 )
 from mdtbench.harness.oracle import run as run_module
-from mdtbench.harness.oracle.exam import SLICED_W2, TRANSPORT, exam
-from mdtbench.harness.oracle.problems import CLASSES, PROBLEMS, Problem, problem
-from mdtbench.harness.oracle.run import oracle_task
-from mdtbench.harness.oracle.task import Bank, BankStudent
+from mdtbench.harness.oracle.family import Exam, LawTask
+from mdtbench.harness.oracle.plan import family
+from mdtbench.harness.oracle.plane import SLICED_W2, TRANSPORT, Plane
+from mdtbench.harness.oracle.plane_bank import Bank, BankStudent
+from mdtbench.harness.oracle.plane_problems import CLASSES, PROBLEMS, Problem
 from mdtbench.harness.train.loop import Failure
 from mdtbench.harness.train.task import Points
 from mdtbench.results.frames import rows_frame
@@ -65,6 +66,10 @@ class Here:
 
 def small() -> OracleConfig:
     return load_oracle_config("oracle", SMALL)
+
+
+def problem(name: str) -> Problem:
+    return PROBLEMS[name](name)
 
 
 def noise_of(problem_count: int, count: int) -> tuple[Tensor, Tensor]:
@@ -149,9 +154,9 @@ def test_a_student_sees_its_class():
 
 
 def test_a_batch_is_data_of_the_classes_without_guidance():
-    task = oracle_task(load_oracle_config("oracle", [*SMALL, "train.batch=4000"]), seed=0)
+    task = LawTask(family(small()), 4000, seed=0)
     batch = task.draw(0, 1)
-    guided: Problem = task.problems[0]
+    guided = problem("gaussian-cfg")
     x_0, classes = batch.x_0[:4000], batch.cond[:4000]
     for label in range(CLASSES):
         mean = x_0[classes == label].double().mean(0)
@@ -166,8 +171,10 @@ def test_a_batch_is_data_of_the_classes_without_guidance():
 
 
 def test_many_teacher_steps_approach_the_exact_answer_and_one_does_not():
-    paper = exam(("gaussian-cfg", "modes"), STRENGTH, 512)
-    teacher = paper.bank.teacher(paper.classes)
+    plane = Plane.of(("gaussian-cfg", "modes"), STRENGTH, 8)
+    noise, classes = plane.questions(512, torch.Generator().manual_seed(2))
+    paper = Exam(plane, noise, classes, plane.ends(noise, classes))
+    teacher = plane.teacher(classes)
     one, many = (paper.scores(paper.sample(teacher, Euler(n, 1.0, STRENGTH)), mapped=True) for n in (1, 100))
     for few, exact in zip(one, many, strict=True):
         assert exact[TRANSPORT] < 0.03 < 1 < few[TRANSPORT]
@@ -295,6 +302,7 @@ def test_presets_are_told_apart():
     ("change", "part"),
     [
         ('oracle.problems=["mode"]', "Did you mean 'modes'"),
+        ('oracle.problems=["modes","pictures"]', "two families"),
         ("train.step=3", "Did you mean 'train.steps'"),
         ('evaluate.samplers=["eule"]', "euler"),
         ("train.batch=0", "train.batch"),

@@ -1,4 +1,4 @@
-"""The problems of the `oracle` preset: planar data whose flow map from noise is known, in closed or integrated form.
+"""Problems in the plane, those of preset `oracle`: data whose flow map is known, in closed or integrated form.
 
 The classes of a problem are translations of one base distribution. A problem is guided only where guidance between
 such classes is again a translation, so that its exact answer is known (`flow.oracles.translated`).
@@ -14,7 +14,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...base.errors import unknown_name
 from ...flow.oracles import ComponentOracle, FlowMap, GaussianOracle, MixtureOracle, ProductOracle, integrate
 
 RK4_STEPS = 50  # of the one map that has no closed form: its points are then right to 1e-5
@@ -54,13 +53,6 @@ class Problem:
     def answers(self, classes: Tensor, cfg_strength: float, generator: torch.Generator) -> Tensor:
         """Independent draws of the guided data, not through the flow map: [B, 2]."""
         return self.base.sample(len(classes), generator) + (1 + cfg_strength) * self.shifts[classes]
-
-
-def problem(name: str) -> Problem:
-    """Raises UsageError for a name that is not in `PROBLEMS`."""
-    if name not in PROBLEMS:
-        raise unknown_name("oracle problem", name, PROBLEMS)
-    return PROBLEMS[name](name)
 
 
 def _gaussian(name: str, step: tuple[float, float] = (0.0, 0.0)) -> Problem:

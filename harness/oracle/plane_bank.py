@@ -1,4 +1,4 @@
-"""All problems as one training task.
+"""All problems of the plane at once: their exact velocities, and their students.
 
 Networks this small cost more to call than to compute, so that all problems train in one call: a batch holds as many
 samples of each problem, one problem after the other, and a student is a bank of networks, one per problem, that share
@@ -8,20 +8,16 @@ no weight. What couples them is the clipped norm of their gradient and the step 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from ...base.seeds import seed_of
-from ...flow.guidance import Guided, Velocity
-from ...flow.layout import DenseLayout
+from ...flow.guidance import Guided
 from ...flow.oracles import ComponentOracle, translated
-from ..train.task import Batch
-from .problems import CLASSES, DIM, Problem
+from .plane_problems import CLASSES, DIM, Problem
 
 FEATURES = DIM + 2 + CLASSES  # x, t, cos(pi t), class
 
@@ -79,39 +75,6 @@ class BankStudent(nn.Module):
             hidden = nn.functional.silu(torch.baddbmm(bias, hidden, weight))
         weight, bias = layers[-1]
         return self._bank.velocity(x, t, classes) + torch.baddbmm(bias, hidden, weight).flatten(0, 1)
-
-
-@dataclass(frozen=True)
-class OracleTask:
-    """`batch_size` samples of each problem per step. seed: of the students' starting weights."""
-
-    problems: tuple[Problem, ...]
-    bank: Bank
-    batch_size: int
-    width: int
-    seed: int
-
-    def draw(self, seed: int, index: int) -> Batch:
-        """Data of the classes as they are, without guidance: distillation has no other data."""
-        generator = torch.Generator().manual_seed(seed_of("oracle batch", seed, index))
-        drawn = [self._data(problem, generator) for problem in self.problems]
-        x_0, classes = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-        layout = DenseLayout(tuple(x_0.shape))
-        noise = layout.randn([generator])
-        return Batch(x_0, noise, torch.rand(len(x_0), generator=generator), classes, layout)
-
-    def _data(self, problem: Problem, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        classes = torch.randint(CLASSES, (self.batch_size,), generator=generator)
-        return (problem.base.sample(self.batch_size, generator) + problem.shifts[classes]).float(), classes
-
-    def student(self) -> nn.Module:
-        return BankStudent(self.bank, self.width, seed_of("oracle student", self.seed))
-
-    def bind(self, network: Callable[..., Tensor], batch: Batch) -> Velocity:
-        return lambda x, t: network(x, t, batch.cond)
-
-    def teacher(self, batch: Batch) -> Guided:
-        return self.bank.teacher(batch.cond)
 
 
 def _stacked(oracles: Sequence[ComponentOracle]) -> ComponentOracle:

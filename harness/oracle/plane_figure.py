@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from torch import Tensor
 
-from ...results.grid import PAGE, grid
-from .exam import Exam
+from ...results.grid import PAGE
 
 SIDE = 280  # pixels of a panel
 SCALE = 2  # drawn larger, then reduced
@@ -18,16 +14,9 @@ LINES = 250  # points of noise that are followed
 DATA, LINE, END, SAMPLE = (205, 205, 205), (215, 150, 60), (40, 40, 40), (30, 90, 200)
 
 
-def write_figure(path: Path, label: str, paper: Exam, samples: Tensor) -> None:
-    """A panel per problem: exact data (grey), and for some points of noise a line from where the exact flow takes it
-    (black) to where one step of the student does (blue). samples: [P, n, D]."""
-    parts = zip(paper.answers, paper.ends, samples, strict=True)
-    panels = [panel(*(part.numpy() for part in parts_of_one)) for parts_of_one in parts]
-    grid([panels], [f"{label}, 1 step"], [problem.name for problem in paper.problems], path)
-
-
 def panel(data: NDArray[np.float64], ends: NDArray[np.float64], samples: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """One panel, [SIDE, SIDE, 3]; it shows all of the exact data. Each [n, 2]."""
+    """Exact data (grey), and for some points of noise a line from where the exact flow takes it (black) to where one
+    step of the student does (blue). Each [n, 2]; [SIDE, SIDE, 3], which shows all of the exact data."""
     size = SIDE * SCALE
     middle = (data.max(0) + data.min(0)) / 2
     zoom = 0.92 * size / np.ptp(data, axis=0).max()
