@@ -39,6 +39,7 @@ from mdtbench.harness.oracle.pictures import (
 )
 from mdtbench.methods import METHODS, Method
 from mdtbench.metrics.frechet import Moments, frechet_distance
+from mdtbench.results.frames import rows_frame
 from mdtbench.results.oracle_tables import oracle_tables
 from tests.steps import method
 
@@ -210,7 +211,7 @@ def test_a_run_of_few_steps_ends_in_a_table(tmp_path: Path):
     assert all(row.higher_is_better for row in valid)
     assert next(row.value for row in valid if row.method == "floor") == 1.0
     assert (tmp_path / "figures" / "vm.png").exists()
-    [table] = oracle_tables(rows)
+    [table] = oracle_tables(rows_frame(rows))
     assert [column.key for column in table.columns][3:7] == [VALID, COVERAGE, FD, MSE_TEACHER]
     assert [column.key for column in table.columns][7:9] == ["valid:2:renoise", "valid:2:euler"]
     assert [column.higher_is_better for column in table.columns][3:7] == [True, True, False, False]
