@@ -262,7 +262,7 @@ def test_cameras_are_those_of_the_protocol():
 
 def test_an_evaluation_is_tracked_by_its_rows(files, tmp_path: Path):
     found = files.resolved()
-    rows = evaluate(found, tmp_path, in_process()[0], ("tensorboard",)).results.rows
+    rows = to_rows(evaluate(found, tmp_path, in_process()[0], ("tensorboard",)).results.rows)
     [track] = of_tensorboard(tmp_path).values()
     named: dict[str, list[tuple[int, float]]] = {}
     for steps, values in scalars_of(rows).items():
