@@ -18,8 +18,9 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 from pandas import DataFrame
 from scipy.special import stdtrit
 
@@ -30,6 +31,10 @@ ALPHA: Final = 0.05  # chance that of equal methods any is called worse, per blo
 POWER: Final = 0.8  # with which the smallest difference would have been found
 
 Who = tuple[str, str]  # method and variant
+Values = dict[int, dict[Any, float]]  # by training seed, then by asset or generation seed
+
+PLACE: Final = ["stage", "steps", "metric"]
+WHO: Final = ["method", "variant"]
 
 
 @dataclass(frozen=True)
@@ -79,17 +84,16 @@ def verdicts(rows: DataFrame, assets: DataFrame, metrics: Sequence[str], student
         metrics: quality, not cost. students: those that race.
     """
     rows, assets = (frame[frame["metric"].isin(metrics) & ~frame["extra_sampler"]] for frame in (rows, assets))
-    for _, of_rows in rows.groupby(["stage", "steps", "metric"], sort=False):
-        first = of_rows.iloc[0]
-        stage, steps, metric = first["stage"], first["steps"], first["metric"]
-        of_assets = assets[(assets["stage"] == stage) & (assets["steps"] == steps) & (assets["metric"] == metric)]
-        failed = {*of_rows.loc[of_rows["value"].isna(), ["method", "variant"]].itertuples(index=False, name=None)}
-        race = [who for who in students if who not in failed]
-        for over, frame, unit in (("assets", of_assets, "asset"), ("generation seeds", of_rows, "seed")):
-            values = {who: found for who in race if (found := _values(frame, who, unit)) is not None}
+    tables = {"assets": _values(assets, "asset"), "generation seeds": _values(rows, "seed")}
+    failed = {*rows.loc[rows["value"].isna(), [*PLACE, *WHO]].itertuples(index=False, name=None)}
+    for about in rows.drop_duplicates(PLACE).dropna(subset="steps").to_dict("records"):
+        place = tuple(about[name] for name in PLACE)
+        race = [who for who in students if (*place, *who) not in failed]
+        for over, table in tables.items():
+            values = {who: table[place, who] for who in race if (place, who) in table}
             if len(values) >= 2:
-                better = 1.0 if first["higher_is_better"] else -1.0
-                yield _verdict((str(stage), int(steps), str(metric), str(first["unit"])), values, better, over)
+                better = 1.0 if about["higher_is_better"] else -1.0
+                yield _verdict((*place, about["unit"]), values, better, over)
                 break
 
 
@@ -114,16 +118,23 @@ def _number(value: float) -> str:
     return f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"
 
 
-def _values(frame: DataFrame, who: Who, unit: str) -> DataFrame | None:
-    """A line per training seed, a column per asset or generation seed; None where there are none."""
-    mine = frame[(frame["method"] == who[0]) & (frame["variant"] == who[1])]
-    if mine.empty:
-        return None
-    return mine.pivot_table(index="train_seed", columns=unit, values="value", aggfunc="mean", dropna=False)
+def _values(frame: DataFrame, unit: str) -> dict[tuple[tuple, Who], Values]:
+    """By place and method; unit: the column of assets or generation seeds."""
+    found: dict[tuple[tuple, Who], Values] = {}
+    keys = [*PLACE, *WHO, "train_seed", unit]
+    means = frame.dropna(subset=[*keys, "value"]).groupby(keys, sort=False)["value"].mean()
+    for key, value in zip(means.index.to_list(), means.to_list(), strict=True):
+        *place, method, variant, seed, one = key
+        found.setdefault((tuple(place), (method, variant)), {}).setdefault(seed, {})[one] = value
+    return found
 
 
-def _verdict(place: tuple[str, int, str, str], values: Mapping[Who, DataFrame], better: float, over: str) -> Verdict:
-    ranked = sorted(values, key=lambda who: -better * float(values[who].to_numpy().mean()))
+def _verdict(place: tuple[str, int, str, str], values: Mapping[Who, Values], better: float, over: str) -> Verdict:
+    means = {
+        who: statistics.fmean(v for of_seed in table.values() for v in of_seed.values())
+        for who, table in values.items()
+    }
+    ranked = sorted(means, key=lambda who: -better * means[who])
     pairs = {pair: _Gaps.of(*(values[who] for who in pair)) for pair in combinations(ranked, 2)}
     known = [gaps.chance for gaps in pairs.values() if gaps.chance is not None]
     usual = _usual(known, len(ranked))
@@ -153,12 +164,14 @@ class _Gaps:
     shape: tuple[int, int]
 
     @staticmethod
-    def of(one: DataFrame, other: DataFrame) -> _Gaps:
-        mine, theirs = one.align(other, join="inner")  # the seeds and assets that both have
-        gaps = (mine - theirs).dropna(axis=1).to_numpy(dtype=float)
-        if not gaps.size:
+    def of(one: Values, other: Values) -> _Gaps:
+        seeds = [seed for seed in one if seed in other]
+        shared = [one[seed].keys() & other[seed].keys() for seed in seeds]
+        units = sorted(set.intersection(*map(set, shared))) if shared else []
+        if not units:
             return _Gaps(math.nan, None, (0, 0))
-        return _Gaps(float(gaps.mean()), mean_variance(gaps), gaps.T.shape)
+        gaps = np.array([[one[seed][unit] - other[seed][unit] for unit in units] for seed in seeds])
+        return _Gaps(float(gaps.mean()), mean_variance(gaps), (len(units), len(seeds)))
 
 
 def _usual(known: Sequence[Variance], methods: int) -> Variance | None:

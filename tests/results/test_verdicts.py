@@ -12,9 +12,7 @@ from mdtbench.results.frames import assets_frame, rows_frame
 from mdtbench.results.verdict_table import verdict_table
 from mdtbench.results.verdicts import ALPHA, Verdict, sentence, verdicts
 
-NO_ASSETS = DataFrame(columns=["stage", "steps", "metric", "method", "variant", "extra_sampler"]).astype(
-    {"extra_sampler": bool}
-)
+NO_ASSETS = assets_frame(())
 
 
 def frame(values: Mapping[str, np.ndarray], unit: str, *, higher: bool = True) -> DataFrame:
