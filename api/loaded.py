@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from pandas.io.formats.style import Styler
 
-STYLES = {"best": "font-weight: bold", "second": "text-decoration: underline"}
+MARK = "font-weight: bold"
 
 
 def load(folder: str | Path) -> Run:
@@ -75,13 +75,12 @@ class Run:
         return self._table(which).frame(of)
 
     def table(self, which: int | str) -> Styler:
-        """A table as it is printed, for notebooks: best values bold, second best underlined. `.data` is its frame."""
+        """A table as it is printed, for notebooks: what is marked is bold. `.data` is its frame."""
         table = self._table(which)
         text = table.frame("text")
         headings = {column.key: column.heading for column in table.columns}
         style = text.style.format(escape="html").set_caption(table.title)
-        for mark, css in STYLES.items():
-            style = style.apply(_styles, axis=None, marks=table.frame(mark), css=css)
+        style = style.apply(_styles, axis=None, marks=table.frame("best"))
         return style.relabel_index([headings[key] for key in text.columns], axis="columns")
 
     @cached_property
@@ -99,6 +98,6 @@ class Run:
         return self._tables[name]
 
 
-def _styles(_: DataFrame, marks: DataFrame, css: str) -> DataFrame:
+def _styles(_: DataFrame, marks: DataFrame) -> DataFrame:
     """CSS where a mark is set; labels are text there and get none."""
-    return marks.map(lambda mark: "" if isinstance(mark, str) or not mark else css)
+    return marks.map(lambda mark: "" if isinstance(mark, str) or not mark else MARK)

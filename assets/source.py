@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..base.registry import Registry
+from ..geometry.law import Law
 from ..geometry.mesh import Mesh
 
 
@@ -23,12 +24,23 @@ class Asset(Protocol):
         ...
 
     def load(self) -> Mesh:
-        """The shape, normalised as `Mesh.normalised` does.
+        """The shape, in the cube [-1/2, 1/2]^3; that of a file normalised as `Mesh.normalised` does.
 
         Raises:
             AssetError: the shape cannot be used; the message is the reason.
         """
         ...
+
+
+@runtime_checkable
+class Lawful(Protocol):
+    """An asset of a known, finite set, of which the conditioning picture shows a part."""
+
+    def shown(self) -> Mesh:
+        """What the picture is drawn of."""
+        ...
+
+    def law(self) -> Law: ...
 
 
 class Source(Protocol):

@@ -23,6 +23,7 @@ LOOKS: Final[Mapping[str, Mapping[str, str]]] = {
         "voxel_points": "points [N, 1, P, 6] on their surface",
         "occupancy": "[N, R, R, R] bool",
         "latents": "[N, C, r, r, r] float32",
+        "law": "geometry.Law or None of each: all that fits the conditioning picture",
     },
     "assets": {
         "gaussians": "pictures [N, V, 3, S, S] uint8 of 3D Gaussians; of the truth, of its mesh",
@@ -31,12 +32,15 @@ LOOKS: Final[Mapping[str, Mapping[str, str]]] = {
         "gaussians_turn": "pictures of the Gaussians from the cameras of the CLIP score",
         "mesh_turn": "the same of the mesh",
         "cells": "Cells: latents of the second stage",
+        "cell_colours": "[N, R, R, R, 4] float32: mean colour of the Gaussians of each cell, and 1; zeros elsewhere",
+        "law": "as of structures",
     },
     "condition": {
         "condition": "the conditioning picture [N, 1, 3, S, S] uint8, whole, on black",
         "condition_rgb": "the same with its alpha dropped",
     },
 }
+ONLY_OF: Final[Mapping[str, tuple[str, ...]]] = {"law": ("truth",), "cell_colours": ("made", "teacher")}  # sides
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,13 @@ class Comparison:
 
     Attributes:
         truth: the test assets themselves.
+        population: what distributions are held against: all assets of a known law, or else the test assets.
         teacher: what the reference samplers make of the same noise; None for rows that start from no noise.
         condition: the conditioning pictures.
     """
 
     truth: Seen | None = None
+    population: Seen | None = None
     teacher: Seen | None = None
     condition: Seen | None = None
 
@@ -113,8 +119,8 @@ class Metric(ABC):
 
     Attributes:
         level: what it is of.
-        made, truth, teacher, condition: what it needs of each side, by names of `LOOKS`. A row without a teacher has no
-            value of a metric that needs one.
+        made, truth, population, teacher, condition: what it needs of each side, by names of `LOOKS`. A row without a
+            teacher has no value of a metric that needs one.
         controls: those of `CONTROLS` whose lines have the metric: where its value says what good or bad numbers are.
     """
 
@@ -125,10 +131,11 @@ class Metric(ABC):
     level: Level
     made: tuple[str, ...]
     truth: tuple[str, ...] = ()
+    population: tuple[str, ...] = ()
     teacher: tuple[str, ...] = ()
     condition: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
-    sides: ClassVar[tuple[str, ...]] = ("made", "truth", "teacher", "condition")
+    sides: ClassVar[tuple[str, ...]] = ("made", "truth", "population", "teacher", "condition")
 
     @abstractmethod
     def score(self, made: Seen, against: Comparison) -> Score | None:
@@ -144,12 +151,13 @@ class Metric(ABC):
 
 
 def check_metric(metric: Metric) -> None:
-    """Raises UsageError for an unknown control or an unknown look."""
+    """Raises UsageError for an unknown control, or a look that a side has not."""
     for name in metric.controls:
         if name not in CONTROLS:
             raise unknown_name("control", name, CONTROLS, f"Of the metric {metric.name}.")
     for side in metric.sides:
-        known = LOOKS["condition" if side == "condition" else metric.level]
+        looks = LOOKS["condition" if side == "condition" else metric.level]
+        known = [look for look in looks if side in ONLY_OF.get(look, metric.sides)]
         for need in getattr(metric, side):
             if need.partition(":")[0] not in known:
                 raise unknown_name("look", need, known, f"Of the metric {metric.name}, {side}.")

@@ -1,4 +1,4 @@
-"""One cell of a table from the rows it summarises: mean, spread, spelling, failures, best flags.
+"""One cell of a table from the rows it summarises: mean, spread, spelling, failures.
 
 `value` is the mean over all seeds. `sd` is the sd over generation seeds: the variance (ddof=1) within each
 training seed, averaged over training seeds, then the root. `sd_train` is the sd over training seeds of their
@@ -57,6 +57,7 @@ class Cell:
         sd: Over generation seeds, see the module. sd_train, n_train: Over training seeds.
         n_ok, n_total: Assets, in the measured seed that lost most.
         n_failed: Seeds whose value is missing, as the method failed or the machine lost it.
+        best: Whether the table marks it: it cannot be told from the best of its race.
         notes: Numbers, from 1, of the table's footnotes.
     """
 
@@ -70,7 +71,6 @@ class Cell:
     n_total: int | None = None
     n_failed: int = 0
     best: bool = False
-    second: bool = False
     notes: tuple[int, ...] = ()
 
 
@@ -148,20 +148,6 @@ def reason_of(status: str, error: str) -> str:
     """Why a row has no value, in one line; of a lost one also that it can be mended."""
     reason = _one_line(error)
     return f"{reason.rstrip('.')}; the same command tries again" if status == "lost" else reason
-
-
-def flag_best(cells: Sequence[Cell], *, higher: bool) -> list[Cell]:
-    """The cells of one column and block with `best` and `second` set; equal values share a place.
-
-    A cell with a failed seed is out of the race: its mean leaves out the seed that went wrong. A cell
-    alone in the race is not flagged.
-    """
-    values = [cell.value for cell in cells if cell.value is not None and not cell.n_failed]
-    if len(values) < 2:
-        return list(cells)
-    ranked = sorted(set(values), reverse=higher)[:2]
-    flags = [ranked.index(cell.value) if cell.value in ranked and not cell.n_failed else None for cell in cells]
-    return [replace(c, best=flag == 0, second=flag == 1) for c, flag in zip(cells, flags, strict=True)]
 
 
 def ok_shares(rows: DataFrame) -> Series:

@@ -18,14 +18,15 @@ from scipy.special import ndtri
 from .asset_values import AssetValue
 from .compare_assets import BothAssets, by_cell, paired_over_assets
 from .compare_gaps import gap_of
-from .compare_pairs import Pair, Place, by_place, good, kind_of, pair_of, priors_of, spreads_of, variance_of
+from .compare_pairs import Pair, Place, by_place, good, kind_of, pair_of, parts_left, priors_of, spreads_of, variance_of
 from .compare_rows import assets_of_methods, of_methods, of_metrics
-from .differences import ALPHA, MEASURING, Comparison, Difference, Verdict
+from .differences import ALPHA, MEASURING, MORE_ASSETS, Comparison, Difference, Verdict
 from .frames import latest, to_rows
 from .places import NO_STEPS
 from .rows import COST_METRICS, Row
-from .spread import Variance, bound
+from .spread import Variance, bound, shown_from
 from .tolerances import CONTROLS, DEFAULT, Tolerance
+from .variances import part_left
 
 # Default tolerances, in sd of the metric over generation seeds.
 SPREADS: Final = 0.5
@@ -81,7 +82,9 @@ def compare(
     moved = [pair for pair in pairs.values() if pair.moved and _is_judged(pair.frame, tolerances)]
     tests, priors = max(len(moved), 1), priors_of(moved)
     for place, pair in pairs.items():
-        settled[place] = _judged(pair, tolerances, variance_of(pair, priors), tail=ALPHA / (2 * tests))
+        variance = variance_of(pair, priors)
+        found = _judged(pair, tolerances, variance, tail=ALPHA / (2 * tests))
+        settled[place] = _with_reach(found, variance, parts_left(pair, priors))
     return Comparison(tuple(settled[place] for place in places), len(moved), notes=notes)
 
 
@@ -123,6 +126,15 @@ def _held_against(frame: Difference, tolerance: float | None, chance: float | No
     if frame.method in MEASURING:
         return replace(frame, verdict="worse", reason="no method is in this line, so what measures has changed")
     return replace(frame, verdict="better" if (difference > 0) == frame.higher_is_better else "worse")
+
+
+def _with_reach(one: Difference, variance: Variance | None, more: Mapping[str, float]) -> Difference:
+    """With what could have been shown, and what more would bring, where chance decides."""
+    if one.bound is None or variance is None:
+        return one
+    if one.assets:
+        more = {MORE_ASSETS: part_left(1.0, 0.5)}
+    return replace(one, smallest=shown_from(variance, max(one.tolerance or 0.0, one.bound)), more=more)
 
 
 def _given(frame: Difference, tolerances: Mapping[str, Tolerance]) -> Tolerance | None:

@@ -10,8 +10,7 @@ from typing import Final
 from .cells import reason_of
 from .compare_pairs import good, values_of
 from .differences import Difference, Verdict
-from .evaluation_tables import EVALUATION
-from .rows import Row
+from .rows import EVALUATION, Row
 
 SHORT: Final = 12  # digits of a digest in a reason
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pandas import DataFrame
 
 from .compare_assets import OverAssets
-from .differences import MEASURING, Difference, Pairing
+from .differences import MEASURING, MORE_TRAININGS, Difference, Pairing
 from .frames import to_rows
 from .places import Key, key_of
 from .rows import COST_METRICS, Row
@@ -27,11 +27,13 @@ from .spread import (
     levels,
     prior_of,
 )
+from .variances import part_left
 
 Place = tuple[Key, str]  # a line of a table and a metric
 Kind = tuple[str, str]  # stage and metric: values that vary alike
 Pool = tuple[Pairing, int, str]  # pairing, factor, stage: variances that are alike, in spreads
 KERNEL_DISTANCES = "KD_"
+MORE_SEEDS = {TRAINING: MORE_TRAININGS, GENERATION: "3 times the generation seeds"}
 
 
 @dataclass(frozen=True)
@@ -170,10 +172,31 @@ def variance_of(pair: Pair, priors: Mapping[Pool, Prior]) -> Variance | None:
     """Of the difference, in the metric's unit; None when nothing tells it."""
     if pair.spread is None or not pair.terms:
         return pair.over_assets
+    terms = _added_terms(pair, priors)
+    return None if terms is None else added(terms)
+
+
+def parts_left(pair: Pair, priors: Mapping[Pool, Prior]) -> dict[str, float]:
+    """The part of the standard error that is left with three times the seeds of each kind that varies, by its name."""
+    terms = _added_terms(pair, priors)
+    total = sum(term.value for term in terms or ())
+    if not terms or not total:
+        return {}
+    return {
+        name: part_left(
+            total, sum(v.value / (3 if t.factor == factor else 1) for t, v in zip(pair.terms, terms, strict=True))
+        )
+        for factor, name in MORE_SEEDS.items()
+        if any(term.factor == factor and term.count > 1 for term in pair.terms)
+    }
+
+
+def _added_terms(pair: Pair, priors: Mapping[Pool, Prior]) -> list[Variance] | None:
+    """What each kind of seed adds to the variance, in the metric's unit; None when nothing tells it."""
     terms = []
     for term in pair.terms:
         moderated = priors.get(pair.pool(term.factor), NO_PRIOR).moderated(term.own)
-        if moderated is None:
+        if moderated is None or pair.spread is None:
             return None
         terms.append(Variance(moderated.value / term.count * pair.spread**2, moderated.df))
-    return added(terms)
+    return terms

@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from pydantic import TypeAdapter
 
 from .cells import NO_VALUE, Cell, Column, decimals_of
-from .differences import Comparison, Difference, Verdict
+from .differences import MEASURING, MORE_ASSETS, MORE_TRAININGS, Comparison, Difference, Verdict
 from .places import CONTROLS, label_of
 from .tables import Line, Table
 
@@ -23,18 +23,17 @@ GROUPS: Final[dict[Verdict, str]] = {
     "same": "Same",
     "not judged": "Seconds, not judged",
 }
-SHOWN: Final[tuple[Verdict, ...]] = ("worse", "better")
+SHOWN: Final[tuple[Verdict, ...]] = ("worse", "better", "same")  # of the last what differs, and is no control
+METHOD: Final = Column("method", "Method", "label")  # where lines are of several
 COLUMNS: Final = (
-    Column("method", "Method", "label"),
-    Column("stage", "Stage", "label"),
-    Column("steps", "Steps", "count"),
     Column("metric", "Metric", "label"),
+    Column("where", "Stage and steps", "label"),
+    Column("difference", "Difference", "count"),
+    Column("smallest", "Smallest", "count"),
+    Column("bound", "Bound", "count"),
+    Column("tolerance", "Tolerance", "count"),
     Column("baseline", "Baseline", "count"),
     Column("run", "Run", "count"),
-    Column("difference", "Difference", "count"),
-    Column("tolerance", "Tolerance", "count"),
-    Column("bound", "Bound", "count"),
-    Column("verdict", "Verdict", "label"),
 )
 
 
@@ -52,24 +51,36 @@ _ADAPTER = TypeAdapter(ComparisonReport)
 
 
 def comparison_table(comparison: Comparison, title: str, *, everything: bool = False) -> Table:
-    """Worse lines, then better ones; what else there is in notes, or as lines too with `everything`."""
+    """Worse lines, better ones, what differs no more than by chance; the rest in notes, or with `everything` too."""
     shown = tuple(GROUPS) if everything else SHOWN
-    found = [group for verdict in shown for group in _merged(_ranked(comparison.of(verdict)))]
+    listed = {verdict: [one for one in comparison.of(verdict) if everything or _differs(one)] for verdict in shown}
+    found = [group for verdict in shown for group in _merged(_ranked(listed[verdict]))]
     footnotes: list[str] = []
     lines = tuple(_line(group, footnotes) for group in found)
-    none = () if lines else (f"No line is {' or '.join(shown)}.",)
-    return Table("comparison", title, COLUMNS, lines, (*none, *_notes(comparison, everything)), tuple(footnotes))
+    columns = (METHOD, *COLUMNS)
+    left_out = {"tolerance"} if comparison.within else set()
+    if comparison.within and len({(line.method, line.variant) for line in lines}) < 2:
+        left_out.add("method")  # the title names it
+    kept = [i for i, column in enumerate(columns) if column.key not in left_out]
+    columns = tuple(columns[i] for i in kept)
+    lines = tuple(replace(line, cells=tuple(line.cells[i] for i in kept)) for line in lines)
+    none = () if lines else ("No method's line differs.",)
+    return Table("comparison", title, columns, lines, (*none, *_notes(comparison, everything)), tuple(footnotes))
 
 
 def to_json(comparison: Comparison) -> str:
     """The comparison with all its numbers, unrounded."""
-    report = ComparisonReport(SCHEMA_VERSION, bool(comparison.of("worse")), comparison.summary, comparison)
+    report = ComparisonReport(SCHEMA_VERSION, comparison.regression, comparison.summary, comparison)
     return _ADAPTER.dump_json(report, indent=1).decode() + "\n"
 
 
 def _ranked(differences: Iterable[Difference]) -> list[Difference]:
     """What could not be measured first, then by how far beyond the tolerance."""
     return sorted(differences, key=lambda one: -_excess(one))
+
+
+def _differs(one: Difference) -> bool:
+    return one.verdict != "same" or bool(one.difference and one.method not in MEASURING)
 
 
 def _excess(one: Difference) -> float:
@@ -96,18 +107,14 @@ def _line(group: Sequence[Difference], footnotes: list[str]) -> Line:
     notes = (footnotes.index(one.reason) + 1,) if one.reason else ()
     decimals, single = _decimals(one), len(group) == 1
     arrow = "↑" if one.higher_is_better else "↓"
-    unit = f" ({one.unit})" if one.unit else ""
+    steps = "" if one.steps is None else f" {one.steps}"
+    values = [(one.smallest, 0), (one.bound, 0), (one.tolerance, 0), (one.baseline, 0), (one.run, one.n)]
     cells = (
         Cell(label_of(one.method, one.variant, one.sampler)),
-        Cell(one.stage),
-        Cell(NO_VALUE if one.steps is None else str(one.steps)),
-        Cell(f"{one.metric}{unit} {arrow}" if single else f"{len(group)} metrics"),
-        Cell(_number(one.baseline if single else None, decimals), one.baseline if single else None),
-        Cell(_number(one.run if single else None, decimals), one.run if single else None, n=one.n),
+        Cell(f"{one.metric} {arrow}" if single else f"{len(group)} metrics", notes=notes),
+        Cell(f"{one.stage}{steps}"),
         Cell(_difference(one, decimals), one.difference, one.stderr),
-        Cell(_number(one.tolerance, decimals), one.tolerance),
-        Cell(_number(one.bound, decimals), one.bound),
-        Cell(one.verdict, notes=notes),
+        *(Cell(_number(value if single else None, decimals), value if single else None, n=n) for value, n in values),
     )
     role = "control" if one.method in CONTROLS else "student"
     return Line(GROUPS[one.verdict], one.method, one.variant, one.steps, role, cells, one.sampler or None)
@@ -135,6 +142,14 @@ def _number(value: float | None, decimals: int) -> str:
 
 def _notes(comparison: Comparison, everything: bool) -> Iterable[str]:
     yield from comparison.notes
+    if comparison.within:
+        yield (
+            "Difference: run less baseline, ± its standard error over training seeds and assets (of distances, "
+            "generation seeds). Judged as in the report's verdicts: equal methods are the same in "
+            f"{1 - comparison.alpha:.0%} of columns."
+        )
+        yield from _reach(comparison)
+        return
     yield (
         "Difference: run less baseline, ± its standard error. One counts beyond its tolerance (what does not matter) "
         "and beyond its bound (what chance would not make)."
@@ -143,6 +158,7 @@ def _notes(comparison: Comparison, everything: bool) -> Iterable[str]:
         f"Bounds: chance makes a difference beyond one anywhere with probability {comparison.alpha:g}; "
         f"{comparison.tests} differences are not exactly 0."
     )
+    yield from _reach(comparison)
     ways = Counter(one.pairing for one in comparison.differences if one.pairing)
     if ways["none"]:
         yield f"{ways['none']} differences are between other seeds, so not paired."
@@ -158,6 +174,23 @@ def _notes(comparison: Comparison, everything: bool) -> Iterable[str]:
     for reason, count in Counter(one.reason for one in comparison.of("not comparable")).most_common():
         yield f"Not comparable, {count}: {reason}."
     yield from _seconds(comparison)
+
+
+def _reach(comparison: Comparison) -> Iterable[str]:
+    """How small a difference could have been shown, and what would show smaller ones."""
+    reached = [one for one in comparison.differences if one.smallest is not None]
+    if not reached:
+        return
+    yield "Smallest: the true difference that data like these show in four of five cases."
+    parts: dict[str, list[float]] = {}
+    for one in reached:
+        for name, part in one.more.items():
+            parts.setdefault(name, []).append(part)
+    said = [f"{name} leave {statistics.median(found):.2f} of the standard error" for name, found in parts.items()]
+    said += [] if MORE_ASSETS in parts else [f"{MORE_ASSETS} at best 0.71"]
+    yield f"What would show more (medians): {', '.join(said)}."
+    if MORE_TRAININGS not in parts:
+        yield "Another training is not in these numbers; three training seeds (`--seeds 0,1,2`) bring it in."
 
 
 def _seconds(comparison: Comparison) -> Iterable[str]:

@@ -25,16 +25,22 @@ def mean_variance(values: NDArray[np.float64]) -> Variance | None:
     rows, columns = values.shape
     if rows == 1 or columns == 1:
         return Variance(float(values.var(ddof=1)) / values.size, values.size - 1) if values.size > 1 else None
-    of_rows, of_columns = values.mean(1), values.mean(0)
-    rest = values - of_rows[:, None] - of_columns + values.mean()
-    error_df = (rows - 1) * (columns - 1)
-    terms = (
-        Variance(columns * float(of_rows.var(ddof=1)), rows - 1),
-        Variance(rows * float(of_columns.var(ddof=1)), columns - 1),
-        Variance(float(np.square(rest).sum()) / error_df, error_df),
-    )
+    terms = mean_squares(values)
     total = terms[0].value + terms[1].value - terms[2].value
     larger = max(terms[:2], key=lambda term: term.value)
     if total <= larger.value:
         return Variance(larger.value / values.size, larger.df)
     return Variance(total / values.size, total**2 / sum(term.value**2 / term.df for term in terms))
+
+
+def mean_squares(values: NDArray[np.float64]) -> tuple[Variance, Variance, Variance]:
+    """Of the rows, the columns and the rest of [R, C] values, both at least 2."""
+    rows, columns = values.shape
+    of_rows, of_columns = values.mean(1), values.mean(0)
+    rest = values - of_rows[:, None] - of_columns + values.mean()
+    error_df = (rows - 1) * (columns - 1)
+    return (
+        Variance(columns * float(of_rows.var(ddof=1)), rows - 1),
+        Variance(rows * float(of_columns.var(ddof=1)), columns - 1),
+        Variance(float(np.square(rest).sum()) / error_df, error_df),
+    )

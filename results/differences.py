@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 ALPHA: Final = 0.01  # chance that a comparison of two runs of equal expectation has any verdict but "same"
 # Lines that no method is in: when one moves, what measures has changed, and every other verdict is in doubt.
 MEASURING: Final = ("floor", "truth", "shuffled", "reconstruction")
+
+# Of what there could be more, as `Difference.more` names it.
+MORE_TRAININGS: Final = "3 times the training seeds"
+MORE_ASSETS: Final = "twice the assets"
 
 Verdict = Literal["worse", "better", "same", "not comparable", "not judged"]
 Pairing = Literal["seeds", "none", "assets", ""]
@@ -23,6 +28,8 @@ class Difference:
             others ("none"); over assets ("assets") of averages with a single seed. None when unknown.
         assets: How many were paired, 0 unless differences are of single assets.
         tolerance: The difference that does not matter. bound: The difference that chance would not make.
+        smallest: The true difference that data like these show in four of five cases.
+        more: The part of the standard error that would be left with more seeds or assets, by their name.
         n: Seeds of the run. reason: Why a verdict is not what the numbers say.
     """
 
@@ -42,6 +49,8 @@ class Difference:
     stderr: float | None = None
     tolerance: float | None = None
     bound: float | None = None
+    smallest: float | None = None
+    more: Mapping[str, float] = field(default_factory=dict)
     pairing: Pairing = ""
     n: int = 0
     assets: int = 0
@@ -49,16 +58,27 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All differences, in the order of the baseline's rows. `tests` of them were not exactly 0."""
+    """All differences, in the order of the baseline's rows.
+
+    Attributes:
+        tests: How many were not exactly 0.
+        within: Of methods of one run, judged by the report's verdicts; `alpha` is then that of a column.
+    """
 
     differences: tuple[Difference, ...]
     tests: int
     alpha: float = ALPHA
+    within: bool = False
     notes: tuple[str, ...] = ()
 
     def of(self, verdict: Verdict) -> list[Difference]:
         """Those with a verdict."""
         return [one for one in self.differences if one.verdict == verdict]
+
+    @property
+    def regression(self) -> bool:
+        """Whether a check must fail: which of two methods of one run is better is a question, no check."""
+        return bool(self.of("worse")) and not self.within
 
     @property
     def judged(self) -> bool:

@@ -11,12 +11,12 @@ from pandas import DataFrame, Series
 from . import paper
 from .cells import Cell, Column, decimals_of
 from .frames import latest
-from .paper_columns import NOTHING, TABLE_1, Beside
+from .paper_columns import NOTHING, TABLE_1
 from .places import CONTROLS, LINE, Place, control_places, keyed, keys_of, place_of
-from .rows import COST_METRICS, LATENCY_METRIC
+from .rows import COST_METRICS, EVALUATION, LATENCY_METRIC
 from .tables import METHOD, STEPS, Line, Measured, Table, build, check_definitions, check_single
+from .verdicts import Verdict
 
-EVALUATION = "evaluation"  # the stage of all these rows
 RANDOM_MARK = "[random]"  # ends the names of metrics whose extractors have random weights
 SEPARATOR = "; "  # between the parts of a row's note
 CALIBRATION = "calibration: "  # begins the part of a note that says how the teacher compares with its published row
@@ -36,7 +36,7 @@ def is_evaluation(rows: DataFrame) -> bool:
     return bool((rows["stage"] == EVALUATION).any())
 
 
-def evaluation_table(rows: DataFrame) -> Table:
+def evaluation_table(rows: DataFrame, verdicts: Sequence[Verdict] = ()) -> Table:
     """One line per system, and the controls. The paper's numbers of a system stand beside official metrics only.
 
     Rows of several evaluations may come together: of other systems, of a system's other seeds (mean ± sd), and of the
@@ -55,10 +55,12 @@ def evaluation_table(rows: DataFrame) -> Table:
     known = {STEPS: rows["steps"].notna(), NFE: rows["nfe"].notna(), TIME: rows["metric"] == LATENCY_METRIC}
     lead = (METHOD, *(column for column, mine in known.items() if mine.any()))
     beside = NOTHING if rows["metric"].str.endswith(RANDOM_MARK).any() else replace(TABLE_1, find=_published)
-    table = build("evaluation", "Evaluation", Measured.of(rows), places, lead=lead, beside=beside)
+    measured = Measured.of(rows, verdicts)
+    table = build("evaluation", "Evaluation", measured, places, lead=lead, beside=beside)
     seeds = rows["seed"].nunique() > 1
     table = table if seeds else _with_errors(table, rows, places)
-    notes = (*_notes(table, beside, seeds=seeds), *(f"{note[:1].upper()}{note[1:]}." for note in shared))
+    marks = measured.note_of_marks("system")
+    notes = (*_notes(table, marks, seeds=seeds), *(f"{note[:1].upper()}{note[1:]}." for note in shared))
     return replace(table, notes=notes)
 
 
@@ -126,14 +128,13 @@ def _parts(note: str) -> list[str]:
     return [part for part in note.split(SEPARATOR) if part]
 
 
-def _notes(table: Table, beside: Beside, *, seeds: bool) -> list[str]:
+def _notes(table: Table, marks: Sequence[str], *, seeds: bool) -> list[str]:
     notes = ["ok/n: assets measured; those that failed are black pictures in distances and 0 in ULIP_I."]
     if seeds:
         notes.append("Mean ± sd over generation seeds, of systems with several.")
     elif any("±" in cell.text for line in table.rows for cell in line.cells):
         notes.append(ERRORS_NOTE)
-    if sum(line.role == "student" for line in table.rows) > 1:
-        notes.append("Marked: the best system, and the second best where the format can.")
+    notes += marks
     if any(column.kind == "paper" for column in table.columns):
         notes.append(paper.PROTOCOL_NOTE)
     return notes

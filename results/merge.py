@@ -21,7 +21,7 @@ from ..base.files import read_json
 from .frames import MEASUREMENT, distinct, latest, none_of, records
 from .places import CONTROLS, LINE, NO_STEPS, keyed, name_of
 from .report import RunResults, read_run
-from .rows import COST_METRICS, Row
+from .rows import COST_METRICS, EVALUATION, Row
 from .students import StudentRecord
 from .sweep import SweepRecord, Trial
 
@@ -41,7 +41,6 @@ _SHARED: Final = {
     "reference_sha": "reference",
     "weights_sha": "networks",
 }
-_EVALUATION: Final = "evaluation"
 _SHARED_BY_EVALUATIONS: Final = _SHARED | {"weights_sha": "extractor", "config_sha": "protocol"}
 _OF_A_METHOD: Final = {
     "method_version": "version",
@@ -118,7 +117,7 @@ def _shared(run: Run) -> dict[str, Any]:
     """What must be the same where both runs have it: per stage and metric, the split, reference, ..."""
     found = {}
     for (stage, metric), rows in run.results.rows.groupby(["stage", "metric"], sort=False):
-        names = _SHARED_BY_EVALUATIONS if stage == _EVALUATION else _SHARED
+        names = _SHARED_BY_EVALUATIONS if stage == EVALUATION else _SHARED
         found |= {f"{title} of {metric} (stage {stage})": _spelled(rows[name]) for name, title in names.items()}
     return found
 

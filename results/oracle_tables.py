@@ -9,14 +9,16 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 
-from .cells import NO_VALUE, Cell, Column, flag_best, measured, number_of, summary
+from .cells import NO_VALUE, Cell, Column, measured, number_of, summary
 from .frames import distinct, latest
 from .places import CONTROL_GROUP, CONTROLS, keyed, label_of, step_order
 from .tables import Line, Table
+from .verdicts import Race, Who
 
 PREFIX = "oracle/"  # of the stage of every row
 DECIMALS = 3
 WHO = ["method", "variant"]
+_OF_VALUES = [*WHO, "order", "metric", "sampler", "own_sampler", "train_seed", "value"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ METRICS = {  # in the order of the columns; others follow under their own names
 }
 NOTE = (
     "All in the data's units, at the line's steps with the method's own sampler; the other columns are {main} at more "
-    "steps, by sampler. Mean ± sd over training seeds."
+    "steps, by sampler. Mean ± sd over training seeds. Marked: all that cannot be told from a column's best student, "
+    "which needs two training seeds."
 )
 FLOOR = "Floor: other exact data. Undistilled and teacher: Euler steps along the teacher's velocity."
 
@@ -95,7 +98,7 @@ def _table(stage: str, rows: DataFrame) -> Table:
     guidance = f"guidance strength {strength:g}" if strength else "no guidance"
     name = stage.removeprefix(PREFIX)
     title = f"Exact answers: {name} ({guidance})"
-    return Table(f"oracle_{name}", title, columns, _with_best(lines, columns), (), tuple(footnotes))
+    return Table(f"oracle_{name}", title, columns, _with_marks(lines, columns, rows), (), tuple(footnotes))
 
 
 def _columns(shown: DataFrame, rows: DataFrame) -> tuple[Column, ...]:
@@ -163,14 +166,21 @@ def _count(number: int | None) -> Cell:
     return Cell(NO_VALUE) if number is None else Cell(str(number), float(number))
 
 
-def _with_best(lines: Sequence[Line], columns: Sequence[Column]) -> tuple[Line, ...]:
-    """Best and second of each metric among the students."""
-    students = [line for line in lines if line.role == "student"]
-    flagged = [
-        flag_best([line.cells[i] for line in students], higher=bool(column.higher_is_better))
-        if column.kind == "metric"
-        else [line.cells[i] for line in students]
-        for i, column in enumerate(columns)
-    ]
-    marked = [replace(line, cells=row) for line, row in zip(students, zip(*flagged, strict=True), strict=True)]
-    return (*marked, *(line for line in lines if line.role == "control"))
+def _with_marks(lines: Sequence[Line], columns: Sequence[Column], rows: DataFrame) -> tuple[Line, ...]:
+    """Students first; marked are those that cannot be told from the best of a column, over training seeds."""
+    values: dict[str, dict[Who, dict[int, dict[int, float]]]] = {}  # by column
+    known = rows[rows["value"].notna() & ~rows["method"].isin(CONTROLS)]
+    for method, variant, order, metric, sampler, own, seed, value in known[_OF_VALUES].itertuples(False, None):
+        for name in (_key(metric, order, sampler), *([metric] if own else [])):
+            values.setdefault(name, {}).setdefault((method, variant, order), {})[seed] = {0: value}
+    ordered = [line for role in ("student", "control") for line in lines if line.role == role]
+    cells = [list(line.cells) for line in ordered]
+    for j, column in enumerate(columns):
+        steps = column.key.split(":")[1:2]
+        who = [(one.method, one.variant, int(steps[0]) if steps else step_order(one.steps)) for one in ordered]
+        found = values.get(column.key, {})
+        race = {at: found[at] for at, line in zip(who, cells, strict=True) if at in found and not line[j].n_failed}
+        marked = Race(race, bool(column.higher_is_better)).standing.marked if len(race) > 1 else ()
+        for at, line in zip(who, cells, strict=True):
+            line[j] = replace(line[j], best=at in marked)
+    return tuple(replace(line, cells=tuple(row)) for line, row in zip(ordered, cells, strict=True))

@@ -34,7 +34,6 @@ FIELDS: tuple[str, ...] = (
     "n_total",
     "n_failed",
     "best",
-    "second",
     "notes",
 )
 
@@ -91,7 +90,6 @@ def _record(table: Table, line: Line, column: Column, cell: Cell) -> dict[str, o
         "n_total": cell.n_total,
         "n_failed": cell.n_failed,
         "best": cell.best,
-        "second": cell.second,
         "notes": " ".join(table.footnotes[number - 1] for number in cell.notes),
     }
 

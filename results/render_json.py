@@ -11,14 +11,14 @@ from pydantic import TypeAdapter, ValidationError
 from ..base.errors import MissingError
 from .tables import Table
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 
 @dataclass(frozen=True)
 class Report:
     """What the JSON holds."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     tables: tuple[Table, ...]
 
 

@@ -18,10 +18,9 @@ LABEL_WIDTH, HEADING_WIDTH = 34, 18  # letters of a line of a cell; what is long
 LONG_WORD, PIECE = 24, 8  # letters: in running text longer words may be broken after every piece
 PREAMBLE = "% \\usepackage[T1]{fontenc} \\usepackage{booktabs} \\usepackage{graphicx}\n"
 BREAK = r"\allowbreak{}"
-SHORT_NOTES = {  # what stands there in other words under a table with bold and underlined values
+SHORT_NOTES = {  # what stands there in other words under a table with bold values
     paper.PROTOCOL_NOTE: f"Paper: {paper.SOURCE}; measured under another protocol, not comparable with this run.",
 }
-MARKED = ", and the second best where the format can", " (bold) and the second best (underlined)"
 _SPELLING = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -68,7 +67,7 @@ _SPELLING |= {
 def to_latex(tables: Iterable[Table]) -> str:
     """One table environment each; the document needs booktabs, graphicx and T1 fonts.
 
-    Best values are bold, second best underlined; the paper's columns stand behind a gap under their own heading.
+    What is marked is bold; the paper's columns stand behind a gap under their own heading.
     Tables wider than the page are made smaller. Of the seconds of stages only their sum is shown, as in the paper.
     """
     return PREAMBLE + "\n".join(_one(_narrower(table)) for table in tables)
@@ -125,7 +124,7 @@ def _one(table: Table) -> str:
 
 def _notes(table: Table) -> list[str]:
     """One small paragraph under the table."""
-    notes = [_breakable(SHORT_NOTES.get(note, note.replace(*MARKED))) for note in table.notes]
+    notes = [_breakable(SHORT_NOTES.get(note, note.replace("Marked:", "Bold:"))) for note in table.notes]
     notes += [f"$^{{{number}}}$ {_ended(_breakable(note))}" for number, note in enumerate(table.footnotes, 1)]
     if not notes:
         return []
@@ -190,8 +189,6 @@ def _cell(cell: Cell, column: Column) -> str:
     text = "--" if cell.text == NO_VALUE else _stacked(_spelled(cell, column), LABEL_WIDTH)
     if cell.best:
         text = rf"\textbf{{{text}}}"
-    elif cell.second:
-        text = rf"\underline{{{text}}}"
     marks = ",".join(str(number) for number in cell.notes)
     return text + (f"$^{{{marks}}}$" if marks else "")
 

@@ -12,7 +12,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~#$&])")
 
 
 def to_markdown(tables: Iterable[Table]) -> str:
-    """The tables; a block's name is a row of its own, best values are bold, second best underlined."""
+    """The tables; a block's name is a row of its own, what is marked is bold."""
     return "\n".join(_one(table) for table in tables)
 
 
@@ -42,6 +42,4 @@ def _cell(cell: Cell) -> str:
     text = escape(cell.text)
     if cell.best:
         text = f"**{text}**"
-    elif cell.second:
-        text = f"<ins>{text}</ins>"
     return text + "".join(f"<sup>{number}</sup>" for number in cell.notes)

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable, Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table as Grid
@@ -14,15 +15,16 @@ from rich.text import Text
 from .cells import Cell, Column
 from .tables import Line, Table
 
-REPEATED = ("method", "stage", "structure", "slat", "steps")  # in every panel of a table that is too wide for one
+REPEATED = ("method", "structure", "slat", "steps", "metric", "where")  # in every panel of a table too wide for one
+GAP = 2  # blanks between columns
 RULE = Column("|", "", "label")  # stands for the line between our numbers and the paper's
 
 
 def to_rich(tables: Iterable[Table], *, width: int = 140, color: bool = False) -> str:
     """The tables as text of at most `width` characters per line.
 
-    A table that is too wide is cut between columns into panels, never inside a cell. The best value of a
-    block is marked with *, and with `color` set in bold (the second underlined) by ANSI codes.
+    A table that is too wide is cut between columns into panels, never inside a cell. What a
+    table marks has a *, and with `color` is bold by ANSI codes.
     """
     console = Console(
         force_jupyter=False,  # text in notebooks too
@@ -48,26 +50,40 @@ def to_rich(tables: Iterable[Table], *, width: int = 140, color: bool = False) -
 
 
 def _panels(table: Table, width: int) -> list[list[Column]]:
-    """Columns of each panel: as many as fit. The paper's stay together, behind a rule or apart."""
+    """Columns of each panel: as many as fit. The paper's stand behind a rule, or apart."""
+    widths = {column: _width(table, column) for column in (*table.columns, RULE)}
+
+    def fits(columns: Sequence[Column]) -> bool:
+        return sum(widths[column] for column in columns) + GAP * (len(columns) - 1) <= width
+
+    def filled(columns: Sequence[Column]) -> list[list[Column]]:
+        panels = [list(repeated)]
+        for column in columns:
+            if panels[-1] != repeated and not fits([*panels[-1], column]):
+                panels.append(list(repeated))
+            panels[-1].append(column)
+        return panels
+
     repeated = [column for column in table.columns if column.key in REPEATED]
+    others = [column for column in table.columns if column not in repeated]
+    if not all(fits([*repeated, column]) for column in others):
+        repeated = [column for column in repeated if column.key != "steps"]  # blocks are named by them
     ours = [column for column in table.columns if column.kind != "paper" and column not in repeated]
     papers = [column for column in table.columns if column.kind == "paper"]
-    panels = [list(repeated)]
-    for column in ours:
-        if panels[-1] != repeated and _width(table, [*panels[-1], column]) > width:
-            panels.append(list(repeated))
-        panels[-1].append(column)
-    if not papers:
-        return panels
-    if _width(table, [*panels[-1], RULE, *papers]) > width:
-        return [*panels, [*repeated, *papers]]
-    return [*panels[:-1], [*panels[-1], RULE, *papers]]
+    panels = filled(ours)
+    if papers and fits([*panels[-1], RULE, *papers]):
+        return [*panels[:-1], [*panels[-1], RULE, *papers]]
+    return [*panels, *filled(papers)] if papers else panels
 
 
-def _width(table: Table, columns: Sequence[Column]) -> int:
-    """Columns of the terminal that the panel takes when nothing is cut."""
-    wide = Console(file=io.StringIO(), force_jupyter=False, width=10_000, legacy_windows=False)
-    return wide.measure(_grid(table, columns)).maximum
+def _width(table: Table, column: Column) -> int:
+    """Letters of the widest cell; the first column has the names of blocks too."""
+    if column is RULE:
+        return 1
+    index = table.columns.index(column)
+    texts = [_spelled(line.cells[index], column, _indent(line.group)).plain for line in table.rows]
+    texts += [line.group for line in table.rows if index == 0]
+    return max(map(cell_len, (*texts, *_heading(column).split("\n"))))
 
 
 def _grid(table: Table, columns: Sequence[Column]) -> Grid:
@@ -81,11 +97,16 @@ def _grid(table: Table, columns: Sequence[Column]) -> Grid:
         shown = [cells for cells in (_by_key(table, line) for line in lines) if _says_something(cells, columns)]
         if not shown:
             continue
-        grid.add_row(Text(group, style="italic"), *("│" if column is RULE else "" for column in columns[1:]))
+        if group:
+            grid.add_row(Text(group, style="italic"), *("│" if column is RULE else "" for column in columns[1:]))
         for cells in shown:
-            grid.add_row(*(Text("│") if c is RULE else _spelled(cells[c.key], c) for c in columns))
+            grid.add_row(*(Text("│") if c is RULE else _spelled(cells[c.key], c, _indent(group)) for c in columns))
         grid.add_section()
     return grid
+
+
+def _indent(group: str) -> str:
+    return "  " if group else ""
 
 
 def _by_key(table: Table, line: Line) -> dict[str, Cell]:
@@ -107,13 +128,12 @@ def _heading(column: Column) -> str:
     return f"{column.title} {column.arrow}".rstrip() + mark + unit
 
 
-def _spelled(cell: Cell, column: Column) -> Text:
+def _spelled(cell: Cell, column: Column, indent: str) -> Text:
     """A column of metrics keeps one place for the star, so that the numbers stay aligned."""
     if column.key == "method":
-        return Text(f"  {cell.text}")
-    style = "bold" if cell.best else "underline" if cell.second else ""
-    text = Text()  # not Text(..., style=style): that would underline the blanks before the number too
-    text.append(cell.text, style)
+        return Text(f"{indent}{cell.text}")
+    text = Text()
+    text.append(cell.text, "bold" if cell.best else "")
     if column.kind == "metric":
         text.append("*" if cell.best else " ")
     for number in cell.notes:

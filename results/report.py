@@ -22,6 +22,7 @@ from .sweep import SweepRecord, read_sweeps
 from .tables import Measured, Table, table_2, table_3
 from .training_tables import budget_table, sweep_table
 from .verdict_table import verdict_table
+from .verdicts import Verdict, verdicts
 from .whole_tables import is_whole, whole_tables
 
 FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
@@ -64,7 +65,11 @@ def tables(run: RunResults) -> tuple[Table, ...]:
 
     With whole assets Tables 1 to 3 are of those, and tables of the stages follow. Raises UsageError as `table_2`.
     """
-    first, *others = _measured(run.rows)
+    return _tables(run, tuple(verdicts(run.rows, run.assets)))
+
+
+def _tables(run: RunResults, found: Sequence[Verdict]) -> tuple[Table, ...]:
+    first, *others = _measured(run.rows, found)
     budget = [budget_table(run.students)] if run.students else []
     swept = [sweep_table(record) for record in run.sweeps]
     return replace(first, notes=(*run.notes, *first.notes)), *others, *budget, *swept
@@ -72,18 +77,19 @@ def tables(run: RunResults) -> tuple[Table, ...]:
 
 def with_verdicts(run: RunResults) -> tuple[Table, ...]:
     """The tables, and the verdicts for people to read."""
-    judged = verdict_table(run.rows, run.assets)
-    return (*tables(run), *([judged] if judged else []))
+    found = tuple(verdicts(run.rows, run.assets))
+    judged = verdict_table(found)
+    return (*_tables(run, found), *([judged] if judged else []))
 
 
-def _measured(rows: DataFrame) -> tuple[Table, ...]:
+def _measured(rows: DataFrame, found: Sequence[Verdict]) -> tuple[Table, ...]:
     if is_oracle(rows):
         return oracle_tables(rows)
     if is_evaluation(rows):
-        return (evaluation_table(rows),)
+        return (evaluation_table(rows, found),)
+    measured = Measured.of(rows, found)
     if is_whole(rows):
-        return whole_tables(rows)
-    measured = Measured.of(rows)
+        return whole_tables(measured)
     return table_2(measured), table_3(measured)
 
 

@@ -30,6 +30,7 @@ STRUCTURE: Final = "structure"  # structures alone
 BOTH: Final = "both"  # whole assets, both stages with the row's method at `steps` each
 STRUCTURE_THEN_TEACHER: Final = "structure+teacher"  # whole assets: the method's structure, then the teacher's own SLAT
 TEACHER_THEN_SLAT: Final = "teacher+slat"  # whole assets: the teacher's own structure, then the method's SLAT
+EVALUATION: Final = "evaluation"  # systems' assets, measured by `mdtbench evaluate`
 WHOLE_ASSETS: Final = (BOTH, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT)
 
 # Seconds per asset. Of whole assets the latency is the sum of the three parts.

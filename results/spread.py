@@ -22,6 +22,7 @@ Seeds = tuple[int | None, int | None]  # of training and of generation
 TRAINING, GENERATION = FACTORS = (0, 1)  # places in Seeds: what values vary with
 MIN_LINES: Final = 5  # fewer variances say too little of how variances vary
 UPPER: Final = 1.645  # standard errors above the estimate: 95 % of estimates are below the truth with them added
+POWER: Final = 0.8  # with which the smallest difference would have been found
 LARGE_DF: Final = 1e6  # from here on Student's t is the normal distribution
 
 
@@ -109,6 +110,11 @@ def bound(variance: Variance, tail: float) -> float:
     """What a deviation of this estimated variance exceeds with probability `tail` on either side."""
     quantile = ndtri(1 - tail) if variance.df > LARGE_DF else stdtrit(variance.df, 1 - tail)
     return float(quantile) * math.sqrt(variance.value)
+
+
+def shown_from(variance: Variance, limit: float, power: float = POWER) -> float:
+    """The true difference that is found beyond `limit` with probability `power`."""
+    return limit + float(stdtrit(variance.df, power)) * math.sqrt(variance.value)
 
 
 def _trigamma(x: float) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from pandas import DataFrame, MultiIndex, Series
@@ -20,7 +21,6 @@ from .cells import (
     Column,
     decimals_of,
     failure_notes,
-    flag_best,
     measured,
     number_of,
     ok_shares,
@@ -46,6 +46,7 @@ from .places import (
     step_order,
 )
 from .rows import COST_METRICS, LATENCY_METRIC, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT, WHOLE_ASSETS
+from .verdicts import Verdict
 
 ABLATED = ("none", "cfg")  # method and variant of the ablation's first row: the teacher as it is, guided
 _INDEX = ["group", "method", "variant", "sampler", "steps"]
@@ -126,22 +127,43 @@ class Measured:
     Attributes:
         rows: With the columns `LINE`.
         cells: As `cells.summary`, by line and metric. lines: By line: passes, notes, sampler, counts of assets.
+        verdicts: What is marked; nothing without them.
     """
 
     rows: DataFrame
     cells: Mapping[tuple, Mapping[str, Any]]
     lines: Mapping[Key, Mapping[str, Any]]
+    verdicts: tuple[Verdict, ...] = ()
 
     @staticmethod
-    def of(rows: DataFrame) -> Measured:
+    def of(rows: DataFrame, verdicts: Sequence[Verdict] = ()) -> Measured:
         """Raises UsageError when there are no rows, or two runs hold the same measurement."""
         if rows.empty:
             raise UsageError("No rows to show - a table needs at least one - make them with `mdtbench run`.")
         rows = keyed(latest(rows))[_SHOWN]
-        return Measured(rows, summary(rows, [*LINE, "metric"]), _of_lines(rows))
+        return Measured(rows, summary(rows, [*LINE, "metric"]), _of_lines(rows), tuple(verdicts))
 
     def of_stage(self, stage: str) -> Measured:
         return replace(self, rows=self.rows[self.rows["stage"] == stage])
+
+    @cached_property
+    def marked(self) -> frozenset[tuple[Key, str]]:
+        """Lines, with a metric each, that cannot be told from the best."""
+        return frozenset(
+            ((method, variant, order, "", one.stage), one.metric)
+            for one in self.verdicts
+            for method, variant, order in one.standing.marked
+        )
+
+    def note_of_marks(self, race: str) -> tuple[str, ...]:
+        """What the marks in a table of these rows mean; nothing where no two students race."""
+        of_rows = [one for one in self.verdicts if one.stage in {*self.rows["stage"]}]
+        if not of_rows:
+            return ()
+        note = f"Marked: all that the verdicts cannot tell from the best {race}."
+        unknown = {one.metric: None for one in of_rows if one.standing.smallest is None}
+        without = f" Nothing in {', '.join(unknown)}: one value per line does not tell chance." if unknown else ""
+        return (note + without,)
 
 
 def table_2(measured: Measured) -> Table:
@@ -183,15 +205,14 @@ def build(
 ) -> Table:
     """A table with a line per place: the leading columns, the metrics of the rows, ok/n, the paper's numbers.
 
-    Best values are marked among the students of one block and stage.
+    Marked are the students that the verdicts cannot tell from the best of their block and stage.
     """
     rows = measured.rows
     columns = (*lead, *_metric_columns(rows), Column("n", "ok/n", "count"), *beside.columns(places))
-    maker = _Lines(measured, _decimals(rows), beside, [])
-    lines = [maker.line(place, columns) for place in places]
-    marked = _with_best(lines, columns, [(place.group, place.stage) for place in places])
-    notes = (*_notes(rows, columns), *_sampler_notes(measured, places))
-    return Table(name, title, columns, marked, notes, tuple(maker.footnotes))
+    maker = Lines(measured, decimals_by_metric(rows), beside, [])
+    lines = tuple(maker.line(place, columns) for place in places)
+    notes = (*_notes(measured, columns), *_sampler_notes(measured, places))
+    return Table(name, title, columns, lines, notes, tuple(maker.footnotes))
 
 
 def checked(measured: Measured) -> DataFrame:
@@ -232,13 +253,12 @@ def _metric_columns(rows: DataFrame) -> list[Column]:
     return [Column(name, name, "metric", higher, unit, version) for name, higher, unit, version in about]
 
 
-def _notes(rows: DataFrame, columns: Sequence[Column]) -> tuple[str, ...]:
-    stages = {*rows["stage"]}
+def _notes(measured: Measured, columns: Sequence[Column]) -> tuple[str, ...]:
+    rows, stages = measured.rows, {*measured.rows["stage"]}
     notes = [_measured_note(rows.iloc[0], whole=stages <= {*WHOLE_ASSETS})]
     if rows["seed"].nunique() > 1:
         notes.append("Mean ± sd over generation seeds.")
-    race = "block and set of own stages" if len(stages) > 1 else "block"
-    notes.append(f"Marked per {race}: the best student, and the second best where the format can.")
+    notes += measured.note_of_marks(f"student of the block{' with the same own stages' if len(stages) > 1 else ''}")
     if rows["train_seed"].nunique() > 1:
         notes.append("Means are over all training seeds; the sd over training seeds is in the CSV and JSON.")
     if any(column.kind == "paper" for column in columns):
@@ -295,7 +315,7 @@ def _of_lines(rows: DataFrame) -> dict[Key, dict[str, Any]]:
     return dict(zip(about.index, records(about), strict=True))
 
 
-def _decimals(rows: DataFrame) -> dict[str, int]:
+def decimals_by_metric(rows: DataFrame) -> dict[str, int]:
     """Four significant digits of each metric's largest student value (largest of all without students)."""
     largest = rows["value"].abs().fillna(0.0).groupby([rows["metric"], rows["method"].isin(CONTROLS)]).max()
     first = largest.groupby(level="metric").first()  # False, students, comes first
@@ -303,7 +323,7 @@ def _decimals(rows: DataFrame) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class _Lines:
+class Lines:
     """Makes the lines of a table. footnotes: grow with each."""
 
     of: Measured
@@ -319,7 +339,8 @@ class _Lines:
         return Line(place.group, place.method, place.variant, place.steps, place.role, cells, sampler)
 
     def _metric(self, place: Place, metric: str) -> Cell:
-        return measured(self.of.cells.get((*place.key, metric)), self.decimals[metric], place.where, self.footnotes)
+        cell = measured(self.of.cells.get((*place.key, metric)), self.decimals[metric], place.where, self.footnotes)
+        return replace(cell, best=(place.key, metric) in self.of.marked)
 
     def _other(self, place: Place, column: Column) -> Cell:
         if column.kind == "paper":
@@ -364,17 +385,3 @@ def _range(low: int | None, high: int | None) -> Cell:
     if low is None or high is None:
         return Cell(NO_VALUE)
     return Cell(str(low), float(low)) if low == high else Cell(f"{low}-{high}")
-
-
-def _with_best(lines: Sequence[Line], columns: Sequence[Column], races: Sequence[tuple[str, str]]) -> tuple[Line, ...]:
-    """Best and second of each metric, among the students of each race."""
-    cells = [list(line.cells) for line in lines]
-    for race in dict.fromkeys(races):
-        members = [i for i, line in enumerate(lines) if races[i] == race and line.role == "student"]
-        for j, column in enumerate(columns):
-            if column.kind != "metric":
-                continue
-            flagged = flag_best([cells[i][j] for i in members], higher=bool(column.higher_is_better))
-            for i, cell in zip(members, flagged, strict=True):
-                cells[i][j] = cell
-    return tuple(replace(line, cells=tuple(row)) for line, row in zip(lines, cells, strict=True))

@@ -15,26 +15,31 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pandas import DataFrame
-from scipy.special import stdtrit
 
 from .crossed import mean_variance
-from .spread import Variance, bound
+from .places import CONTROLS, NO_STEPS
+from .rows import COST_METRICS, EVALUATION
+from .spread import Variance, bound, shown_from
+from .variances import Components, components, tail_of
 
 ALPHA: Final = 0.05  # chance that of equal methods any is called worse, per block and column
-POWER: Final = 0.8  # with which the smallest difference would have been found
+NO_SEED: Final = -1  # of what has no training or generation seed
 
-Who = tuple[str, str]  # method and variant
-Values = dict[int, dict[Any, float]]  # by training seed, then by asset or generation seed
+Who = tuple[str, str, int]  # method, variant, number of steps
+Over = Literal["assets", "generation seeds"]
+Values = Mapping[int, Mapping[Any, float]]  # by training seed, then by asset or generation seed
 
-PLACE: Final = ["stage", "steps", "metric"]
-WHO: Final = ["method", "variant"]
+RACE: Final = ["stage", "block", "metric"]
+WHO: Final = ["method", "variant", "order"]
 
 
 @dataclass(frozen=True)
@@ -47,26 +52,21 @@ class Behind:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One metric among the students of a stage and number of steps.
+class Standing:
+    """How methods stand to each other in one metric.
 
     Attributes:
         best: the method with the best mean. tied: those that are not shown to be worse, best first. worse: in order.
-        smallest: the difference of two methods, in the metric's unit, that this run finds with probability `POWER`;
+        smallest: the difference of two methods, in the metric's unit, that is found with probability `spread.POWER`;
             None where one value per method tells nothing.
-        over: what differences were taken over: "assets" or "generation seeds". units: their number.
-        trainings: training seeds that all have in common; with one, another training is not in the chance.
+        units: assets, or generation seeds, and trainings: training seeds, that all have in common; with one, another
+            training is not in the chance.
     """
 
-    stage: str
-    steps: int
-    metric: str
-    unit: str
     best: Who
     tied: tuple[Who, ...]
     worse: tuple[Behind, ...]
     smallest: float | None
-    over: str
     units: int
     trainings: int
 
@@ -75,108 +75,200 @@ class Verdict:
         """All that may be the best."""
         return (self.best, *self.tied)
 
-
-def verdicts(rows: DataFrame, assets: DataFrame, metrics: Sequence[str], students: Sequence[Who]) -> Iterator[Verdict]:
-    """A verdict per stage, number of steps and metric in which two or more methods have values.
-
-    Args:
-        rows: of `frames`, of one run. assets: likewise; may be empty.
-        metrics: quality, not cost. students: those that race.
-    """
-    rows, assets = (frame[frame["metric"].isin(metrics) & ~frame["extra_sampler"]] for frame in (rows, assets))
-    tables = {"assets": _values(assets, "asset"), "generation seeds": _values(rows, "seed")}
-    failed = {*rows.loc[rows["value"].isna(), [*PLACE, *WHO]].itertuples(index=False, name=None)}
-    for about in rows.drop_duplicates(PLACE).dropna(subset="steps").to_dict("records"):
-        place = tuple(about[name] for name in PLACE)
-        race = [who for who in students if (*place, *who) not in failed]
-        for over, table in tables.items():
-            values = {who: table[place, who] for who in race if (place, who) in table}
-            if len(values) >= 2:
-                better = 1.0 if about["higher_is_better"] else -1.0
-                yield _verdict((*place, about["unit"]), values, better, over)
-                break
+    @property
+    def marked(self) -> tuple[Who, ...]:
+        """What tables mark: `top`, and nothing where nothing can be told."""
+        return () if self.smallest is None else self.top
 
 
-def sentence(verdict: Verdict, label: Callable[[Who], str]) -> str:
-    """The verdict in words. label: a method's name in the tables."""
-    names = " and ".join(filter(None, [", ".join(map(label, verdict.top[:-1])), label(verdict.top[-1])]))
-    if not verdict.worse:
-        said = f"no method is shown to be better: {names} lie within chance"
-    elif verdict.tied:
-        said = f"{names} are best, within chance of each other"
-    else:
-        said = f"{names} is best"
-    if verdict.worse:
-        said += "; worse: " + ", ".join(
-            f"{label(one.who)} by {_number(one.difference)} ± {_number(one.sd)}" for one in verdict.worse
+@dataclass(frozen=True, eq=False)
+class Race:
+    """Two or more methods in one metric, compared in pairs."""
+
+    values: Mapping[Who, Values]
+    higher_is_better: bool
+
+    @property
+    def better(self) -> float:
+        return 1.0 if self.higher_is_better else -1.0
+
+    @cached_property
+    def means(self) -> Mapping[Who, float]:
+        """By method, the best first."""
+        means = {
+            who: statistics.fmean(v for of_seed in table.values() for v in of_seed.values())
+            for who, table in self.values.items()
+        }
+        return dict(sorted(means.items(), key=lambda one: -self.better * one[1]))
+
+    @cached_property
+    def pairs(self) -> Mapping[tuple[Who, Who], Gaps]:
+        """Of all, the better one first."""
+        return {pair: Gaps.of(*(self.values[who] for who in pair)) for pair in combinations(self.means, 2)}
+
+    @cached_property
+    def usual(self) -> Variance | None:
+        """The variance that a difference of two of these methods has."""
+        known = [gaps.own for gaps in self.pairs.values() if gaps.own is not None]
+        if not known:
+            return None
+        value, df = (statistics.median(parts) for parts in zip(*((one.value, one.df) for one in known), strict=True))
+        return Variance(value, df * (len(self.values) - 1))
+
+    @property
+    def tail(self) -> float:
+        return tail_of(len(self.values), ALPHA)
+
+    @property
+    def smallest(self) -> float | None:
+        return None if self.usual is None else shown_from(self.usual, bound(self.usual, self.tail))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Training seeds and units that all have in common."""
+        trainings, units = (
+            min(counts) for counts in zip(*(one.table.shape for one in self.pairs.values()), strict=True)
         )
-    shows = "" if verdict.smallest is None else f" This run shows differences from {_number(verdict.smallest)} on."
-    return f"{said}.{shows}"
+        return trainings, units
+
+    @property
+    def components(self) -> Components | None:
+        """What makes up the chance of a difference of two of these methods."""
+        return components([gaps.table for gaps in self.pairs.values()])
+
+    def gap(self, one: Who, other: Who) -> tuple[float, Variance | None]:
+        """How far `one` lies above `other`, and the variance of that; None where nothing tells it."""
+        ahead = (one, other) in self.pairs
+        gaps = self.pairs[(one, other) if ahead else (other, one)]
+        mean = gaps.mean if ahead else -gaps.mean
+        if gaps.own is None or self.usual is None:
+            return mean, None
+        return mean, max(gaps.own, self.usual, key=lambda variance: variance.value)
+
+    @cached_property
+    def standing(self) -> Standing:
+        best, *others = self.means
+        tied, worse = [], []
+        for who in others:
+            mean, chance = self.gap(best, who)
+            ahead = self.better * mean
+            if chance is not None and ahead > bound(chance, self.tail):
+                worse.append(Behind(who, ahead, math.sqrt(chance.value)))
+            else:
+                tied.append(who)
+        trainings, units = self.shape
+        return Standing(best, tuple(tied), tuple(worse), self.smallest, units, trainings)
 
 
-def _number(value: float) -> str:
-    return f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"
+@dataclass(frozen=True, eq=False)
+class Gaps:
+    """Of two methods: differences [training seeds, units] of what both have, empty where that is nothing."""
 
+    table: NDArray[np.float64]
 
-def _values(frame: DataFrame, unit: str) -> dict[tuple[tuple, Who], Values]:
-    """By place and method; unit: the column of assets or generation seeds."""
-    found: dict[tuple[tuple, Who], Values] = {}
-    keys = [*PLACE, *WHO, "train_seed", unit]
-    means = frame.dropna(subset=[*keys, "value"]).groupby(keys, sort=False)["value"].mean()
-    for key, value in zip(means.index.to_list(), means.to_list(), strict=True):
-        *place, method, variant, seed, one = key
-        found.setdefault((tuple(place), (method, variant)), {}).setdefault(seed, {})[one] = value
-    return found
+    @property
+    def mean(self) -> float:
+        return float(self.table.mean()) if self.table.size else math.nan
 
-
-def _verdict(place: tuple[str, int, str, str], values: Mapping[Who, Values], better: float, over: str) -> Verdict:
-    means = {
-        who: statistics.fmean(v for of_seed in table.values() for v in of_seed.values())
-        for who, table in values.items()
-    }
-    ranked = sorted(means, key=lambda who: -better * means[who])
-    pairs = {pair: _Gaps.of(*(values[who] for who in pair)) for pair in combinations(ranked, 2)}
-    known = [gaps.chance for gaps in pairs.values() if gaps.chance is not None]
-    usual = _usual(known, len(ranked))
-    tail = ALPHA / (len(ranked) * (len(ranked) - 1))
-    tied, worse = [], []
-    for who in ranked[1:]:
-        gaps = pairs[ranked[0], who]
-        if gaps.chance is None or usual is None:
-            tied.append(who)
-            continue
-        chance = max(gaps.chance, usual, key=lambda one: one.value)
-        if better * gaps.mean > bound(chance, tail):
-            worse.append(Behind(who, better * gaps.mean, math.sqrt(chance.value)))
-        else:
-            tied.append(who)
-    units, trainings = (min(counts) for counts in zip(*(gaps.shape for gaps in pairs.values()), strict=True))
-    smallest = None if usual is None else bound(usual, tail) + float(stdtrit(usual.df, POWER)) * math.sqrt(usual.value)
-    return Verdict(*place, ranked[0], tuple(tied), tuple(worse), smallest, over, units, trainings)
-
-
-@dataclass(frozen=True)
-class _Gaps:
-    """Of two methods. shape: assets (or generation seeds) and training seeds that both have."""
-
-    mean: float
-    chance: Variance | None
-    shape: tuple[int, int]
+    @cached_property
+    def own(self) -> Variance | None:
+        """Of the mean."""
+        return mean_variance(self.table) if self.table.size else None
 
     @staticmethod
-    def of(one: Values, other: Values) -> _Gaps:
+    def of(one: Values, other: Values) -> Gaps:
         seeds = [seed for seed in one if seed in other]
         shared = [one[seed].keys() & other[seed].keys() for seed in seeds]
         units = sorted(set.intersection(*map(set, shared))) if shared else []
-        if not units:
-            return _Gaps(math.nan, None, (0, 0))
-        gaps = np.array([[one[seed][unit] - other[seed][unit] for unit in units] for seed in seeds])
-        return _Gaps(float(gaps.mean()), mean_variance(gaps), (len(units), len(seeds)))
+        found = [[one[seed][unit] - other[seed][unit] for unit in units] for seed in seeds]
+        return Gaps(np.array(found).reshape(len(seeds), len(units)))
 
 
-def _usual(known: Sequence[Variance], methods: int) -> Variance | None:
-    """The variance that a difference of two methods of this run has."""
-    if not known:
-        return None
-    value, df = (statistics.median(parts) for parts in zip(*((one.value, one.df) for one in known), strict=True))
-    return Variance(value, df * (methods - 1))
+@dataclass(frozen=True)
+class Verdict:
+    """One metric among the students of a stage and number of steps.
+
+    Attributes:
+        steps: None where systems race whatever their steps.
+        over: what differences were taken over: "assets" or "generation seeds".
+    """
+
+    stage: str
+    steps: int | None
+    metric: str
+    unit: str
+    higher_is_better: bool
+    over: Over
+    race: Race
+
+    @property
+    def standing(self) -> Standing:
+        return self.race.standing
+
+
+def verdicts(rows: DataFrame, assets: DataFrame) -> Iterator[Verdict]:
+    """A verdict per stage, number of steps and metric of quality in which two or more students have values.
+
+    Systems of `mdtbench evaluate` race whatever their steps, lines with a further sampler do not race.
+
+    Args:
+        rows: of `frames`, of one run or several that are comparable. assets: likewise; may be empty.
+    """
+    rows, assets = _racing(rows), _racing(assets)
+    tables: dict[Over, Any] = {"assets": _values(assets, "asset"), "generation seeds": _values(rows, "seed")}
+    failed = {*rows.loc[rows["value"].isna(), [*RACE, *WHO]].itertuples(index=False, name=None)}
+    members: dict[tuple, list[Any]] = {}
+    for cell in rows[[*RACE, *WHO]].drop_duplicates().itertuples(index=False, name=None):
+        if cell not in failed:
+            members.setdefault(cell[:3], []).append(cell[3:])
+    for about in rows.drop_duplicates(RACE).to_dict("records"):
+        race = tuple(about[name] for name in RACE)
+        for over, table in tables.items():
+            values = {who: table[race, who] for who in members.get(race, ()) if (race, who) in table}
+            if len(values) >= 2:
+                stage, block, metric = race
+                steps = None if block == NO_STEPS else block
+                higher = bool(about["higher_is_better"])
+                yield Verdict(stage, steps, metric, about["unit"], higher, over, Race(values, higher))
+                break
+
+
+def sentence(found: Standing, label: Callable[[Who], str]) -> str:
+    """In words. label: a method's name in the tables."""
+    names = " and ".join(filter(None, [", ".join(map(label, found.top[:-1])), label(found.top[-1])]))
+    if not found.worse:
+        said = f"no method is shown to be better: {names} lie within chance"
+    elif found.tied:
+        said = f"{names} are best, within chance of each other"
+    else:
+        said = f"{names} is best"
+    if found.worse:
+        said += "; worse: " + ", ".join(
+            f"{label(one.who)} by {number(one.difference)} ± {number(one.sd)}" for one in found.worse
+        )
+    shows = "" if found.smallest is None else f" This run shows differences from {number(found.smallest)} on."
+    return f"{said}.{shows}"
+
+
+def number(value: float) -> str:
+    """Two significant digits."""
+    return f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def _racing(frame: DataFrame) -> DataFrame:
+    """Values of students, with the columns of `RACE` and `WHO`."""
+    frame = frame[~frame["method"].isin(CONTROLS) & ~frame["metric"].isin(COST_METRICS) & ~frame["extra_sampler"]]
+    frame = frame.fillna({"train_seed": NO_SEED, "seed": NO_SEED})
+    order = frame["steps"].fillna(NO_STEPS).astype("int64")
+    return frame.assign(order=order, block=order.where(frame["stage"] != EVALUATION, NO_STEPS))
+
+
+def _values(frame: DataFrame, unit: str) -> Mapping[tuple[tuple, Who], Values]:
+    """By race and method; unit: the column of assets or generation seeds."""
+    found: dict[tuple[tuple, Who], dict[int, dict[Any, float]]] = {}
+    keys = [*RACE, *WHO, "train_seed", unit]
+    means = frame.dropna(subset=[*keys, "value"]).groupby(keys, sort=False)["value"].mean()
+    for key, value in zip(means.index.to_list(), means.to_list(), strict=True):
+        *cell, seed, one = key
+        found.setdefault((tuple(cell[:3]), tuple(cell[3:])), {}).setdefault(seed, {})[one] = value
+    return found

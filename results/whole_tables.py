@@ -52,13 +52,12 @@ def is_whole(rows: DataFrame) -> bool:
     return bool(rows["stage"].isin(WHOLE_ASSETS).any())
 
 
-def whole_tables(rows: DataFrame) -> tuple[Table, ...]:
+def whole_tables(measured: Measured) -> tuple[Table, ...]:
     """Tables 1, 2 and 3 of whole assets, one table per stage measured alone, the stages apart; those with rows.
 
     Raises:
         UsageError: rows of different runs, splits or definitions of a metric.
     """
-    measured = Measured.of(rows)
     stages = distinct(measured.rows["stage"])
     both = measured.of_stage(BOTH)
     of_both = (table_1(both), table_2(both), table_3(both)) if BOTH in stages else ()
@@ -108,7 +107,7 @@ def stages_apart(measured: Measured) -> Table:
     shown = whole[lines.isin(lines[whole["stage"] != BOTH]) | (whole["method"] == TEACHER)]
     check_definitions(shown)
     blocks = block_places(shown, _sampled_methods(shown))
-    grouped = [replace(place, group=f"{step_group(place.steps)} per stage of its own") for place in blocks]
+    grouped = [replace(place, group=f"{step_group(place.steps)} per own stage") for place in blocks]
     places = [*_teacher_places(shown), *grouped]
     measured, title = replace(measured, rows=shown), "Stages apart: which stage loses what"
     table = build("stages_apart", title, measured, places, lead=MAKERS, beside=NOTHING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,18 @@ NOWHERE = Path("nowhere")  # a cache that nothing is written to
 def planned(
     *changes: str, preset: str = "smoke", methods: Sequence[str] = ("cm", "vm"), cache: Path = NOWHERE, **options: Any
 ) -> Plan:
-    """The plan of a command line. changes: as of --set; options: of `RunOptions`."""
+    """The plan of a command line where teachers are guided. changes: as of --set; options: of `RunOptions`."""
     given = RunOptions(preset=preset, methods=tuple(methods), changes=changes, device="cpu", **options)
-    return make_plan(given, cache, ready=False)
+    plan = make_plan(given, cache, ready=False)
+    samplers = {stage: replace(one, cfg_strength=one.cfg_strength or 2.0) for stage, one in plan.world.samplers.items()}
+    return resolved(plan, methods, world=replace(plan.world, samplers=samplers))
 
 
 def resolved(plan: Plan, methods: Sequence[str] = ("cm", "vm"), **parts: Any) -> Plan:
     """The plan with other parts: of `resolve`."""
     names = ("config", "protocol", "world", "device", "train_seeds", "test", "limit", "sets")
     given: dict[str, Any] = {name: getattr(plan, name) for name in names} | parts
-    return resolve(methods=methods, **given)
+    return replace(resolve(methods=methods, **given), preset=plan.preset, command=plan.command)
 
 
 def students(plan: Plan) -> dict[tuple, str]:
@@ -79,7 +82,7 @@ def measured(plan: Plan) -> Measuring:
     """As of a run whose test assets were prepared."""
     weights = Weights(NOWHERE, NOWHERE, plan.world.folder, plan.protocol.values.sampler.weights == "ema")
     extractors = extractors_of(extractor_names(plan.metrics), plan.config.protocol, plan.world, NOWHERE, plan.device)
-    return Measuring(plan, NOWHERE, NOWHERE, tests_of(plan), None, extractors, weights)
+    return Measuring(plan, NOWHERE, NOWHERE, tests_of(plan), None, {}, extractors, weights)
 
 
 def tests_of(plan: Plan) -> TestSet:
@@ -89,4 +92,4 @@ def tests_of(plan: Plan) -> TestSet:
         Subject(Identity(asset.id, f"{row:064x}"), asset, prepared, row)
         for row, asset in enumerate(plan.test.assets()[: plan.limit])
     )
-    return TestSet(plan.test.name, digest, subjects, (), (), plan.world.file.window.share, "", False)
+    return TestSet(plan.test.name, digest, subjects, (), (), "", False)

@@ -131,11 +131,11 @@ def objects(counts: Sequence[int] = (5, 9, 3, 7, 6), views: int = 2, seed: int =
     cells = np.concatenate(coords).astype(np.int32)
     latents = torch.randn(len(cells), CHANNELS, generator=torch.Generator().manual_seed(seed))
     images = np.stack([pictures(views, seed + i) for i in range(len(counts))])
-    return SparseData(np.array(counts), cells, latents, images, (0.3, 0.55))
+    return SparseData(np.array(counts), cells, latents, images)
 
 
 def shapes(count: int = 5, views: int = 2, seed: int = 0) -> DenseData:
     """Random latents of structures with random pictures."""
     latents = torch.randn(count, CHANNELS, SIDE, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
     images = np.stack([pictures(views, seed + i) for i in range(count)])
-    return DenseData(latents, images, (0.3, 0.55))
+    return DenseData(latents, images)

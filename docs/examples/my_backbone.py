@@ -21,7 +21,7 @@ from mdtbench.harness.engine.progress import reporter
 from mdtbench.harness.inputs.prepare import Preparation, prepare_asset
 from mdtbench.harness.inputs.world import World, load_world, world_folder, write_world_file
 from mdtbench.harness.pretrain.fit import fit, numpy_generator, torch_generator
-from mdtbench.harness.pretrain.structure import windowed
+from mdtbench.harness.pretrain.structure import pictures_of
 from mdtbench.harness.train.learner import Learner, Recipe
 from mdtbench.trellis.adapter import T_SCALE
 from mdtbench.trellis.create import BACKBONES, create
@@ -76,7 +76,7 @@ def main(
     )
     train(flow, tiny, steps, toys, out / "teacher.safetensors")
     save_checkpoint(out / FLOW, flow, {"name": "ConvFlow", "args": args})
-    sections = {name: getattr(tiny.file, name) for name in ("preparation", "window", "observation", "looks")}
+    sections = {name: getattr(tiny.file, name) for name in ("preparation", "observation", "looks")}
     write_world_file(out, out.name, sections, tiny.file.extractors)  # with the digests of the files that are there now
 
 
@@ -91,7 +91,7 @@ def train(flow: nn.Module, world: World, steps: int, toys: int, checkpoint: Path
         source, generator = numpy_generator("my batch", index), torch_generator("my noise", index)
         rows = source.integers(0, len(latents), 32)
         x_0, noise = latents[rows], torch.randn(32, *latents.shape[1:], generator=generator)
-        cond = world.structure.condition(windowed(images, rows, world.file.window, source))
+        cond = world.structure.condition(pictures_of(images, rows, source))
         cond = cond * (torch.rand(32, 1, 1, generator=generator) >= NO_CONDITION)
         t = torch.rand(32, generator=generator)
         v = flow(diffuse(x_0, noise, t, DenseLayout(tuple(x_0.shape))), T_SCALE * t, cond)

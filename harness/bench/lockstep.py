@@ -113,7 +113,7 @@ class Trial:
         shape, size = world.structure.latent_shape, world.file.preparation.image_size
         latents = torch.randn(ROWS, *shape, generator=torch.Generator().manual_seed(0))
         images = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (ROWS, 1, size, size, 3), np.uint8)
-        data = DenseData(latents, images, world.file.window.share)
+        data = DenseData(latents, images)
         entrants = tuple(entrant(label, {}, world.structure.sampler) for label in options.methods)
         for who in entrants:
             if not who.trains:

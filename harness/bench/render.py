@@ -11,8 +11,8 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
+from trimesh.creation import icosphere
 
-from ...assets.primitives import ellipsoid, mesh_of
 from ...geometry.cameras import protocol_views
 from ...geometry.gaussians import Gaussians, GaussianTensors
 from ...geometry.mesh import Mesh
@@ -25,7 +25,7 @@ SIDE = 512  # pixels
 COUNTS = (5_000, 20_000, 500_000)  # TRELLIS' decoder makes about 500,000
 RADIUS = 0.4
 THICKNESS = 0.2  # of a Gaussian across the surface, relative to its extent along it
-SEGMENTS = 144  # of the sphere of triangles
+SUBDIVISIONS = 3  # of the icosahedron that is the sphere of triangles: 1280
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ def _draw_mesh(supersampling: int) -> Callable[[], None]:
 
 
 def _sphere() -> Mesh:
-    return mesh_of([(ellipsoid((0, 0, 0), (RADIUS,) * 3, SEGMENTS), (0.6, 0.4, 0.3))])
+    sphere = icosphere(SUBDIVISIONS, RADIUS)
+    return Mesh.of_faces(sphere.vertices, sphere.faces, np.tile((0.6, 0.4, 0.3), (len(sphere.faces), 1)))
 
 
 def _draw_cuda(cloud: Gaussians) -> Callable[[], None]:

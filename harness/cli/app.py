@@ -230,7 +230,8 @@ def report(
         typer.Option(
             "--format",
             "-f",
-            help="rich, markdown, latex, csv, json; html: a folder of pages; parquet: files of all rows.",
+            help="rich, markdown, latex, csv, json; html: a folder of pages; parquet: files of all rows; "
+            "power: variances, by which a dry run says what a run can show.",
             autocompletion=completion.formats,
         ),
     ] = "rich",
@@ -238,12 +239,18 @@ def report(
         Path | None,
         typer.Option(help="Of html the folder (RUN/report by default), of parquet the file (RUN/rows.parquet)."),
     ] = None,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="All tables, beside the paper's numbers, in place of one screen."),
+    ] = False,
 ) -> None:
-    """Print Tables 1 to 3 of a run, or of several that are comparable, beside the paper's numbers.
+    """Print what a run found, or several that are comparable: leading columns and verdicts; --all: Tables 1 to 3.
 
     Examples:
 
       mdtbench report
+
+      mdtbench report --all
 
       mdtbench report runs/today --format html --out pages
 
@@ -253,7 +260,7 @@ def report(
     """
     from .report import report_command
 
-    report_command(folders or (), format, out)
+    report_command(folders or (), format, out, everything=everything)
 
 
 @app.command()

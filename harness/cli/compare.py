@@ -18,12 +18,14 @@ from ...results.asset_values import ASSET_VALUES_FILE, AssetValue, read_asset_va
 from ...results.compare import compare
 from ...results.compare_assets import cell_of, single_seeded
 from ...results.compare_tables import comparison_table, to_json
+from ...results.compare_within import within
 from ...results.differences import Comparison
-from ...results.frames import latest, rows_frame, to_rows
+from ...results.frames import assets_frame, latest, rows_frame, to_rows
 from ...results.render_markdown import to_markdown
 from ...results.render_rich import to_rich
 from ...results.rows import COST_METRICS, SCHEMA_VERSION, Row, read_rows
 from ...results.tolerances import read_tolerances
+from ...results.verdicts import verdicts
 
 BASELINES = Path(results_file).parent / "baselines"
 FORMATS = ("json", "markdown", "md", "text")
@@ -75,11 +77,15 @@ def compare_command(options: CompareOptions) -> int:
         run_assets=_single_assets(files[0], run),
         baseline_assets=_single_assets(files[1], baseline),
     )
+    pairs = [word.partition("=") for word in options.methods]
+    if pairs and all(theirs for _, _, theirs in pairs) and files[0] == files[1] and not tolerance:
+        found = verdicts(latest(run), assets_frame(read_asset_values(files[0].parent)))
+        comparison = within(comparison, found, {theirs: mine for mine, _, theirs in pairs})
     if tolerance:
         comparison = replace(comparison, notes=(*comparison.notes, f"Tolerances of {tolerance}."))
     sys.stdout.write(_text(comparison, options))
     _check_judged(comparison)
-    changed = comparison.of("worse") or (options.any_change and comparison.of("better"))
+    changed = comparison.regression or (options.any_change and comparison.of("better"))
     return REGRESSION if changed else 0
 
 
@@ -159,9 +165,12 @@ def _shortened(row: Row) -> str:
 def _text(comparison: Comparison, options: CompareOptions) -> str:
     if options.format == "json":
         return to_json(comparison)
-    table = comparison_table(comparison, f"{options.run} against {options.baseline}", everything=options.everything)
+    title = f"{options.run} against {options.baseline}"
+    if comparison.within:
+        title = f"{', '.join(word.replace('=', ' against ') for word in options.methods)} in {options.run}"
+    table = comparison_table(comparison, title, everything=options.everything)
     if options.format == "text":
-        width = max(100, min(200, shutil.get_terminal_size((140, 24)).columns))
+        width = min(200, shutil.get_terminal_size((140, 24)).columns)
         return to_rich([table], width=width, color=sys.stdout.isatty()) + comparison.summary + "\n"
     return f"{to_markdown([table])}\n{comparison.summary}\n"
 

@@ -55,7 +55,7 @@ def formats(incomplete: str) -> list[str]:
     """Of `report`."""
     from ...results.report import FORMATS
 
-    return _starting(incomplete, [*FORMATS, "html", "parquet"])
+    return _starting(incomplete, [*FORMATS, "html", "parquet", "power"])
 
 
 def runs(incomplete: str) -> list[str]:

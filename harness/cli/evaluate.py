@@ -21,7 +21,7 @@ from ..engine.trackers import trackers_of
 from ..engine.workers import cores, teams
 from ..settings.config import ProtocolSection, apply_change
 from .plugins import load_plugin
-from .report import print_tables
+from .report import print_run
 
 
 class Settings(BaseModel):
@@ -80,7 +80,7 @@ def evaluate_command(
     except KeyboardInterrupt:
         sys.stderr.write("mdtbench: interrupted; the same command goes on with what is in the cache.\n")
         raise
-    print_tables(outcome.results)
+    print_run(outcome.results, [out])
     sys.stdout.write(closing(outcome, out))
     return out
 

@@ -9,10 +9,13 @@ from itertools import chain
 from pathlib import Path
 
 from ...base.errors import MissingError, UsageError
+from ...base.files import read_json
 from ...results.asset_values import read_asset_values
+from ...results.brief import brief_tables
 from ...results.frames import assets_frame, write_parquet
 from ...results.merge import read_runs
 from ...results.merged_folder import merged_folder
+from ...results.recorded import recording_of, to_json
 from ...results.render_rich import to_rich
 from ...results.report import FORMATS, RunResults, report, with_verdicts
 
@@ -20,30 +23,40 @@ HTML_FOLDER = "report"
 ROWS_FILE, ASSETS_FILE = "rows.parquet", "assets.parquet"
 
 
-def report_command(folders: Sequence[Path], format: str, out: Path | None = None) -> None:
-    """Print the tables, or write the files of formats that are no text.
+def report_command(folders: Sequence[Path], format: str, out: Path | None = None, *, everything: bool = False) -> None:
+    """Print what a run found, or write the files of formats that are no text.
 
     Args:
         folders: Of runs; the newest where there are none.
         out: Of html the folder, of parquet the file; others are printed.
+        everything: All tables of format rich, not what fits a screen.
     """
     folders = folders or (newest_run(Path("runs")),)
     if format == "html":
         sys.stdout.write(f"{_html(folders, out)}\n")
     elif format == "parquet":
         sys.stdout.write(_parquet(folders, out))
+    elif format == "power":
+        world = read_json(folders[0] / "manifest.json").get("world_sha256", "")
+        sys.stdout.write(to_json(recording_of(read_runs(folders), world)))
     elif out is not None and format in FORMATS:
         raise UsageError(f"--out is for html and parquet (got --format {format}) - text is printed - use > FILE.")
     elif format == "rich":
-        print_tables(read_runs(folders))
+        print_run(read_runs(folders), folders, everything=everything)
     else:
         sys.stdout.write(report(read_runs(folders), format))
 
 
-def print_tables(run: RunResults) -> None:
-    """The tables on standard output, as wide as the terminal."""
-    width = max(100, min(200, shutil.get_terminal_size((140, 24)).columns))
-    sys.stdout.write(to_rich(with_verdicts(run), width=width, color=sys.stdout.isatty()))
+def print_run(run: RunResults, folders: Sequence[Path], *, everything: bool = False) -> None:
+    """A screen of it, and where the rest is, on standard output; as wide as the terminal.
+
+    Args:
+        everything: all tables instead.
+    """
+    rest = f"All tables: mdtbench report {' '.join(map(str, folders))} --all; with pictures: --format html."
+    shown = with_verdicts(run) if everything else brief_tables(run, rest)
+    width = min(200, shutil.get_terminal_size((140, 24)).columns)
+    sys.stdout.write(to_rich(shown, width=width, color=sys.stdout.isatty()))
 
 
 def newest_run(root: Path) -> Path:

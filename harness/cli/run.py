@@ -30,7 +30,7 @@ from ..settings.kernels import kernels_of
 from ..train.loop import Failure
 from ..train.ranks import Ranks
 from .plugins import load_plugin
-from .report import print_tables
+from .report import print_run
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def run_cells(command: Command, plugins: list[str]) -> Path | None:
         teams(command.workers, plan.device, report, plugins, prepare) as (team, networks),
     ):
         outcome = run_plan(plan, options, Engine(team, networks))
-    print_tables(outcome.results)
+    print_run(outcome.results, [out])
     print_out(_closing(outcome, out, formats))
     raise_for(outcome.failed_students)
     return out
@@ -137,7 +137,7 @@ def run_oracle_preset(command: Command, plugins: list[str]) -> Path | None:
     out = command.out or Path("runs") / f"{Path(options.preset).stem}-{plan.run_id}"
     with _resumable(out), reporter() as report, workers(command.workers or cores(), report, plugins) as team:
         outcome = run_oracle(plan, out, team, command.track)
-    print_tables(RunResults(rows_frame(outcome.rows)))
+    print_run(RunResults(rows_frame(outcome.rows)), [out])
     print_out("".join(f"{folder} failed: {failure.reason}\n" for folder, failure in outcome.failed_students.items()))
     print_out(f"Rows, figures and manifest: {out}\n")
     raise_for(outcome.failed_students)

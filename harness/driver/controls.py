@@ -51,7 +51,7 @@ def controls(
         against the other.
 
     Args:
-        against: "truth" and "condition" of the test assets.
+        against: "truth", "population" and "condition" of the test assets.
         best: their reconstruction. others: other assets. None: there are none.
     """
     truth, conditions = against["truth"], against["condition"]
@@ -64,7 +64,8 @@ def controls(
         yield Control("floor", level, {"made": others, **against})
     elif count >= LEAST:
         even, odd = range(0, count, 2), range(1, count, 2)
-        halves = {"made": truth.part(even), "truth": truth.part(odd), "condition": conditions.part(even)}
+        half, other = truth.part(even), truth.part(odd)
+        halves = {"made": half, "truth": other, "population": other, "condition": conditions.part(even)}
         yield Control("floor", level, halves, note=f"{HALVES} (n = {len(even)} and {len(odd)})")
 
 

@@ -19,6 +19,7 @@ from ..settings.config import Machine
 from ..train.data import LatentSet
 from .measuring import LOOK_BYTES
 from .needs import by_origin, lacking, sum_text
+from .power import power_section
 from .ranges import MAIN, ranges
 
 WIDTH = 118
@@ -54,6 +55,7 @@ def plan_summary(plan: Plan, workers: int, findings: Sequence[Finding]) -> str:
         _disk(plan),
         _downloads(plan),
         _missing(findings),
+        power_section(plan, {"structure": n_tests(plan), "assets": n_whole(plan)}, lambda plan: _growth(plan, workers)),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
 
@@ -247,7 +249,7 @@ def _costs(plan: Plan, workers: int) -> list[str]:
     found = costs(plan)
     if not found:
         return []
-    gpus = any(cost.machine.peak_tflops for cost in found)
+    unit, factor, gpus = _unit(found, workers)
     parts = {
         "training": "training",
         "generation": "generation",
@@ -255,7 +257,6 @@ def _costs(plan: Plan, workers: int) -> list[str]:
         "conditions": "pictures of test assets",
         "total": "together",
     }
-    unit, factor = ("hours of one GPU", 1.0) if gpus else (f"minutes with {workers} process(es)", 60.0 / workers)
     rows = [("", *(cost.machine.name for cost in found))]
     rows += [(title, *(f"{factor * getattr(cost, name):,.1f}" for cost in found)) for name, title in parts.items()]
     lines = [f"{unit} (estimated)", *(f"  {line}" for line in aligned(rows))]
@@ -263,6 +264,21 @@ def _costs(plan: Plan, workers: int) -> list[str]:
         lines += _wrapped(_how(plan))
         lines.append("  Nothing was measured at this size: no such run has been made with mdtbench yet.")
     return lines
+
+
+def _unit(found: Sequence[Cost], workers: int) -> tuple[str, float, bool]:
+    """Of shown times, what makes hours of it, and whether it is of GPUs."""
+    if any(cost.machine.peak_tflops for cost in found):
+        return "hours of one GPU", 1.0, True
+    return f"minutes with {workers} process(es)", 60.0 / workers, False
+
+
+def _growth(plan: Plan, workers: int) -> list[tuple[str, float, float]]:
+    """Of each machine its name and unit, the whole time, and what of it grows with the test assets."""
+    found = costs(plan)
+    unit, factor, gpus = _unit(found, workers)
+    named = [(f"{unit.removesuffix(' of one GPU')}, {cost.machine.name}" if gpus else unit, cost) for cost in found]
+    return [(name, factor * cost.total, factor * (cost.total - cost.training)) for name, cost in named]
 
 
 def _how(plan: Plan) -> str:

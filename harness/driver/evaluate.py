@@ -19,10 +19,10 @@ from ...base.errors import MissingError
 from ...base.files import write_json
 from ...metrics import Metric
 from ...results.asset_values import write_asset_values
-from ...results.evaluation_tables import CALIBRATION, EVALUATION, NOT_CALIBRATED, RANDOM_MARK, SEPARATOR
+from ...results.evaluation_tables import CALIBRATION, NOT_CALIBRATED, RANDOM_MARK, SEPARATOR
 from ...results.frames import rows_frame
 from ...results.report import RunResults
-from ...results.rows import LATENCY_METRIC, Row, read_rows, write_rows
+from ...results.rows import EVALUATION, LATENCY_METRIC, Row, read_rows, write_rows
 from ..engine.jobs import Engine
 from ..engine.provenance import provenance
 from ..engine.tracking import Board, tracking

@@ -31,7 +31,7 @@ from ..measure.extractors import Extractor, extractors_of, points_of
 from ..measure.looks import Studio
 from ..measure.pairs import Contents, Files, MeshFolder, files_in
 from ..measure.scores import ScoresJob
-from ..measure.sides import FilesSide, TruthSide
+from ..measure.sides import FilesSide, Side, TruthSide
 from ..protocol.model import DEFAULT, Protocol, load_protocol
 from ..settings.config import ProtocolSection
 from ..settings.methods import code_digest
@@ -131,11 +131,15 @@ class Evaluation:
 
     def system(self) -> ScoresJob:
         """The scores of the files."""
-        sides = {"made": self.made, "truth": self.truth, "condition": self.condition}
+        sides = {"made": self.made, **self.against}
         return ScoresJob(self.options.cache, self.options.name, self.metrics, sides, self.extractors)
 
     def controls(self) -> list[Control]:
-        return list(controls("assets", {"truth": self.truth, "condition": self.condition}))
+        return list(controls("assets", self.against))
+
+    @property
+    def against(self) -> dict[str, Side]:
+        return {"truth": self.truth, "population": self.truth, "condition": self.condition}
 
 
 def resolve(options: EvaluateOptions) -> Evaluation:
@@ -244,7 +248,9 @@ def _columns(options: EvaluateOptions, protocol: Protocol, files: Sequence[Files
     there = {"points"} if options.geometry_only else there
     for metric in columns_of(protocol.values, everything=True, more=options.columns):
         chosen = metric if gaussians and not options.geometry_only else _of_meshes(metric)
-        possible = _looks(chosen.made) <= there and _looks(chosen.truth) <= OF_MESHES | OF_GAUSSIANS
+        possible = (
+            _looks(chosen.made) <= there and _looks((*chosen.truth, *chosen.population)) <= OF_MESHES | OF_GAUSSIANS
+        )
         if chosen.level == "assets" and not chosen.teacher and possible and (shown or not chosen.condition):
             yield chosen
 

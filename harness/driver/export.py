@@ -21,12 +21,12 @@ from ...geometry.mesh import Mesh
 from ..engine.jobs import Engine
 from ..engine.store import Arrays
 from ..engine.workers import tick
-from ..generate.made import SHARD, AssetsJob, Decoded, decoded
+from ..generate.made import SHARD, AssetsJob, Decoded
 from ..generate.pictures import gaussians_picture, mesh_picture
 from ..generate.viewing import VIEWED_FACES, viewed
 from ..inputs.cells import ragged
 from ..inputs.paths import safe_path
-from ..inputs.subjects import TestSet, shown_pictures
+from ..inputs.subjects import TestSet, conditioning_images
 from ..inputs.world import load_cached
 from ..plan.plan import Cell
 from .grid import first_of_each
@@ -182,7 +182,7 @@ def _written(job: AssetsJob, made: Arrays, i: int, target: Target, formats: Sequ
     rows = ragged(made["counts"])[i]
     try:
         pipeline = load_cached(job.maker.world, job.maker.device).whole
-        asset = decoded(pipeline, made["coords"][rows], made["latents"][rows])
+        asset = Decoded(pipeline, made["coords"][rows], made["latents"][rows])
         for name in formats:
             FORMATS[name](target, asset)
     except AssetError as error:
@@ -206,11 +206,11 @@ def _export_truth(root: Path, tests: TestSet, engine: Engine) -> list[tuple[str,
 
 
 def _write_conditions(root: Path, tests: TestSet) -> None:
-    _claim(root, CONDITION, digest_of([[subject.key for subject in tests.subjects], tests.window]))
+    _claim(root, CONDITION, digest_of([subject.key for subject in tests.subjects]))
     for subject in tests.subjects:
         path = Target(root, CONDITION, safe_path(subject.id)).file("png")
         if not path.exists():
-            _write_png(path, shown_pictures([subject], tests.window)[0])
+            _write_png(path, conditioning_images([subject])[0])
 
 
 def _claim(root: Path, maker: str, source: str) -> None:

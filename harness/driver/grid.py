@@ -13,10 +13,10 @@ from ...base.errors import AssetError
 from ...results.grid import Picture, grid
 from ...results.rows import BOTH, STRUCTURE
 from ...trellis.slat_pipeline import SlatPipeline
-from ..generate.made import gaussians_of
+from ..generate.made import Decoded
 from ..generate.pictures import enlarged, gaussians_picture, mesh_picture, structure_picture
 from ..inputs.cells import ragged
-from ..inputs.subjects import Subject, occupancies, shown_pictures
+from ..inputs.subjects import Subject, conditioning_images, occupancies
 from ..inputs.world import load_cached
 from ..plan.plan import Cell
 from .measuring import Measuring
@@ -30,7 +30,7 @@ def write_grid(path: Path, measuring: Measuring, cells: Sequence[Cell], columns:
     whole = any(cell.slat for cell in cells)
     tests = measuring.of("assets" if whole else "structure")
     subjects = tests.subjects[:columns]
-    rows: list[list[Picture | None]] = [[enlarged(image) for image in shown_pictures(subjects, tests.window)]]
+    rows: list[list[Picture | None]] = [[enlarged(image) for image in conditioning_images(subjects)]]
     rows.append([_truth(subject, whole=whole) for subject in subjects])
     labels = ["condition", "ground truth"]
     for cell in sorted(first_of_each(cells), key=lambda cell: (cell.line.who["structure"].trains, cell.line.steps)):
@@ -77,6 +77,6 @@ def _pictures(measuring: Measuring, cell: Cell) -> Iterator[Picture | None]:
 
 def _gaussians(pipeline: SlatPipeline, coords: NDArray[np.int32], latents: NDArray[np.float32]) -> Picture | None:
     try:
-        return gaussians_picture(gaussians_of(pipeline, coords, latents))
+        return gaussians_picture(Decoded(pipeline, coords, latents).gaussians)
     except AssetError:
         return None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...assets.folder import FolderAsset
-from ...assets.toys import ToySource
+from ...assets.toys import SOME_COLOURS, AllToys, ToySource
 from ...base.files import digest_of
 from ...metrics import Metric
 from ...metrics.contract import Level
@@ -21,9 +21,10 @@ from ..generate.reconstruct import ReconstructedAssets, ReconstructedStructures,
 from ..inputs.prepare import OwnRenderer, Preparation
 from ..inputs.subjects import HeldOut, TestSet, Toys4kTests, open_tests
 from ..inputs.toys4k import BlenderLook
+from ..inputs.world import slat_resolution
 from ..measure.extractors import Extractor, points_of
 from ..measure.latency import DECODE, LatencyJob, Ways, way
-from ..measure.looks import COVERAGE, Studio, TruthAssets
+from ..measure.looks import CELL_COLOURS, COVERAGE, Studio, TruthAssets
 from ..measure.pairs import Contents
 from ..measure.rows import Measurement, failed, measurement, seconds_rows
 from ..measure.scores import ScoresJob
@@ -44,6 +45,7 @@ class Measuring:
     Attributes:
         out: store of what cells make. cache: store of what is made of the test assets, shared by runs.
         tests: the test assets; `others`: as many other assets for the floor, None where there are no more.
+        everything: by level, all assets of their law, where they have one.
         weights: of each student.
     """
 
@@ -52,13 +54,15 @@ class Measuring:
     cache: Path
     tests: TestSet
     others: TestSet | None
+    everything: Mapping[Level, TestSet]
     extractors: Mapping[str, Extractor]
     weights: Weights
 
     @cached_property
     def studio(self) -> Studio:
-        values = self.plan.protocol.values
-        return Studio.of(values, points_of(self.extractors, values))
+        plan, values = self.plan, self.plan.protocol.values
+        cells = any(CELL_COLOURS in metric.made for metric in plan.metrics)
+        return Studio.of(values, points_of(self.extractors, values), slat_resolution(plan.world.folder) if cells else 0)
 
     def metrics(self, level: Level) -> tuple[Metric, ...]:
         return tuple(metric for metric in self.plan.metrics if metric.level == level)
@@ -78,8 +82,7 @@ class Measuring:
         """The structures of a cell, of all test assets."""
         maker, values, batch = self.maker(cell.structure), self.plan.protocol.values, self.plan.config.evaluate.batch
         return tuple(
-            StructuresJob(self.out, maker, part, self.tests.window, values, cell.seed, batch)
-            for part in _parts(self.tests.subjects)
+            StructuresJob(self.out, maker, part, values, cell.seed, batch) for part in _parts(self.tests.subjects)
         )
 
     def assets(self, cell: Cell) -> tuple[AssetsJob, ...]:
@@ -87,10 +90,7 @@ class Measuring:
         assert cell.slat is not None
         maker, values = self.maker(cell.slat), self.plan.protocol.values
         pairs = zip(_parts(self.of("assets").subjects), self.structures(cell), strict=False)
-        return tuple(
-            AssetsJob(self.out, maker, structure, part, self.tests.window, values, cell.seed)
-            for part, structure in pairs
-        )
+        return tuple(AssetsJob(self.out, maker, structure, part, values, cell.seed) for part, structure in pairs)
 
     def side(self, cell: Cell) -> StructuresSide | AssetsSide:
         if cell.slat is None:
@@ -110,7 +110,10 @@ class Measuring:
 
     def against(self, level: Level) -> dict[str, Side]:
         tests = self.of(level)
-        return {"truth": self.truth(level, tests), "condition": self.condition(tests)}
+        truth = self.truth(level, tests)
+        everything = self.everything.get(level)
+        population = self.truth(level, everything) if everything else truth
+        return {"truth": truth, "population": population, "condition": self.condition(tests)}
 
     # ------------------------------------------------------------------------------------------------------------ truth
 
@@ -250,7 +253,6 @@ class Measuring:
             ways,
             reference,
             self.tests.subjects[0],
-            self.tests.window,
             plan.protocol.values,
             any(cell.slat for cell in cells),
         )
@@ -297,7 +299,10 @@ def unseen(truth: TruthSide, engine: Engine, least: float, metrics: Iterable[Met
     Args:
         metrics: the pictures that these need are drawn on the way.
     """
-    looks = {need.partition(":")[0] for metric in metrics for need in metric.truth} & {"gaussians", "mesh"}
+    looks = {need.partition(":")[0] for metric in metrics for need in (*metric.truth, *metric.population)} & {
+        "gaussians",
+        "mesh",
+    }
     jobs = [job for job in truth.shards((*sorted(looks), COVERAGE)) if isinstance(job, TruthAssets)]
     engine.do(jobs)
     reasons: dict[str, str] = {}
@@ -313,12 +318,26 @@ def other_assets(plan: Plan, count: int, cache: Path, engine: Engine) -> TestSet
     """As many other assets of the same kind, for the floor; None when the source has no more."""
     if not isinstance(plan.test, ToySource):
         return None
-    return toys(plan, "validation", count, cache, engine)
+    return validation_toys(plan, count, cache, engine)
 
 
-def toys(plan: Plan, split: str, count: int, cache: Path, engine: Engine) -> TestSet:
-    """Procedural toys, prepared. Those of the split `validation` are never test assets."""
-    file, source = plan.world.file, ToySource(split, count, plan.config.data.seed)
+def everything(plan: Plan, cache: Path, engine: Engine) -> dict[Level, TestSet]:
+    """By level, all assets of the test assets' law; of whole assets in some of their colours."""
+    if not isinstance(plan.test, ToySource):
+        return {}
+    colours: dict[Level, int] = {"structure": 1, "assets": SOME_COLOURS}
+    wanted = {metric.level for metric in plan.metrics if metric.population}
+    return {level: toys(plan, AllToys(n), cache, engine) for level, n in colours.items() if level in wanted}
+
+
+def validation_toys(plan: Plan, count: int, cache: Path, engine: Engine) -> TestSet:
+    """Procedural toys that are never test assets."""
+    return toys(plan, ToySource("validation", count, plan.config.data.seed), cache, engine)
+
+
+def toys(plan: Plan, source: ToySource | AllToys, cache: Path, engine: Engine) -> TestSet:
+    """Procedural toys, prepared."""
+    file = plan.world.file
     shows = OwnRenderer(Preparation(**file.preparation.model_dump()))
     return open_tests(source, shows, file, plan.protocol, cache, engine, limit=None, occupancy=plan.needs_occupancy)
 

@@ -8,14 +8,22 @@ from pathlib import Path
 
 from ...assets.toys import ToySource
 from ...base.errors import MissingError, UsageError, unknown_name
-from ...base.files import digest_of, read_json
-from ...trellis.pipeline import SLAT_FLOW, SamplerParams
+from ...base.files import digest_of
+from ...trellis.pipeline import SamplerParams
 from ..engine.device import AUTO, device_of
 from ..generate.reconstruct import can_encode_assets
 from ..inputs.cells import CellsJob, EncodeJob
 from ..inputs.prepare import OwnRenderer, Preparation, prepare_jobs
 from ..inputs.subjects import protocol_for, test_source
-from ..inputs.world import OFFICIAL_CELLS, WorldFile, WorldInfo, official_file, world_folder, world_info
+from ..inputs.world import (
+    OFFICIAL_CELLS,
+    WorldFile,
+    WorldInfo,
+    official_file,
+    slat_resolution,
+    world_folder,
+    world_info,
+)
 from ..plan.plan import STAGES, Plan, networks_sha, resolve
 from ..protocol.model import load_protocol
 from ..protocol.values import Stage
@@ -93,13 +101,7 @@ def encoded_toys(config: Config, world: WorldInfo, device: str, cache: Path, sta
     for job in prepare_jobs(source, shows, spec.resolution, cache):
         cells = CellsJob(job, slat_resolution(world.folder)) if stage == "slat" else None
         jobs.append(EncodeJob(world.folder, device, sha, job, cells))
-    return EncodedSet(digest_of([source.name, source.digest()]), tuple(jobs), world.file.window.share)
-
-
-def slat_resolution(folder: Path) -> int:
-    """Cells along a side of the second stage's grid."""
-    stem = read_json(folder / "pipeline.json")["args"]["models"][SLAT_FLOW]
-    return int(read_json(folder / f"{stem}.json")["args"]["resolution"])
+    return EncodedSet(digest_of([source.name, source.digest()]), tuple(jobs))
 
 
 def _encodes(world: WorldInfo) -> bool:

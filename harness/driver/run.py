@@ -48,7 +48,7 @@ from ..train.loop import Failure
 from .export import export
 from .grid import write_grid
 from .lock import driving
-from .measuring import Measuring, extractor_names, other_assets, usable
+from .measuring import Measuring, everything, extractor_names, other_assets, usable
 from .ranges import Expected, expected_of
 from .students import Weights, records, step_seconds, train_students, trainings
 from .sweep import Swept, sweep
@@ -181,7 +181,9 @@ def _run(plan: Plan, options: Options, engine: Engine, board: Board) -> Outcome:
     unusable = [("test", *failure) for failure in (*measuring.tests.failures, *measuring.tests.dropped)]
     write_failures(out, unusable)
     plan, swept, failures = _decided(plan, options, store, engine, weights, board)
-    measuring = Measuring(plan, store, cache, measuring.tests, measuring.others, measuring.extractors, weights)
+    measuring = Measuring(
+        plan, store, cache, measuring.tests, measuring.others, measuring.everything, measuring.extractors, weights
+    )
     board.follow(trainings(plan, plan.students, out))
     failures |= train_students(
         plan, [s for s in plan.students if s.folder not in failures], out, engine, "distil", options.ranks
@@ -210,7 +212,7 @@ def _opened(plan: Plan, cache: Path, store: Path, engine: Engine, weights: Weigh
     )  # fmt: skip
     folder = Path(config.places.weights).expanduser()
     extractors = extractors_of(extractor_names(plan.metrics), config.protocol, plan.world, folder, plan.device)
-    measuring = Measuring(plan, store, cache, tests, None, extractors, weights)
+    measuring = Measuring(plan, store, cache, tests, None, {}, extractors, weights)
     tests = usable(measuring, engine) if len(tests.subjects) > 1 else tests
     if len(tests.subjects) < 2:
         reason = next((why for _, why in (*tests.failures, *tests.dropped)), "there are no more")
@@ -219,7 +221,7 @@ def _opened(plan: Plan, cache: Path, store: Path, engine: Engine, weights: Weigh
             f"First reason: {reason}."
         )
     others = other_assets(plan, len(tests.subjects), cache, engine)
-    return Measuring(plan, store, cache, tests, others, extractors, weights)
+    return Measuring(plan, store, cache, tests, others, everything(plan, cache, engine), extractors, weights)
 
 
 def _decided(

@@ -35,8 +35,10 @@ from ..protocol.values import Stage
 from ..settings.config import Train
 from ..settings.methods import Entrant
 from ..train.data import TrainingSet, unreadable_file
+from ..train.ends import EndsJob, parts_of_set, stored_ends
 from ..train.loop import Failure, followed, student_file, train_together
 from ..train.loop import Student as Trainee
+from ..train.pairs import CHECKS, HeldOut, PairedTask
 from ..train.ranks import MEET
 from ..train.task import StageTask, Task
 
@@ -44,6 +46,7 @@ RAW = 0.0  # decay of the average that is the weights themselves: `train.more_em
 TRAINING_FILE = "training.json"  # in a student's folder, written when its training ends
 FAILED_FILE = "failed.json"  # in a student's folder: the method's own failure, which the same code would repeat
 BUDGET_FILE = "seconds_per_step.json"
+PAIRS = "pairs"  # store of noises' ends in a run's folder
 TIMED_STEPS = 5  # after one that is not timed
 RELEASED_FILES: dict[Stage, tuple[str, str]] = {
     "structure": (STRUCTURE_STUDENT, FLOW),
@@ -93,7 +96,11 @@ class Weights:
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Students of one stage and training seed that train together. ranks: processes that share each batch."""
+    """Students of one stage and training seed that train together.
+
+    Attributes:
+        pairs: the stored set that they learn from, if they do. ranks: processes that share each batch.
+    """
 
     stage: Stage
     world: Path
@@ -102,6 +109,7 @@ class TrainJob:
     train: Train
     students: tuple[Student, ...]
     out: Path
+    pairs: tuple[EndsJob, ...] = ()
     ranks: int = 1
 
     def task(self) -> StageTask:
@@ -137,10 +145,14 @@ def train_students(
     for stage, seed in product(stages, dict.fromkeys(student.seed for student in todo)):
         train = plan.config.stage(stage)
         mine = [student for student in todo if (student.stage, student.seed) == (stage, seed)]
+        alike = [student for student in mine if not student.who.distillation.stored_pairs()]
+        groups = [(group, ()) for group in grouped(alike, 1 if ranks > 1 else engine.networks.count, train.lockstep)]
+        groups += [((student,), _pairs(plan, student, out)) for student in mine if student not in alike]
         jobs += [
-            TrainJob(stage, plan.world.folder, plan.device, plan.sets[stage], train, group, out, ranks)
-            for group in grouped(mine, 1 if ranks > 1 else engine.networks.count, train.lockstep)
+            TrainJob(stage, plan.world.folder, plan.device, plan.sets[stage], train, group, out, pairs, ranks)
+            for group, pairs in groups
         ]
+    engine.do(list(dict.fromkeys(pair for job in jobs for pair in job.pairs)))
     work = sum(student.steps for student in todo)
     if ranks > 1:
         found = [_run_gang(job, engine.networks, label) for job in jobs]
@@ -159,7 +171,9 @@ def train_students(
 
 def run_train(job: TrainJob) -> dict[str, Failure]:
     """Train the job's students. Returns failures by folder."""
-    task = job.task()
+    task: Task = job.task()
+    if job.pairs:
+        task = PairedTask(task, stored_ends(job.pairs))
     trainees = [_trainee(job, student, task) for student in job.students]
     failures = train_together(trainees, task, job.train, job.students[0].seed)
     folders = {Path(student.folder).name: student.folder for student in job.students}
@@ -174,6 +188,15 @@ def trainings(plan: Plan, students: Iterable[Student], out: Path) -> list[Traini
         for one in students
         if not one.given
     ]
+
+
+def _pairs(plan: Plan, student: Student, out: Path) -> tuple[EndsJob, ...]:
+    """The set that a student learns from, the same for all its training seeds."""
+    pairs, train = student.who.distillation.stored_pairs(), plan.config.stage(student.stage)
+    assert pairs is not None
+    teacher = (plan.world.folder, plan.device, plan.networks_sha, student.stage, plan.sets[student.stage])
+    parts = parts_of_set(pairs, train.batch)
+    return tuple(EndsJob(out / PAIRS, *teacher, train.batch, pairs.solver, part, out) for part in parts)
 
 
 def grouped(students: Sequence[Student], processes: int, most: int | None) -> list[tuple[Student, ...]]:
@@ -244,9 +267,9 @@ def flow_stem(folder: Path, key: str) -> Path:
 
 def _trainee(job: TrainJob, student: Student, task: Task) -> Trainee:
     who, train = student.who, _recipe(job.train)
-    return Trainee(
-        who.label, who.distillation, task.student(), train, student.steps, job.out / student.folder, student.seed
-    )
+    folder, method = job.out / student.folder, who.distillation
+    held_out = HeldOut(method, task, max(1, student.steps // CHECKS)) if isinstance(task, PairedTask) else None
+    return Trainee(who.label, method, task.student(), train, student.steps, folder, student.seed, held_out)
 
 
 def _recipe(train: Train) -> Train:

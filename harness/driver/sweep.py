@@ -22,7 +22,7 @@ from ..plan.plan import Plan, Trial, swept_metric
 from ..protocol.values import Stage
 from ..train.data import CHOICES, LatentSet, split_held_out
 from ..train.loop import Failure
-from .measuring import Measuring, extractor_names, held_out, toys
+from .measuring import Measuring, extractor_names, held_out, validation_toys
 from .students import Weights, train_students
 
 Chosen = Mapping[tuple[Stage, str], Mapping[str, float]]
@@ -114,7 +114,7 @@ def _validation(plan: Plan, stage: Stage, cache: Path, engine: Engine) -> TestSe
     """Assets to judge students of a stage on: held-out training instances of latents on disk, else toys."""
     data = plan.sets[stage]
     if not isinstance(data, LatentSet):
-        return toys(plan, "validation", plan.config.sweep.assets, cache, engine)
+        return validation_toys(plan, plan.config.sweep.assets, cache, engine)
     names, _ = split_held_out(data.source.instances(), data.held_out, data.seed)
     tests = held_out(plan, HeldOut(data.folders, CHOICES[stage], tuple(names), data.seed), cache, engine)
     if not tests.subjects:
@@ -140,7 +140,7 @@ def _scores(
     section = config.evaluate.model_copy(update={"whole": None})
     judged = replace(plan, config=config.model_copy(update={"evaluate": section}))
     extractors = extractors_of(extractor_names([metric]), config.protocol, plan.world, folder, plan.device)
-    measuring = Measuring(judged, store, cache, tests, None, extractors, weights)
+    measuring = Measuring(judged, store, cache, tests, None, {}, extractors, weights)
     jobs = {trial.student.folder: replace(measuring.scores(trial.cell), metrics=(metric,)) for trial in trials}
     engine.do(jobs.values())
     found: dict[str, float | str] = {}

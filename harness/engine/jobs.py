@@ -21,7 +21,7 @@ from .store import Address, Arrays, Slot, Store
 from .workers import Workers, tick
 
 # In the order in which they are done. Those of one kind may run at once.
-KINDS = ("prepare", "cells", "encode", "structures", "assets", "pictures", "features", "scores")
+KINDS = ("prepare", "cells", "encode", "pairs", "structures", "assets", "pictures", "features", "scores")
 GB = 1e9
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from ...geometry.mesh import Mesh
 from ...render.appearance import coarse_coords
 from ...trellis.pipeline import StructurePipeline
 from ...trellis.slat_pipeline import SlatPipeline
+from ...trellis.sparse import Voxels
 from ...trellis.weights import check_fit, read_tensors
 from ..engine.jobs import Job, OneResult
 from ..engine.store import Arrays
 from ..inputs.cells import one_voxels, ragged
-from ..inputs.subjects import Subject, shown_pictures
+from ..inputs.subjects import Subject, conditioning_images
 from ..inputs.world import load_cached
 from ..protocol.rules import noise_seed
 from ..protocol.values import Stage, Values
@@ -86,7 +87,6 @@ class StructuresJob(OneResult):
     root: Path
     maker: Maker
     subjects: tuple[Subject, ...]
-    window: tuple[float, float]
     values: Values
     seed: int
     batch: int
@@ -107,10 +107,10 @@ class StructuresJob(OneResult):
     def inputs(self) -> dict[str, Any]:
         shown = [[*one.key, seed] for one, seed in zip(self.subjects, self.seeds, strict=True)]
         batch = 1 if self.maker.device == "cpu" else self.batch
-        return {"version": VERSION, "maker": self.maker.key, "shown": shown, "window": self.window, "batch": batch}
+        return {"version": VERSION, "maker": self.maker.key, "shown": shown, "batch": batch}
 
     def result(self) -> Arrays:
-        pipeline, images = self.maker.pipeline, shown_pictures(self.subjects, self.window)
+        pipeline, images = self.maker.pipeline, conditioning_images(self.subjects)
         assert isinstance(pipeline, StructurePipeline)
         latents, occupancy, nfe = [], [], 0
         for rows in microbatches(len(self.subjects), self.batch, pipeline.device):
@@ -141,7 +141,6 @@ class AssetsJob(OneResult):
     maker: Maker
     structures: StructuresJob
     subjects: tuple[Subject, ...]
-    window: tuple[float, float]
     values: Values
     seed: int
 
@@ -169,7 +168,7 @@ class AssetsJob(OneResult):
     def result(self) -> Arrays:
         pipeline, made = self.maker.pipeline, self.structures.place.get()
         assert isinstance(pipeline, SlatPipeline)
-        images, nfe = shown_pictures(self.subjects, self.window), 0
+        images, nfe = conditioning_images(self.subjects), 0
         coords, latents, errors = [], [], []
         for i, seed in enumerate(self.seeds):
             cells = coarse_coords(made["occupancy"][i], pipeline.resolution)
@@ -198,12 +197,32 @@ def packed(
 
 @dataclass(frozen=True)
 class Decoded:
-    """One asset's latents [N, C] on its cells [N, 3], and what the decoders make of them."""
+    """One asset's latents [N, C] on its cells [N, 3], and what the decoders make of them when it is asked for."""
 
+    pipeline: SlatPipeline
     coords: NDArray[np.int32]
     latents: NDArray[np.float32]
-    gaussians: Gaussians
-    mesh: Mesh
+
+    @cached_property
+    def gaussians(self) -> Gaussians:
+        """Raises AssetError when numbers are not finite."""
+        [made] = self.pipeline.gaussians(*self._given)
+        if not all(np.isfinite(getattr(made, field.name)).all() for field in fields(made)):
+            raise AssetError("the decoded Gaussians are not finite")
+        return made
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """Raises AssetError when there is no surface, or numbers are not finite."""
+        [mesh] = self.pipeline.meshes(*self._given)
+        if not np.isfinite(mesh.corner_rgba).all():
+            raise AssetError("the colours of the decoded mesh are not finite")
+        return mesh
+
+    @property
+    def _given(self) -> tuple[Tensor, Voxels]:
+        device = self.pipeline.device
+        return torch.from_numpy(self.latents).to(device), one_voxels(self.coords).to(device)
 
 
 def _error(structure_ok: bool, count: int, finite: bool) -> str:
@@ -214,35 +233,11 @@ def _error(structure_ok: bool, count: int, finite: bool) -> str:
     return "" if finite else "the latent of the second stage is not finite"
 
 
-def decoded(pipeline: SlatPipeline, coords: NDArray[np.int32], latents: NDArray[np.float32]) -> Decoded:
-    """Raises AssetError when there is no surface, or numbers are not finite."""
-    there, voxels = torch.from_numpy(latents).to(pipeline.device), one_voxels(coords).to(pipeline.device)
-    [mesh] = pipeline.meshes(there, voxels)
-    if not np.isfinite(mesh.corner_rgba).all():
-        raise AssetError("the colours of the decoded mesh are not finite")
-    return Decoded(coords, latents, gaussians_of(pipeline, coords, latents), mesh)
-
-
-def gaussians_of(pipeline: SlatPipeline, coords: NDArray[np.int32], latents: NDArray[np.float32]) -> Gaussians:
-    """The 3D Gaussians of an asset alone. Raises AssetError when numbers are not finite."""
-    there, voxels = torch.from_numpy(latents).to(pipeline.device), one_voxels(coords).to(pipeline.device)
-    [made] = pipeline.gaussians(there, voxels)
-    if not all(np.isfinite(getattr(made, field.name)).all() for field in fields(made)):
-        raise AssetError("the decoded Gaussians are not finite")
-    return made
-
-
 def decoded_assets(world: Path, device: str, made: Arrays) -> Iterator[Decoded | str]:
     """The assets of an `AssetsJob` one after the other; in place of a failed one, why."""
     pipeline = load_cached(world, device).whole
     for rows, error in zip(ragged(made["counts"]), made["errors"], strict=True):
-        if error:
-            yield str(error)
-            continue
-        try:
-            yield decoded(pipeline, made["coords"][rows], made["latents"][rows])
-        except AssetError as failure:
-            yield str(failure)
+        yield str(error) if error else Decoded(pipeline, made["coords"][rows], made["latents"][rows])
 
 
 def structures(

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ...assets.source import Asset, Source
+from ...assets.source import Asset, Lawful, Source
 from ...assets.toys4k import Toys4kAsset
 from ...base.errors import AssetError
 from ...base.files import digest_of
@@ -60,7 +60,10 @@ class Shows(Protocol):
 
 @dataclass(frozen=True)
 class OwnRenderer:
-    """Pictures drawn here, from cameras drawn for each asset, through TRELLIS' preprocessing."""
+    """Pictures drawn here, from cameras drawn for each asset, through TRELLIS' preprocessing.
+
+    Of a toy they show the lower half, from the toy's own front.
+    """
 
     spec: Preparation
 
@@ -68,6 +71,8 @@ class OwnRenderer:
         return digest_of(asdict(self.spec))
 
     def pictures(self, asset: Asset, mesh: Mesh | None) -> NDArray[np.uint8]:
+        if isinstance(asset, Lawful):
+            mesh = asset.shown()
         return conditioning_pictures(asset.load() if mesh is None else mesh, asset.id, self.spec)
 
 
@@ -173,7 +178,7 @@ def prepare(source: Source, spec: Preparation, cache: Path, engine: Engine, limi
 def prepare_asset(asset: Asset, spec: Preparation) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
     """Occupancy [R, R, R] and conditioning pictures [views, S, S, 3] of one asset. Raises AssetError."""
     mesh = asset.load()
-    return occupied(mesh, spec.resolution), conditioning_pictures(mesh, asset.id, spec)
+    return occupied(mesh, spec.resolution), OwnRenderer(spec).pictures(asset, mesh)
 
 
 def occupied(mesh: Mesh, resolution: int) -> NDArray[np.bool_]:

@@ -29,7 +29,6 @@ from ..settings.config import Config, Places
 from .paths import safe_path
 from .prepare import OwnRenderer, Preparation, Shows, prepare_jobs
 from .toys4k import PREFIX, BlenderLook, Toys4kReference, folder_of, meshes_of, open_toys4k, variant_of
-from .window import keep_window
 from .world import WorldFile
 
 OWN_RENDERER = "own-renderer"  # the variant of a protocol whose reference pictures are drawn here, not by Blender
@@ -69,7 +68,6 @@ class TestSet:
         failures: (id, reason) of assets that cannot be used, which are counted. dropped: of those that a protocol
             leaves out on both sides, which are not.
         name: of the source. digest: of the source. drawn_by: whose pictures of the truth are compared.
-        window: share of the pictures that networks are shown.
         files: whether assets are files, each of which may come or go.
     """
 
@@ -80,7 +78,6 @@ class TestSet:
     subjects: tuple[Subject, ...]
     failures: tuple[tuple[str, str], ...]
     dropped: tuple[tuple[str, str], ...]
-    window: tuple[float, float]
     drawn_by: str
     files: bool
 
@@ -109,19 +106,9 @@ def _arrays(place: Place | None) -> Mapping[str, NDArray]:
     return place.get()
 
 
-def whole_pictures(subjects: Sequence[Subject]) -> NDArray[np.uint8]:
+def conditioning_images(subjects: Sequence[Subject]) -> NDArray[np.uint8]:
     """Conditioning pictures as they are, [n, S, S, 3]."""
     return np.stack([_arrays(subject.prepared)["images"][subject.row, 0] for subject in subjects])
-
-
-def shown_pictures(subjects: Sequence[Subject], window: tuple[float, float]) -> NDArray[np.uint8]:
-    """What networks are shown, [n, S, S, 3]: its window is the asset's own, the same for every method and seed."""
-    return np.stack(
-        [
-            keep_window(image, window, np.random.Generator(np.random.PCG64(seed_of("window", subject.id))))
-            for subject, image in zip(subjects, whole_pictures(subjects), strict=True)
-        ]
-    )
 
 
 def occupancies(subjects: Sequence[Subject]) -> NDArray[np.bool_]:
@@ -337,9 +324,7 @@ def open_tests(
             if name in wanted:
                 subjects.append(Subject(identity_of(by_id[name]), by_id[name], job.place, row))
         failures += [(str(name), str(reason)) for name, reason in arrays["failures"] if str(name) in wanted]
-    return TestSet(
-        source.name, source.digest(), tuple(subjects), tuple(failures), (), file.window.share, drawn_by, files
-    )
+    return TestSet(source.name, source.digest(), tuple(subjects), tuple(failures), (), drawn_by, files)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ from ...trellis.structure_vae import SparseStructureDecoder, SparseStructureEnco
 from ...trellis.weights import load_checkpoint
 from ..engine.device import settle
 from ..protocol.values import Stage
-from ..settings.config import WORLDS, LooksSection, ObservationSection, PreparationSection, Window
+from ..settings.config import WORLDS, LooksSection, ObservationSection, PreparationSection
 from .weights_lock import read_lock
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -79,7 +79,6 @@ class WorldFile(BaseModel):
     format: int = WORLD_FORMAT
     name: str
     preparation: PreparationSection
-    window: Window
     observation: ObservationSection | None = None
     looks: LooksSection | None = None
     extractors: dict[str, str] = Field(default_factory=dict)
@@ -174,6 +173,12 @@ def world_info(folder: Path) -> WorldInfo:
     stages: tuple[Stage, ...] = ("structure", "slat") if has_slat(folder) else ("structure",)
     samplers: dict[Stage, SamplerParams] = {stage: read_sampler(folder, SAMPLERS[stage]) for stage in stages}
     return WorldInfo(folder, file, world_digest(folder, file), samplers)
+
+
+def slat_resolution(folder: Path) -> int:
+    """Cells along a side of the second stage's grid."""
+    stem = read_json(folder / "pipeline.json")["args"]["models"][SLAT_FLOW]
+    return int(read_json(folder / f"{stem}.json")["args"]["resolution"])
 
 
 def world_digest(folder: Path, file: WorldFile) -> str:
@@ -314,12 +319,11 @@ def _official(folder: Path) -> WorldFile:
 
 
 def official_file(name: str, image_size: int, resolution: int) -> WorldFile:
-    """What world.json would say: whole pictures, no tiny extractors, digests elsewhere."""
+    """What world.json would say: no tiny extractors, digests elsewhere."""
     views = {"views": 1, "yaw_deg": (30.0, 150.0), "pitch_deg": (10.0, 35.0)}
     return WorldFile(
         name=name,
         preparation=PreparationSection(resolution=resolution, image_size=image_size, **views),
-        window=Window(share=(1.0, 1.0), clear=1.0),
     )
 
 

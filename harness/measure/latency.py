@@ -22,12 +22,13 @@ from ...base.errors import AssetError
 from ...base.files import digest_of
 from ...flow.samplers import Sampler
 from ...render.appearance import coarse_coords
+from ...trellis.slat_pipeline import SlatPipeline
 from ..engine.device import clock
 from ..engine.jobs import OneResult
 from ..engine.store import Arrays
-from ..generate.made import condition, decoded, sampled
+from ..generate.made import Decoded, condition, sampled
 from ..inputs.cells import one_voxels
-from ..inputs.subjects import Subject, shown_pictures
+from ..inputs.subjects import Subject, conditioning_images
 from ..inputs.world import World, load_cached
 from ..protocol.rules import noise_seed
 from ..protocol.values import Stage, Values
@@ -62,7 +63,6 @@ class LatencyJob(OneResult):
     ways: Ways
     reference: Sampler
     subject: Subject
-    window: tuple[float, float]
     values: Values
     whole: bool
 
@@ -98,7 +98,7 @@ class LatencyJob(OneResult):
 
     def _todo(self, world: World) -> dict[str, Callable[[], object]]:
         """What is timed, by name. Of a structure that is empty there is no second stage to time."""
-        images = shown_pictures([self.subject], self.window)
+        images = conditioning_images([self.subject])
         cond = condition(world.structure, images)
         todo: dict[str, Callable[[], object]] = {
             name: partial(self._structure, world, cond, sampler) for name, sampler in self._of("structure")
@@ -112,7 +112,7 @@ class LatencyJob(OneResult):
         cond = condition(world.whole, images[0])
         second = {name: partial(self._slat, world, cond, coords, sampler) for name, sampler in self._of("slat")}
         latents = next(iter(second.values()))().cpu().numpy()
-        decode = partial(decoded, world.whole, coords, latents)
+        decode = partial(_decode, world.whole, coords, latents)
         try:
             decode()
         except AssetError:  # there is no surface, and nothing that would take the usual time
@@ -140,3 +140,9 @@ class LatencyJob(OneResult):
         arrays = self.place.get()
         spread = {name: float(values.std(ddof=1)) if len(values) > 1 else 0.0 for name, values in arrays.items()}
         return {name: (float(np.median(values)), spread[name]) for name, values in arrays.items()}
+
+
+def _decode(pipeline: SlatPipeline, coords: NDArray[np.int32], latents: NDArray[np.float32]) -> None:
+    """By both decoders. Raises AssetError: there is no surface."""
+    asset = Decoded(pipeline, coords, latents)
+    _ = asset.gaussians, asset.mesh

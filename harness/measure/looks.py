@@ -30,8 +30,8 @@ from ...render.points import sample_surface
 from ...render.structure import structure_mesh
 from ..engine.jobs import Job, Place
 from ..engine.store import Address, Arrays
-from ..generate.made import EMPTY, NOT_FINITE, AssetsJob, StructuresJob, decoded_assets
-from ..inputs.subjects import Subject, occupancies, whole_pictures
+from ..generate.made import EMPTY, NOT_FINITE, AssetsJob, Decoded, StructuresJob, decoded_assets
+from ..inputs.subjects import Subject, conditioning_images, occupancies
 from ..inputs.toys4k import UNIT_CUBE, BlenderLook
 from ..protocol.rules import points_seed, view_cameras
 from ..protocol.values import Values
@@ -40,6 +40,7 @@ from .pairs import Files
 VERSION = 1  # part of every address: raise it when our code draws something else
 SUPERSAMPLING = 2  # rays per pixel and axis for meshes
 NOT_MADE = "not generated"
+CELL_COLOURS = "cell_colours"
 COVERAGE = "coverage"  # beside the pictures of the truth: the least part of a picture that it covers
 
 
@@ -52,6 +53,7 @@ class Studio:
         points: drawn on a surface.
         frame: side of the cube that meshes are fitted into; None: as they are.
         values: of the protocol, for seeds.
+        cells: along a side of the second stage's grid.
     """
 
     cameras: tuple[Camera, ...]
@@ -61,9 +63,10 @@ class Studio:
     points: int
     frame: float | None
     values: Values
+    cells: int = 0
 
     @staticmethod
-    def of(values: Values, points: int) -> Studio:
+    def of(values: Values, points: int, cells: int = 0) -> Studio:
         """Cameras and splats of a protocol.
 
         Its near and far planes are not here: the rasteriser that they are from uses them for depths alone and cuts
@@ -73,11 +76,13 @@ class Studio:
         turn = tuple(orbit(yaw, clip.pitch_deg, clip.radius, clip.fov_deg) for yaw in clip.yaw_deg) if clip else ()
         splatting = Splatting(blur=made.kernel_size, compensated=made.mip)
         frame = UNIT_CUBE if values.gt_render else None
-        return Studio(view_cameras(values), turn, values.views.resolution, splatting, points, frame, values)
+        return Studio(view_cameras(values), turn, values.views.resolution, splatting, points, frame, values, cells)
 
     def key(self, look: str) -> dict[str, Any]:
         """What decides a look besides what is looked at, as JSON."""
         values = self.values
+        if look == CELL_COLOURS:
+            return {}
         if "points" in look:
             return {"points": self.points, "frame": self.frame, "seeds": values.seeds.model_dump(mode="json")}
         views = values.views.model_dump(mode="json")
@@ -93,6 +98,8 @@ class Studio:
         """What a failed asset looks like."""
         if look == COVERAGE:
             return np.zeros(1)
+        if look == CELL_COLOURS:
+            return np.zeros((self.cells, self.cells, self.cells, 4), np.float32)
         if look.startswith("condition"):
             return np.zeros((1, 3, self.resolution, self.resolution), np.uint8)
         if "points" in look:
@@ -258,10 +265,7 @@ class AssetLooks(SurfaceLooks):
     def each(self) -> Iterator[Mapping[str, Look] | str]:
         maker, arrays = self.made.maker, self.made.place.get()
         for seed, asset in zip(self.seeds, decoded_assets(maker.world, maker.device, arrays), strict=True):
-            if isinstance(asset, str):
-                yield asset
-            else:
-                yield asset_looks(self.studio, self.names, asset.mesh, asset.gaussians, seed)
+            yield asset if isinstance(asset, str) else asset_looks(self.studio, self.names, asset, seed)
 
 
 @dataclass(frozen=True)
@@ -355,14 +359,14 @@ class FileLooks(SurfaceLooks):
 
 @dataclass(frozen=True)
 class ConditionLooks(LooksJob):
-    """Of the conditioning pictures, whole, as networks take them before any window."""
+    """Of the conditioning pictures."""
 
     @property
     def source(self) -> Any:
         return [subject.key for subject in self.subjects]
 
     def each(self) -> Iterator[Mapping[str, Look] | str]:
-        for image in whole_pictures(self.subjects):
+        for image in conditioning_images(self.subjects):
             yield {"condition": image.transpose(2, 0, 1)[None]}
 
 
@@ -374,20 +378,33 @@ def voxel_looks(studio: Studio, names: Sequence[str], grid: NDArray[np.bool_], s
     return {name: studio.of_mesh(name, mesh, seed) for name in names}
 
 
-def asset_looks(
-    studio: Studio, names: Sequence[str], mesh: Mesh, gaussians: Gaussians, seed: int
-) -> Mapping[str, Look] | str:
-    """Looks of a whole asset. One that fails in one of them fails in all: it is one asset."""
-    try:
-        framed = studio.framed(mesh)
-        return {
-            name: studio.of_gaussians(name, gaussians)
-            if name.startswith("gaussians")
-            else studio.of_mesh(name, framed, seed)
-            for name in names
-        }
-    except AssetError as error:
-        return str(error)
+def asset_looks(studio: Studio, names: Sequence[str], asset: Decoded, seed: int) -> Mapping[str, Look]:
+    """Looks of a whole asset, each by itself: what is kept of one must not depend on which others are asked for."""
+
+    def look(name: str) -> Look:
+        try:
+            if name == CELL_COLOURS:
+                return cell_colours(asset.coords, asset.gaussians, studio.cells)
+            if name.startswith("gaussians"):
+                return studio.of_gaussians(name, asset.gaussians)
+            return studio.of_mesh(name, studio.framed(asset.mesh), seed)
+        except AssetError as error:
+            return str(error)
+
+    return {name: look(name) for name in names}
+
+
+def cell_colours(coords: NDArray[np.int32], gaussians: Gaussians, resolution: int) -> NDArray[np.float32]:
+    """[R, R, R, 4]: mean colour of the Gaussians of each cell, weighted by opacity, and 1; zeros elsewhere.
+
+    Args:
+        coords: [N, 3] cells. gaussians: of a decoder: of one cell after the other, as many of each.
+    """
+    weight = gaussians.opacities.reshape(len(coords), -1, 1) + np.float32(1e-6)
+    rgb = (weight * gaussians.colours.reshape(len(coords), -1, 3)).sum(1) / weight.sum(1)
+    grid = np.zeros((resolution, resolution, resolution, 4), np.float32)
+    grid[tuple(coords.T)] = np.concatenate([rgb, np.ones((len(coords), 1), np.float32)], axis=1)
+    return grid
 
 
 def _or_why(

@@ -43,8 +43,8 @@ class ScoresJob(Job):
     """The scores of one cell or control, a place for each metric.
 
     Attributes:
-        sides: "made", and what metrics hold it against: "truth", "teacher", "condition". Without a teacher the
-            metrics that need one say nothing.
+        sides: "made", and what metrics hold it against: "truth", "population", "teacher", "condition". Without a
+            teacher the metrics that need one say nothing.
         shuffled: whether things are scored with the pictures of their neighbours.
     """
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ...assets.source import Lawful
 from ...base.files import digest_of
 from ...metrics import Cells, NotMeasured, Seen
 from ..engine.jobs import Job, Place
@@ -34,7 +35,7 @@ from .looks import (
 )
 from .pairs import Files
 
-RAW = ("occupancy", "latents", "cells")  # what is no look: it is what was made itself
+RAW = ("occupancy", "latents", "cells", "law")  # what is no look: it is what was made itself, and what could have been
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,9 @@ class TruthSide(Side):
         return jobs
 
     def raw(self, name: str) -> tuple[Any, Sequence[str]]:
+        if name == "law":
+            assets = [subject.asset for subject in self.subjects]
+            return [asset.law() if isinstance(asset, Lawful) else None for asset in assets], [""] * len(assets)
         if name != "occupancy":
             return super().raw(name)
         grids = occupancies(self.subjects)

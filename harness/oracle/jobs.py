@@ -19,11 +19,11 @@ from ..engine.files import save_tensors
 from ..engine.workers import tick
 from ..settings.methods import Entrant
 from ..train.loop import Failure, Student, student_file, train_together
-from ..train.pairs import CHECKS, HeldOut, PairedTask, ends_of
+from ..train.pairs import CHECKS, HeldOut, PairedTask, batches_of, ends_of
 from .config import OracleConfig
 from .exam import answer
 from .family import Exam, Family, LawTask
-from .plan import TEST, Training, batches_of, exam_file, family, pairs_folder
+from .plan import TEST, Training, exam_file, family, pairs_folder
 
 PARTS = 4  # files of a set of pairs
 
@@ -64,7 +64,7 @@ def pairs_jobs(config: OracleConfig, sets: Sequence[StoredPairs], out: Path, spl
     """What is not there of the exam's ends and of these sets."""
     jobs = [PairsJob(config, out / exam_file(config, split), split=split)]
     for pairs in sets:
-        batches = range(batches_of(pairs, config))
+        batches = range(batches_of(pairs, config.train.batch))
         paths = pairs_files(pairs, config, out)
         jobs += [PairsJob(config, path, pairs, tuple(batches[i::PARTS])) for i, path in enumerate(paths)]
     return [job for job in jobs if not job.path.exists()]
@@ -119,7 +119,7 @@ def _student(training: Training, task: LawTask, paired: PairedTask | None, job: 
 
 def _ends(pairs: StoredPairs, job: TrainJob) -> list[Tensor]:
     parts = [load_file(path) for path in pairs_files(pairs, job.config, job.out)]
-    return [parts[index % PARTS][str(index)] for index in range(batches_of(pairs, job.config))]
+    return [parts[index % PARTS][str(index)] for index in range(batches_of(pairs, job.config.train.batch))]
 
 
 @torch.no_grad()

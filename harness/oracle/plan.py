@@ -12,7 +12,7 @@ from ...base.files import digest_of
 from ...methods import METHODS, StoredPairs
 from ...trellis.pipeline import SamplerParams
 from ..settings.methods import Entrant, entrant
-from ..train.pairs import learned_of
+from ..train.pairs import batches_of, learned_of
 from .config import OracleConfig
 from .families import family_of
 from .family import Family
@@ -115,11 +115,6 @@ def training_of(who: Entrant, seed: int, config: OracleConfig) -> Training:
     return Training(who, seed, _steps(who, config), folder)
 
 
-def batches_of(pairs: StoredPairs, config: OracleConfig) -> int:
-    """Of a set of pairs: at least one to learn from, and one that is held out."""
-    return max(2, pairs.count // config.train.batch)
-
-
 def pairs_folder(pairs: StoredPairs, config: OracleConfig) -> str:
     """Where a set of pairs is kept, relative to the run's folder: all training seeds use the same."""
     sha = digest_of([VERSION, exam_key(config), config.train.batch, pairs.count, repr(pairs.solver)])
@@ -142,4 +137,4 @@ def _steps(who: Entrant, config: OracleConfig) -> int:
     pairs = who.distillation.stored_pairs()
     if pairs is None:
         return config.train.steps
-    return pairs.epochs * learned_of(batches_of(pairs, config))
+    return pairs.epochs * learned_of(batches_of(pairs, config.train.batch))

@@ -32,9 +32,11 @@ from ..settings.config import Config, LineSection, Tolerance, Train
 from ..settings.kernels import in_use, kernels_of
 from ..settings.methods import Entrant, code_digest, entrant
 from ..train.data import LatentSet, TrainingSet
+from ..train.pairs import batches_of, learned_of
 
 STAGES: tuple[Stage, ...] = ("structure", "slat")
-ALWAYS = ("none", "none:cfg", "teacher")  # the rows that every table has
+ALWAYS = ("none", "none:cfg", "teacher")  # the rows that every table has; GUIDED where the teacher is guided
+GUIDED = "none:cfg"
 REFERENCE = "teacher"
 LEVELS: dict[Stage, Level] = {"structure": "structure", "slat": "assets"}  # of the columns that judge a stage
 RELEASED = "released"  # the variant whose students were published
@@ -238,7 +240,7 @@ class Plan:
     @property
     def needs_occupancy(self) -> bool:
         """Whether some column compares with the structures of the test assets."""
-        return any(one.level == "structure" and (one.truth or one.controls) for one in self.metrics)
+        return any(one.level == "structure" and (one.truth or one.population or one.controls) for one in self.metrics)
 
     @cached_property
     def key(self) -> str:
@@ -417,8 +419,10 @@ def resolve(
     if config.slat and "slat" not in world.samplers:
         raise UsageError(f"World '{config.world}' has no second stage, which [slat] is to train. Remove [slat].")
     _check_names(config)
-    sections, left_out = chosen_lines(config, methods)
     stages = STAGES if config.slat else STAGES[:1]
+    guided = any(teacher_params(protocol, world, stage).cfg_strength for stage in stages)
+    always = tuple(label for label in ALWAYS if guided or label != GUIDED)
+    sections, left_out = chosen_lines(config, methods, always)
     lines = tuple(_line(section, config, protocol, world, stages) for section in sections)
     seeds = tuple(dict.fromkeys(train_seeds)) or (0,)
     plan = Plan(config, protocol, world, device, lines, seeds, test, limit, sets, left_out=left_out)
@@ -431,7 +435,9 @@ def resolve(
     return plan
 
 
-def chosen_lines(config: Config, methods: Sequence[str]) -> tuple[list[LineSection], tuple[str, ...]]:
+def chosen_lines(
+    config: Config, methods: Sequence[str], always: Sequence[str] = ALWAYS
+) -> tuple[list[LineSection], tuple[str, ...]]:
     """The lines to make, and the labels of optional ones that are left out.
 
     A label that the preset has no line for gets one per number of steps: so a method of one's own stands beside them.
@@ -442,12 +448,12 @@ def chosen_lines(config: Config, methods: Sequence[str]) -> tuple[list[LineSecti
 
     def is_chosen(section: LineSection) -> bool:
         by_name = not section.optional and section.name in wanted
-        return section.method in (*wanted, *ALWAYS) or by_name
+        return section.method in (*wanted, *always) or by_name
 
     chosen = [section for section in config.line if is_chosen(section)]
     there = {section.method for section in chosen}
-    there |= {section.name for section in chosen if not section.optional} - set(ALWAYS)
-    added = [label for label in dict.fromkeys((*wanted, *ALWAYS)) if label not in there]
+    there |= {section.name for section in chosen if not section.optional} - set(always)
+    added = [label for label in dict.fromkeys((*wanted, *always)) if label not in there]
     few = tuple(dict.fromkeys(config.evaluate.steps))
     steps = {label: few if label != REFERENCE else few[:1] for label in added}
     lines = [LineSection(method=label, steps=count) for label in added for count in steps[label]]
@@ -475,7 +481,9 @@ def teacher_params(protocol: Protocol, world: WorldInfo, stage: Stage) -> Sample
 
 
 def training_steps(who: Entrant, train: Train, step_seconds: Mapping[str, float]) -> int:
-    """Optimiser steps that a method gets under a stage's budget."""
+    """Optimiser steps that a method gets under a stage's budget; with stored pairs as many as their epochs take."""
+    if pairs := who.distillation.stored_pairs():
+        return pairs.epochs * learned_of(batches_of(pairs, train.batch))
     if train.budget == "steps":
         return train.steps
     if train.budget == "seconds" and {who.label, BUDGET_METHOD} <= step_seconds.keys():
@@ -510,12 +518,6 @@ def _line(section: LineSection, config: Config, protocol: Protocol, world: World
 
 
 def _at_rate(who: Entrant, lr: float | None) -> Entrant:
-    """Raises UsageError for a method that learns from stored pairs: nothing makes those of a stage."""
-    if who.trains and who.distillation.stored_pairs():
-        raise UsageError(
-            f"'{who.label}' is to learn from stored pairs, which are made for presets of problems with a known law "
-            f"alone. Leave out methods.{who.name}.pairs."
-        )
     return who.at(lr=lr) if who.trains and lr is not None else who
 
 
@@ -555,7 +557,7 @@ def swept_metric(plan: Plan, stage: Stage) -> Metric:
     metric = by_name[name] if name in by_name else METRICS.get(name).value
     if metric.level != level:
         raise UsageError(f"sweep.{key} takes a column of level '{level}' ({name} is of '{metric.level}'). Change it.")
-    if metric.truth and isinstance(plan.sets[stage], LatentSet):
+    if (metric.truth or metric.population) and isinstance(plan.sets[stage], LatentSet):
         raise UsageError(
             f"The sweep's column '{name}' needs shapes, and of held-out training instances there are none. "
             f"Set sweep.{key} to one that compares with the teacher: MSE_teacher (structures) or MSE_slat."

@@ -18,7 +18,7 @@ from ..engine.progress import Reporter
 from ..engine.tracking import Training, tracking
 from ..engine.workers import workers
 from ..inputs.world import write_world_file
-from ..settings.config import Config, Pretrain, SecondRecipe, Window
+from ..settings.config import Config, Pretrain, SecondRecipe
 from .card import write_card
 from .data import Collection, Objects, Toys, as_seen
 from .features import train_appearance, train_dual_encoder, train_picture_classifier, train_points_classifier
@@ -46,19 +46,19 @@ SEEN = ("second_assets", "preparation", "looks")
 # in the order in which they are made
 FIRST: dict[str, Stage] = {
     "vae": Stage(("ss_encoder", "ss_decoder"), ("assets", "preparation")),
-    "conditioner": Stage(("conditioner",), ("window", "vae")),
-    "teacher": Stage(("ss_flow",), ("window", "vae", "conditioner")),
+    "conditioner": Stage(("conditioner",), ("vae",)),
+    "teacher": Stage(("ss_flow",), ("vae", "conditioner")),
     "picture_classifier": Stage(("tiny2d",), OBSERVED),
     "points_classifier": Stage(("tiny3d",), OBSERVED),
-    "dual_encoder": Stage(("ulip_tiny",), (*OBSERVED, "window")),
+    "dual_encoder": Stage(("ulip_tiny",), OBSERVED),
 }
 # of worlds with whole assets
 SECOND: dict[str, Stage] = {
     "slat_vae": Stage(("slat_encoder", "slat_decoder_gs"), SEEN),
     "slat_mesh": Stage(("slat_decoder_mesh",), ("slat_vae",)),
-    "slat_teacher": Stage(("slat_flow", "slat_conditioner"), ("slat_vae", "window")),
+    "slat_teacher": Stage(("slat_flow", "slat_conditioner"), ("slat_vae",)),
     "appearance": Stage(("tiny_rgb",), SEEN),
-    "asset_dual_encoder": Stage(("ulip_tiny_mesh",), (*SEEN, "window")),
+    "asset_dual_encoder": Stage(("ulip_tiny_mesh",), SEEN),
 }
 STAGES = FIRST | SECOND
 STORED = torch.float16  # of shipped weights: half the size; quality is measured after rounding
@@ -119,7 +119,7 @@ def _made(recipe: Pretrain, out: Path, stages: Sequence[str], threads: int, repo
         if recipe.second:
             first = toys.objects("train", recipe.second.assets)
             rest = toys.objects("validation", recipe.held_out)
-            makers |= _second_makers(recipe.second, recipe.window, (first, train), (rest, held_out), out, reporter)
+            makers |= _second_makers(recipe.second, (first, train), (rest, held_out), out, reporter)
     torch.set_num_threads(threads)
     for stage in stages:
         if not _is_stored(out, stage):
@@ -156,12 +156,11 @@ def _makers(
         return encode(load_checkpoint(_stem(out, "ss_encoder")), torch.from_numpy(train.occupancy))
 
     def conditioner(path: Path) -> Sequence[Trained]:
-        section, window = recipe.conditioner, recipe.window
-        return [train_conditioner(latents(), train.labels, train.images, section, window, path, reporter)]
+        return [train_conditioner(latents(), train.labels, train.images, recipe.conditioner, path, reporter)]
 
     def teacher(path: Path) -> Sequence[Trained]:
         network = load_checkpoint(_stem(out, "conditioner"))
-        return [train_teacher(latents(), train.images, network, recipe.teacher, recipe.window, path, reporter)]
+        return [train_teacher(latents(), train.images, network, recipe.teacher, path, reporter)]
 
     return {
         "vae": lambda path: train_vae(train.occupancy, held_out.occupancy, recipe.vae, path, reporter),
@@ -173,15 +172,12 @@ def _makers(
         "points_classifier": lambda path: [
             train_points_classifier(train, held_out, recipe.points_classifier, path, reporter)
         ],
-        "dual_encoder": lambda path: [
-            train_dual_encoder(train, held_out, recipe.dual_encoder, recipe.window, path, reporter)
-        ],
+        "dual_encoder": lambda path: [train_dual_encoder(train, held_out, recipe.dual_encoder, path, reporter)],
     }
 
 
 def _second_makers(
     recipe: SecondRecipe,
-    window: Window,
     train: tuple[Objects, Collection],
     held_out: tuple[Objects, Collection],
     out: Path,
@@ -201,11 +197,11 @@ def _second_makers(
         latents = raw()
         mean, std = latents.mean(0), latents.std(0)
         write_json(_normalisation(out), {"mean": mean.tolist(), "std": std.tolist()})
-        return train_slat_teacher(first, (latents - mean) / std, recipe.slat_teacher, window, path, reporter)
+        return train_slat_teacher(first, (latents - mean) / std, recipe.slat_teacher, path, reporter)
 
     def dual(path: Path) -> Sequence[Trained]:
         section = recipe.asset_dual_encoder
-        return [train_dual_encoder(seen_1, seen_2, section, window, path, reporter, colour=True)]
+        return [train_dual_encoder(seen_1, seen_2, section, path, reporter, colour=True)]
 
     return {
         "slat_vae": lambda path: train_slat_vae(first, recipe.slat_vae, path, reporter),
@@ -273,7 +269,7 @@ def _normalisation(out: Path) -> Path:
 def _write_world(out: Path, recipe: Pretrain) -> None:
     models = {FLOW: "ckpts/ss_flow", DECODER: "ckpts/ss_decoder", ENCODER: "ckpts/ss_encoder"}
     samplers, others = {SAMPLER: recipe.sampler.model_dump(mode="json")}, {CONDITIONER: "ckpts/conditioner"}
-    sections = {key: getattr(recipe, key) for key in ("preparation", "window", "observation")}
+    sections = {key: getattr(recipe, key) for key in ("preparation", "observation")}
     extractors = ["tiny2d", "tiny3d", "ulip_tiny"]
     if recipe.second:
         models |= {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...base.files import write_text
 from ..settings.config import Pretrain
+from .data import JUDGED_WHOLE
 
 MEASURES = {
     "held_out_iou": "IoU of the reconstruction, held-out toys",
@@ -29,7 +30,7 @@ def write_card(
     Args:
         measured: steps, loss, seconds and quality of each stage.
         teacher: metrics of samplers of the finished teacher on `n_judged` test toys.
-        second: the same of the second stage, on true structures; empty in a world without one.
+        second: the same of the second stage, on the true structures of the first JUDGED_WHOLE; empty without one.
     """
     sizes = {path.stem: path.stat().st_size for path in sorted((out / "ckpts").glob("*.safetensors"))}
     lines = [
@@ -49,7 +50,12 @@ def write_card(
         *_teacher_table(teacher),
         "",
         *(
-            ["The second stage on the true structures of the same toys:", "", *_teacher_table(second), ""]
+            [
+                f"The second stage on the true structures of the first {min(JUDGED_WHOLE, n_judged)}:",
+                "",
+                *_teacher_table(second),
+                "",
+            ]
             if second
             else []
         ),

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...assets.source import Asset
-from ...assets.toys import CATEGORIES, ToySource
+from ...assets.source import Asset, Source
+from ...assets.toys import CATEGORIES, AllToys, ToySource
 from ...base.errors import RunError
 from ...base.files import digest_of
 from ...metrics.contract import Level
@@ -31,8 +31,9 @@ from ..protocol.values import Values
 from ..settings.config import LooksSection, ObservationSection, Pretrain
 from ..train.data import cell_rows
 
-PROTOCOL = "tiny-v2"  # whose cameras and seeds extractors are trained with
-JUDGED = 64  # toys that the finished teachers are measured on
+PROTOCOL = "tiny-v3"  # whose cameras and seeds extractors are trained with
+JUDGED = 512  # toys that the finished teachers are measured on; whole assets on the first JUDGED_WHOLE
+JUDGED_WHOLE = 64
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,23 @@ class Toys:
 
     def source(self, split: str) -> ToySource:
         held_out = self.recipe.held_out
-        return ToySource(split, {"train": self.recipe.assets, "test": min(JUDGED, held_out)}.get(split, held_out))
+        return ToySource(split, {"train": self.recipe.assets, "test": JUDGED}.get(split, held_out))
 
     def usable(self, split: str, limit: int | None = None) -> TestSet:
         """The toys of a split, or the first `limit`, with their structures and conditioning pictures."""
-        file = WorldFile(name="", preparation=self.recipe.preparation, window=self.recipe.window)
-        source, shows, protocol = self.source(split), OwnRenderer(self.spec), load_protocol(PROTOCOL)
+        return self._opened(self.source(split), limit)
+
+    def others(self, count: int) -> TestSet:
+        """Toys that are neither trained nor judged on."""
+        return self._opened(ToySource("validation", count), None)
+
+    def all(self, colours: int) -> TestSet:
+        """Every structure in some colours: what distributions are held against."""
+        return self._opened(AllToys(colours), None)
+
+    def _opened(self, source: Source, limit: int | None) -> TestSet:
+        file = WorldFile(name="", preparation=self.recipe.preparation)
+        shows, protocol = OwnRenderer(self.spec), load_protocol(PROTOCOL)
         return open_tests(source, shows, file, protocol, self.root, self.engine, limit=limit, occupancy=True)
 
     def truth(self, tests: TestSet, level: Level) -> TruthSide:
@@ -170,7 +182,8 @@ def studio(section: ObservationSection | LooksSection) -> Studio:
     """The protocol's cameras and seeds, with pictures and points of the size that the recipe has."""
     values = judging()
     views = values.views.model_copy(update={"resolution": section.picture_size})
-    return Studio.of(values.model_copy(update={"views": views}), section.points)
+    cells = section.resolution if isinstance(section, LooksSection) else 0
+    return Studio.of(values.model_copy(update={"views": views}), section.points, cells)
 
 
 def as_seen(objects: Objects, collection: Collection) -> Collection:

@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from ...metrics.extractors import EXTRACTORS, AppearanceNetwork
 from ..engine.progress import Reporter
-from ..settings.config import FeaturePart, Window
+from ..settings.config import FeaturePart
 from ..train.learner import Learner, Recipe
 from .data import Collection
 from .fit import fit, numpy_generator
-from .structure import Trained, windowed
+from .structure import Trained, pictures_of
 
 COLOUR_WEIGHT = 20.0  # of the mean squared error of colours in [0, 1], against the cross-entropy of categories
 
@@ -96,7 +96,6 @@ def train_dual_encoder(
     train: Collection,
     held_out: Collection,
     stage: FeaturePart,
-    window: Window,
     path: Path,
     reporter: Reporter,
     *,
@@ -109,13 +108,12 @@ def train_dual_encoder(
     args = {"image_size": train.images.shape[2], "dim": stage.dim, "colour": colour}
     network = EXTRACTORS.create("DualEncoder", args)
     learner = Learner(network, Recipe(stage.steps, stage.lr, warmup=50, ema=0.995, weight_decay=1e-2))
-    shown = Window(share=window.share, clear=0.5)
 
     def loss_of(index: int) -> Tensor:
         generator = numpy_generator("dual encoder", index)
         rows = generator.choice(len(train.images), stage.batch, replace=False)
         points = train.points[rows][:, generator.permutation(train.points.shape[1])[:512]]
-        logits = network(windowed(train.images, rows, shown, generator), torch.from_numpy(points))
+        logits = network(pictures_of(train.images, rows, generator), torch.from_numpy(points))
         return 0.5 * (_matching(logits) + _matching(logits.T))
 
     measured = fit(learner, loss_of, path, reporter, "DualEncoder")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...assets.toys import SOME_COLOURS
 from ...metrics import METRICS
 from ...metrics.contract import Level
 from ..engine.device import CPU
@@ -24,12 +25,13 @@ from ..measure.sides import AssetsSide, ConditionSide, Side, StructuresSide
 from ..protocol.values import Stage
 from ..settings.config import ProtocolSection
 from ..settings.methods import entrant
-from .data import Toys, judging
+from .data import JUDGED_WHOLE, Toys, judging
 
 Table = Mapping[str, Mapping[str, float]]  # by title and metric
 
 # label and steps; the teacher has its own number of steps
-ROWS = {"teacher, full sampler": ("teacher", 1), "1 step, guided": ("none:cfg", 1), "1 step": ("none", 1)}
+ROWS = {"teacher, full sampler": ("teacher", 1), "1 step": ("none", 1)}
+OTHERS = "other true toys"  # as many: what a distance says of good ones
 SEED = 0  # of generation
 VERSION = 1  # part of the address of true structures
 
@@ -60,10 +62,7 @@ def teacher_quality(folder: Path, toys: Toys) -> Table:
     """Metrics of the structures of each of ROWS."""
     world, tests = world_info(folder), toys.usable("test")
     jobs = {
-        title: [
-            StructuresJob(toys.root, maker, part, tests.window, judging(), SEED, batch=1)
-            for part in _parts(tests.subjects)
-        ]
+        title: [StructuresJob(toys.root, maker, part, judging(), SEED, batch=1) for part in _parts(tests.subjects)]
         for title, maker in _makers(world, "structure").items()
     }
     look = toys.truth(tests, "structure").studio
@@ -73,7 +72,7 @@ def teacher_quality(folder: Path, toys: Toys) -> Table:
 
 def second_stage_quality(folder: Path, toys: Toys) -> Table:
     """Metrics of whole assets on true structures, so that they speak of the second stage alone."""
-    world, tests = world_info(folder), toys.usable("test")
+    world, tests = world_info(folder), toys.usable("test", JUDGED_WHOLE)
     parts, makers = _parts(tests.subjects), _makers(world, "slat")
     any_maker = next(iter(makers.values()))
     jobs: dict[str, Sequence[Job]] = {
@@ -81,7 +80,7 @@ def second_stage_quality(folder: Path, toys: Toys) -> Table:
     }
     for title, maker in makers.items():
         jobs[title] = [
-            AssetsJob(toys.root, maker, TrueStructures(toys.root, part), part, tests.window, judging(), SEED)  # type: ignore[arg-type]
+            AssetsJob(toys.root, maker, TrueStructures(toys.root, part), part, judging(), SEED)  # type: ignore[arg-type]
             for part in parts
         ]
     look = toys.truth(tests, "assets").studio
@@ -102,15 +101,22 @@ def _measured(world: WorldInfo, toys: Toys, tests: TestSet, level: Level, made: 
     """The protocol's columns of a level, but for those that need a teacher; what has no value is left out."""
     columns = judging().columns
     named = columns.structure if level == "structure" else columns.assets
-    metrics = tuple(metric for name in sorted(named) if not (metric := METRICS.get(name).value).teacher)
+    metrics = tuple(metric for name in named if not (metric := METRICS.get(name).value).teacher)
     wanted = {need.partition(":")[2] for metric in metrics for need in metric.needs()} - {""}
     extractors = extractors_of(sorted(wanted), ProtocolSection(), world, Path(), CPU)
     truth = toys.truth(tests, level)
-    against = {"truth": truth, "condition": ConditionSide(toys.root, tests.subjects, truth.studio, SHARD)}
+    against = {
+        "truth": truth,
+        "population": toys.truth(toys.all(1 if level == "structure" else SOME_COLOURS), level),
+        "condition": ConditionSide(toys.root, tests.subjects, truth.studio, SHARD),
+    }
     jobs = {
         title: ScoresJob(toys.root, title, metrics, {"made": side, **against}, extractors)
         for title, side in made.items()
     }
+    if floors := tuple(one for one in metrics if "floor" in one.controls):
+        others = toys.truth(toys.others(len(tests.subjects)), level)
+        jobs[OTHERS] = ScoresJob(toys.root, OTHERS, floors, {"made": others, **against}, extractors)
     toys.engine.do(jobs.values())
     return {
         title: {name: scored.score.value for name, scored in job.read().items() if scored.score}

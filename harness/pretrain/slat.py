@@ -26,11 +26,11 @@ from ...trellis.slat_encoder import SLatEncoder
 from ...trellis.slat_pipeline import voxel_layout
 from ...trellis.sparse import SparseTensor, Voxels
 from ..engine.progress import Reporter
-from ..settings.config import SlatMeshPart, SlatTeacherPart, SlatVaePart, Window
+from ..settings.config import SlatMeshPart, SlatTeacherPart, SlatVaePart
 from ..train.learner import Learner, Recipe
 from .data import Objects
 from .fit import fit, numpy_generator, torch_generator
-from .structure import Trained, windowed
+from .structure import Trained, pictures_of
 
 RADIUS, FOV_DEG = 2.0, 40.0  # of the training cameras: the protocol's
 PITCH_DEG = (-20.0, 60.0)
@@ -170,7 +170,7 @@ def corner_loss(values: VoxelValues, coords: NDArray[np.int32], mesh: Mesh, reso
 
 
 def train_slat_teacher(
-    objects: Objects, latents: Tensor, stage: SlatTeacherPart, window: Window, path: Path, reporter: Reporter
+    objects: Objects, latents: Tensor, stage: SlatTeacherPart, path: Path, reporter: Reporter
 ) -> tuple[Trained, Trained]:
     """Flow of the second stage and its image conditioner, together, by flow matching.
 
@@ -193,7 +193,7 @@ def train_slat_teacher(
         "cond_channels": stage.cond_channels,
         "num_blocks": stage.num_blocks,
         "num_heads": stage.num_heads,
-        "patch_size": 2,
+        "patch_size": stage.patch_size,
         "num_io_res_blocks": 1,
         "io_block_channels": [stage.io_channels],
         "pe_mode": "ape",
@@ -207,7 +207,7 @@ def train_slat_teacher(
     def loss_of(index: int) -> Tensor:
         generator, tensors = numpy_generator("slat batch", index), torch_generator("slat noise", index)
         rows = generator.integers(0, len(objects.assets), stage.batch)
-        cond = conditioner(windowed(objects.images, rows, window, generator))
+        cond = conditioner(pictures_of(objects.images, rows, generator))
         kept = torch.rand(stage.batch, generator=tensors) >= stage.drop_condition
         cells, voxels = objects.cells(rows)
         x_0, layout = latents[cells], voxel_layout(voxels, channels)

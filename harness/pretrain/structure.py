@@ -19,8 +19,7 @@ from ...trellis.adapter import T_SCALE
 from ...trellis.patches import from_blocks, to_blocks
 from ...trellis.weights import NetworkConfig
 from ..engine.progress import Reporter
-from ..inputs.window import keep_window
-from ..settings.config import ConditionerPart, TeacherPart, VaePart, Window
+from ..settings.config import ConditionerPart, TeacherPart, VaePart
 from ..train.learner import Learner, Recipe
 from .fit import fit, numpy_generator, torch_generator
 
@@ -112,7 +111,6 @@ def train_conditioner(
     labels: NDArray[np.int64],
     images: NDArray[np.uint8],
     stage: ConditionerPart,
-    window: Window,
     path: Path,
     reporter: Reporter,
 ) -> Trained:
@@ -122,7 +120,7 @@ def train_conditioner(
 
     Args:
         latents: [N, C, r, r, r]. labels: [N] categories.
-        images: [N, views, S, S, 3] whole conditioning pictures; windows are drawn anew at every step.
+        images: [N, views, S, S, 3] conditioning pictures.
     """
     args = {"image_size": images.shape[2], "channels": stage.channels, "layers": stage.layers}
     conditioner = create("ImageConditioner", args)
@@ -137,7 +135,7 @@ def train_conditioner(
     def loss_of(index: int) -> Tensor:
         generator = numpy_generator("conditioner batch", index)
         rows = generator.integers(0, len(latents), stage.batch)
-        latent, logits = guess(conditioner(windowed(images, rows, window, generator)))
+        latent, logits = guess(conditioner(pictures_of(images, rows, generator)))
         picked = torch.from_numpy(rows)
         return functional.mse_loss(latent, targets[picked]) + CATEGORY_WEIGHT * functional.cross_entropy(
             logits, categories[picked]
@@ -167,7 +165,6 @@ def train_teacher(
     images: NDArray[np.uint8],
     conditioner: nn.Module,
     stage: TeacherPart,
-    window: Window,
     path: Path,
     reporter: Reporter,
 ) -> Trained:
@@ -175,7 +172,7 @@ def train_teacher(
 
     Args:
         latents: [N, C, r, r, r].
-        images: [N, views, S, S, 3] whole conditioning pictures; windows are drawn anew at every step.
+        images: [N, views, S, S, 3] conditioning pictures.
     """
     with torch.no_grad():
         cond_channels = conditioner(torch.from_numpy(images[:1, 0]).permute(0, 3, 1, 2)).shape[-1]
@@ -188,7 +185,7 @@ def train_teacher(
         "num_blocks": stage.num_blocks,
         "num_heads": stage.num_heads,
         "mlp_ratio": 4,
-        "patch_size": 2,
+        "patch_size": stage.patch_size,
         "pe_mode": "ape",
         "qk_rms_norm": True,
     }
@@ -200,7 +197,7 @@ def train_teacher(
         generator, tensors = numpy_generator("teacher batch", index), torch_generator("teacher noise", index)
         rows = generator.integers(0, len(latents), stage.batch)
         with torch.no_grad():
-            cond = conditioner(windowed(images, rows, window, generator))
+            cond = conditioner(pictures_of(images, rows, generator))
         kept = torch.rand(stage.batch, generator=tensors) >= stage.drop_condition
         x_0 = latents[torch.from_numpy(rows)]
         layout = DenseLayout(tuple(x_0.shape))
@@ -214,11 +211,7 @@ def train_teacher(
     return Trained(flow, {"name": "SparseStructureFlowModel", "args": args}, measured)
 
 
-def windowed(images: NDArray[np.uint8], rows: NDArray, window: Window, generator: np.random.Generator) -> Tensor:
-    """One random view of every row, seen through a random keep-window (or whole): [B, 3, S, S] uint8."""
-    shown = []
-    for row in rows:
-        image = images[row, generator.integers(0, images.shape[1])]
-        whole = generator.random() < window.clear
-        shown.append(image if whole else keep_window(image, window.share, generator))
-    return torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)
+def pictures_of(images: NDArray[np.uint8], rows: NDArray, generator: np.random.Generator) -> Tensor:
+    """One random view of every row: [B, 3, S, S] uint8."""
+    views = generator.integers(0, images.shape[1], len(rows))
+    return torch.from_numpy(images[rows, views]).permute(0, 3, 1, 2)

@@ -36,7 +36,7 @@ class ProtocolSection(Section):
     all adds the protocol's secondary ones.
     """
 
-    name: str = Field(default="tiny-v2", description="a protocol, NAME+VARIANT, or a .toml file")
+    name: str = Field(default="tiny-v3", description="a protocol, NAME+VARIANT, or a .toml file")
     extractors: Literal["official", "random"] = "official"
     seed: int = Field(default=0, ge=0, description="of random extractors")
     columns: Literal["main", "all"] = "main"
@@ -123,7 +123,7 @@ class Sweep(Section):
         default=(), description="of the teacher that students follow; a method's own by default"
     )
     methods: tuple[str, ...] = Field(default=(), description="that are swept; all by default")
-    metric: str = Field(default="FD_tiny2d", description="of structures: the best value at the fewest steps wins")
+    metric: str = Field(default="MSE_teacher", description="of structures: the best value at the fewest steps wins")
     slat_metric: str = Field(default="MSE_slat", description="of the second stage, on the teacher's structures")
     assets: int = Field(default=64, gt=1, description="validation assets that each student of the grid is measured on")
     seed: int = Field(default=0, description="training and generation seed of the grid")
@@ -184,11 +184,6 @@ class PreparationSection(Section):
     pitch_deg: tuple[float, float]
 
 
-class Window(Section):
-    share: tuple[float, float]
-    clear: float = Field(ge=0, le=1)
-
-
 class ObservationSection(Section):
     picture_size: int = Field(gt=0)
     points: int = Field(gt=0)
@@ -229,6 +224,7 @@ class ConditionerPart(TransformerPart):
 
 class TeacherPart(TransformerPart):
     model_channels: int
+    patch_size: int = Field(default=2, gt=0)
     num_blocks: int
     num_heads: int
     drop_condition: float
@@ -289,7 +285,6 @@ class Pretrain(Section):
     assets: int = Field(gt=0)
     held_out: int = Field(gt=0)
     preparation: PreparationSection
-    window: Window
     observation: ObservationSection
     vae: VaePart
     conditioner: ConditionerPart

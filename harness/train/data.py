@@ -27,7 +27,6 @@ from ...trellis.slat_pipeline import voxel_layout
 from ...trellis.sparse import Voxels
 from ..engine.jobs import Job
 from ..inputs.cells import EncodeJob, ragged
-from ..inputs.window import keep_window
 from ..inputs.world import World
 from ..protocol.values import Stage
 
@@ -85,17 +84,16 @@ class EncodedSet:
 
     digest: str
     jobs: tuple[EncodeJob, ...]
-    window: tuple[float, float]
 
     def open(self, world: World, out: Path) -> Data:
         prepared = [job.prepare.place.get() for job in self.jobs]
         images = np.concatenate([arrays["images"] for arrays in prepared if len(arrays["ids"])])
         latents = torch.from_numpy(np.concatenate([job.place.get()["latents"] for job in self.jobs]))
         if self.jobs[0].cells is None:
-            return DenseData(latents, images, self.window)
+            return DenseData(latents, images)
         cells = [job.cells.place.get() for job in self.jobs if job.cells]
         counts, coords = (np.concatenate([arrays[name] for arrays in cells]) for name in ("counts", "coords"))
-        return SparseData(counts, coords, latents, images, self.window)
+        return SparseData(counts, coords, latents, images)
 
 
 @dataclass(frozen=True)
@@ -104,15 +102,14 @@ class DenseData:
 
     Attributes:
         latents: [N, C, r, r, r].
-        images: [N, views, S, S, 3] whole conditioning pictures; window: share of them shown.
+        images: [N, views, S, S, 3] conditioning pictures.
     """
 
     latents: Tensor
     images: NDArray[np.uint8]
-    window: tuple[float, float]
 
     def drawn(self, count: int, source: np.random.Generator) -> Samples:
-        rows, images = shown_views(self.images, self.window, count, source)
+        rows, images = views_of(self.images, count, source)
         return dense_samples(self.latents[torch.from_numpy(rows)], images)
 
 
@@ -122,37 +119,32 @@ class SparseData:
 
     Attributes:
         counts: [N] cells of each. coords: [M, 3] int32, latents: [M, C]: of all cells, object by object.
-        images: [N, views, S, S, 3] whole conditioning pictures; window: share of them shown.
+        images: [N, views, S, S, 3] conditioning pictures.
     """
 
     counts: NDArray[np.int64]
     coords: NDArray[np.int32]
     latents: Tensor
     images: NDArray[np.uint8]
-    window: tuple[float, float]
 
     def drawn(self, count: int, source: np.random.Generator) -> Samples:
-        rows, images = shown_views(self.images, self.window, count, source)
+        rows, images = views_of(self.images, count, source)
         index = cell_rows(self.counts, rows)
         x_0 = self.latents[torch.from_numpy(index)]
         return sparse_samples([self.coords[part] for part in _parts(self.counts, rows)], x_0, images)
 
 
-def shown_views(
-    images: NDArray[np.uint8], window: tuple[float, float], count: int, source: np.random.Generator
-) -> tuple[NDArray[np.int64], Tensor]:
-    """Objects drawn for a batch, and one view of each through a random keep-window.
+def views_of(images: NDArray[np.uint8], count: int, source: np.random.Generator) -> tuple[NDArray[np.int64], Tensor]:
+    """Objects drawn for a batch, and one view of each.
 
     Args:
-        images: [N, views, S, S, 3] whole conditioning pictures.
-        window: range of the window's sides, as a share of the picture's.
+        images: [N, views, S, S, 3] conditioning pictures.
     Returns:
         [count] rows of `images`; [count, 3, S, S] uint8.
     """
     rows = source.integers(0, len(images), count)
     views = source.integers(0, images.shape[1], count)
-    shown = [keep_window(images[row, view], window, source) for row, view in zip(rows, views, strict=True)]
-    return rows, torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)
+    return rows, torch.from_numpy(images[rows, views]).permute(0, 3, 1, 2)
 
 
 def cell_rows(counts: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .muon import Muon
+
 BETAS = (0.9, 0.99)
 MOMENTUM = 0.95  # of Muon
 CLIP_BUFFER = 1000  # gradient norms that a percentile is taken of; TRELLIS' default
@@ -248,9 +250,7 @@ def _optimisers(parameters: Mapping[str, nn.Parameter], recipe: Recipe) -> list[
     if rest:
         made.append((torch.optim.AdamW(rest, lr=recipe.lr, betas=BETAS, weight_decay=decay), recipe.lr))
     if matrices:
-        muon = torch.optim.Muon(
-            matrices, lr=recipe.matrix_lr, weight_decay=decay, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"
-        )
+        muon = Muon(matrices, recipe.matrix_lr, MOMENTUM, decay)
         made.append((muon, recipe.matrix_lr))
     return made
 

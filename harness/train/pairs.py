@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...base.seeds import seed_of
 from ...flow.guidance import Guided, Velocity
 from ...flow.samplers import Sampler
-from ...methods import Distillation, Step
+from ...methods import Distillation, Step, StoredPairs
 from .task import Batch, Task
 
 SEED = seed_of("stored pairs")  # of the batches whose noises are taken to their ends
@@ -64,6 +64,11 @@ class PairedTask:
 
     def teacher(self, batch: Batch) -> Guided:
         return self.task.teacher(batch)
+
+
+def batches_of(pairs: StoredPairs, batch: int) -> int:
+    """Of a set of pairs: at least one to learn from, and one that is held out."""
+    return max(2, pairs.count // batch)
 
 
 def learned_of(batches: int) -> int:

@@ -28,7 +28,6 @@ class ValueCell:
 
     text: str
     title: str = ""
-    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,12 +114,11 @@ def _table(stage: str, found: Mapping[Key, Sequence[AssetValue]], layout: Layout
     places = [place for place in layout.stage_places(stage) if place.key in found]
     present = {metric for place in places for value in found[place.key] for metric in value.values}
     columns = [column for metric, column in layout.columns.items() if metric in present]
-    best = {column.key: _best(column, places, found) for column in columns}
     lines = [
         ValueLine(
             place.label,
             place.sampling,
-            tuple(_cell(found[place.key], column.key, place.key in best[column.key]) for column in columns),
+            tuple(_cell(found[place.key], column.key) for column in columns),
             failure(found[place.key]),
         )
         for place in places
@@ -128,26 +126,14 @@ def _table(stage: str, found: Mapping[Key, Sequence[AssetValue]], layout: Layout
     return ValueTable(STAGE_TITLES.get(stage, stage), tuple(column.heading for column in columns), tuple(lines))
 
 
-def _cell(values: Sequence[AssetValue], metric: str, best: bool) -> ValueCell:
+def _cell(values: Sequence[AssetValue], metric: str) -> ValueCell:
     known = [value.values[metric] for value in values if metric in value.values]
     if not known:
         return ValueCell(NO_VALUE)
     span = f"mean of {len(known)} seeds, {spelled(min(known))} to {spelled(max(known))}" if len(known) > 1 else ""
-    return ValueCell(spelled(statistics.fmean(known)), span, best)
+    return ValueCell(spelled(statistics.fmean(known)), span)
 
 
 def spelled(value: float) -> str:
     """Four significant digits."""
     return f"{value:.4g}"
-
-
-def _best(column: Column, places: Iterable[Place], found: Mapping[Key, Sequence[AssetValue]]) -> set[Key]:
-    """The students of the best value, where there are several to compare; seconds of one asset are no contest."""
-    if column.key in COST_METRICS:
-        return set()
-    means = {place.key: mean(found[place.key], column.key) for place in places if place.role == "student"}
-    known = {key: value for key, value in means.items() if value is not None}
-    if len(known) < 2 or column.higher_is_better is None:
-        return set()
-    first = max(known.values()) if column.higher_is_better else min(known.values())
-    return {key for key, value in known.items() if value == first}

@@ -13,11 +13,11 @@ from pandas import DataFrame
 from ...base.errors import MissingError
 from ...base.files import read_json
 from ..asset_values import AssetValue, read_asset_values
-from ..report import read_run, tables
+from ..report import read_run, with_verdicts
 from ..students import StudentRecord
 from ..sweep import SweepRecord
 from ..tables import Table
-from ..verdict_table import verdict_table
+from ..verdict_table import VERDICTS
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class ReportData:
 def read_data(folder: Path) -> ReportData:
     """Raises MissingError when there are no rows or a file is damaged, UsageError when rows do not fit in one table."""
     run = read_run(folder)
-    judged = verdict_table(run.rows, run.assets)
+    shown = with_verdicts(run)
     return ReportData(
         folder=folder,
         rows=run.rows,
-        tables=tables(run),
-        verdicts=judged.notes if judged else (),
+        tables=[table for table in shown if table.name != VERDICTS],
+        verdicts=[note for table in shown if table.name == VERDICTS for note in table.notes],
         students=run.students,
         sweeps=run.sweeps,
         manifest=_read_manifest(folder),

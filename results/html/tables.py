@@ -103,7 +103,7 @@ def _cell(column: Column, cell: Cell) -> Shown:
     text, _, spread = cell.text.partition(SD) if column.kind == "metric" else (cell.text, "", "")
     order = text if column.kind == "label" and cell.value is None else _order(column, cell)
     failed = cell.text == FAILED or cell.n_failed > 0
-    mark = "best" if cell.best else "second" if cell.second else ""
+    mark = "best" if cell.best else ""
     style = " ".join(part for part in (column.kind, mark, "failed" if failed else "") if part)
     return Shown(text, spread, order, style, _title(column, cell), mark, cell.notes)
 

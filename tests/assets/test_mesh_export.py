@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from plyfile import PlyData
+from solids import ellipsoid
 
 from mdtbench.assets.folder import FolderSource
 from mdtbench.assets.mesh_export import write_glb, write_ply
 from mdtbench.assets.mesh_files import read_mesh
-from mdtbench.assets.primitives import ellipsoid
 from mdtbench.base.errors import AssetError, RunError
 
 LEVEL = 1 / 255

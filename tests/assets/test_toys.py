@@ -1,4 +1,4 @@
-"""Toys: the same everywhere, disjoint between splits, inside the cube; and the solids they are made of."""
+"""Toys: a finite set, the same everywhere, told apart by their cells, of which a picture shows the lower half."""
 
 from __future__ import annotations
 
@@ -6,131 +6,143 @@ import hashlib
 import multiprocessing
 import pickle
 from collections import Counter
+from itertools import product
 from operator import methodcaller
 
 import numpy as np
 import pytest
 
-from mdtbench.assets.primitives import X, Y, Z, arc, box, circle, cylinder, ellipsoid, lathe, prism, tube
-from mdtbench.assets.toys import CATEGORIES, SPLITS, ToySource, category_of, toy
+from mdtbench.assets.primitives import box_mesh
+from mdtbench.assets.source import Lawful
+from mdtbench.assets.toys import (
+    BODIES,
+    CATEGORIES,
+    GRID,
+    PAINTS,
+    SIZES,
+    TOPS,
+    TURNS,
+    AllToys,
+    Choices,
+    ToySource,
+    choices_of,
+    fitting,
+)
 from mdtbench.base.errors import UsageError
-from mdtbench.geometry.mesh import NORMALISED_SIDE
 from mdtbench.geometry.voxels import surface_voxels
+from mdtbench.metrics.law import FITS
+from mdtbench.render.appearance import voxel_features
 
-N = len(CATEGORIES)
-# The area of a regular polygon of 16 corners, radius 1.
-AREA_16 = 8 * np.sin(2 * np.pi / 16)
+KINDS = list(product(range(len(CATEGORIES)), range(SIZES)))
 
 
-def shape_digest(mesh):
-    """Of positions to 1e-9 (libraries may differ in the last bit of a sine), topology and colours to 1e-6."""
+def digest_of_shape(mesh):
+    """Of positions to 1e-9, topology and colours to 1e-6."""
     stream = hashlib.sha256((np.round(mesh.vertices, 9) + 0.0).tobytes())
     stream.update(mesh.faces.tobytes())
     stream.update(np.round(mesh.corner_rgba.astype(np.float64), 6).tobytes())
     return stream.hexdigest()
 
 
-def volume(solid):
-    """Signed: positive when the triangles face outward."""
-    a, b, c = (solid.vertices[solid.faces[:, k]] for k in range(3))
-    return (a * np.cross(b, c)).sum() / 6
+def test_boxes_are_closed_and_face_outward():
+    """Signed volumes are sums of products of sides; every directed edge has its opposite."""
+    mesh = box_mesh(np.array([[[0, 1], [0, 2], [0, 3]], [[-4, -2], [1, 2], [5, 6]]], float), np.eye(3)[:2])
+    a, b, c = mesh.triangles.transpose(1, 0, 2)
+    each = (a * np.cross(b, c)).sum(1) / 6
+    assert each.reshape(2, 12).sum(1) == pytest.approx([6, 2])
+    edges = Counter((int(f[k]), int(f[(k + 1) % 3])) for f in mesh.faces for k in range(3))
+    assert all(edges[(end, start)] == n == 1 for (start, end), n in edges.items())
+    assert np.array_equal(mesh.corner_rgba[12:, :, :3], np.broadcast_to([0, 1, 0], (12, 3, 3)))
 
 
-def is_closed(solid):
-    """Every directed edge has its opposite, corners being equal when their positions are."""
-    _, same = np.unique(np.round(solid.vertices, 9), axis=0, return_inverse=True)
-    faces = same.reshape(-1)[solid.faces]
-    edges = Counter((int(f[k]), int(f[(k + 1) % 3])) for f in faces for k in range(3))
-    return all(edges[(b, a)] == n for (a, b), n in edges.items())
+@pytest.mark.parametrize(("category", "size"), KINDS)
+def test_the_law_lists_what_the_meshes_are(category, size):
+    """Cells and colours that the law states are those that voxelisation and surface samples find in the mesh.
+
+    Colours are means over surface samples of one box and so equal to 1e-6; they catch a wrong turn or slot.
+    """
+    body = (category + size) % len(BODIES)
+    law = fitting(category, size, body)
+    assert len(law.choices) == TOPS * TURNS * len(PAINTS)
+    for k in range(5, len(law.choices), 13):
+        top, turn, paint = (int(choice) for choice in law.choices[k])
+        mesh = Choices(category, size, body, top, turn, paint).mesh()
+        assert np.array_equal(surface_voxels(mesh, GRID), law.occupancy[k])
+        cells = np.argwhere(law.occupancy[k])
+        parts = voxel_features(mesh, cells, GRID).reshape(len(cells), 8, 7)
+        rgb = (parts[..., 1:4].sum(1) / parts[..., :1].sum(1) + 1) / 2
+        np.testing.assert_allclose(rgb, law.colours[k][tuple(cells.T)], atol=1e-6)
 
 
-@pytest.mark.parametrize("axis", [X, Y, Z])
-def test_volumes_of_solids_have_their_closed_form(axis):
-    """Exact formulas for the polygons, so only rounding (1e-12) is left."""
-    r, h, top = 0.3, 0.7, 0.1
-    frustum = cylinder((1, 2, 3), r, h, top, axis=axis)
-    assert volume(frustum) == pytest.approx(AREA_16 * h * (r * r + r * top + top * top) / 3, rel=1e-12)
-    assert volume(cylinder((0, 0, 0), r, -h, axis=axis)) == pytest.approx(AREA_16 * r * r * h, rel=1e-12)
-    assert volume(cylinder((0, 0, 0), r, h, 0.0, axis=axis)) == pytest.approx(AREA_16 * r * r * h / 3, rel=1e-12)
-    wedge = prism([(0, 0), (0, 2), (1, 0)], 0.5, 3.0, axis)
-    assert volume(wedge) == pytest.approx(2.5, rel=1e-12)
-    assert volume(box((0, 1, 2), (2, 4, 7))) == pytest.approx(30, rel=1e-12)
+@pytest.mark.parametrize(("category", "size"), KINDS)
+def test_structures_of_one_picture_are_told_apart(category, size):
+    """No structure agrees with another as far as `FITS`: what is nearest is one of them and no other."""
+    law = fitting(category, size, 0)
+    _, first = np.unique(law.choices[:, :2], axis=0, return_index=True)
+    cells = law.occupancy[first].reshape(len(first), -1).astype(float)
+    both, sizes = cells @ cells.T, cells.sum(1)
+    iou = both / (sizes[:, None] + sizes - both) - np.eye(len(first))
+    assert len(first) == TOPS * TURNS
+    assert iou.max() < FITS - 0.02
 
 
-def test_ellipsoid_and_tube_come_near_the_smooth_solids():
-    """Inscribed polyhedra: less than the smooth volume, by the share that 12 and 8 segments cut off."""
-    ball = ellipsoid((1, 0, 0), (0.2, 0.3, 0.4), 12)
-    assert 0.8 < volume(ball) / (4 / 3 * np.pi * 0.2 * 0.3 * 0.4) < 1
-    half = arc((0, 0, 0), 0.5, 0.05, 0, np.pi)
-    assert 0.85 < volume(half) / (np.pi * 0.5 * np.pi * 0.05**2) < 1
-    straight = tube([(0, 0, 0), (0, 0.3, 0.4)], 0.1)
-    assert volume(straight) == pytest.approx(0.5 * 0.1**2 * 4 * np.sin(2 * np.pi / 8), rel=1e-12)
+def test_the_picture_shows_no_choice_that_it_leaves_open():
+    """What the picture is drawn of is the same for every top, turn and paint, and another for what it shows."""
+    open_to = product(range(TOPS), range(TURNS), range(len(PAINTS)))
+    assert len({digest_of_shape(Choices(2, 1, 0, *choice).shown()) for choice in open_to}) == 1
+    shown = product(range(len(CATEGORIES)), range(SIZES), range(len(BODIES)))
+    assert len({digest_of_shape(Choices(*choice, 0, 0, 0).shown()) for choice in shown}) == 64
 
 
-@pytest.mark.parametrize(
-    "solid",
-    [
-        box((0, 0, 0), (1, 2, 3)),
-        cylinder((0, 0, 0), 1.0, 1.0, 0.0),
-        lathe([(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.8, 1.0), (0.8, 0.2), (0.0, 0.2)]),
-        ellipsoid((0, 0, 0), (1, 2, 3), low=-0.25),
-        arc((0, 0, 0), 1.0, 0.2, 0, 2),
-    ],
-)
-def test_solids_are_closed(solid):
-    assert volume(solid) > 0
-    assert is_closed(solid)
+def test_colours_differ_by_more_than_cells_of_one_colour_may():
+    from mdtbench.metrics.law import SAME_COLOUR
+
+    for some in (BODIES, PAINTS):
+        gaps = np.abs(np.array(some)[:, None] - np.array(some)).max(-1) + np.eye(len(some))
+        assert gaps.min() > 2 * SAME_COLOUR
 
 
-def test_axes_and_angles_are_those_of_the_documentation():
-    assert np.allclose(circle(2.0, 4).mean(0), 0)
-    assert np.allclose(np.ptp(cylinder((1, 0, 0), 0.1, 5.0, axis=X).vertices, 0)[0], 5.0)
-    polygon = [(0, 0), (2, 0), (2, 3), (0, 3)]  # (y, z) along x, (z, x) along y
-    assert np.allclose(prism(polygon, 0, 7, axis=X).vertices.max(0), (7, 2, 3))
-    assert np.allclose(prism(polygon, 0, 7, axis=Y).vertices.max(0), (3, 7, 2))
-    quarter = arc((0, 0, 0), 1.0, 0.01, 0, np.pi / 2, axis=Y).vertices
-    assert quarter[:8].mean(0) == pytest.approx((0, 0, 1), abs=1e-9)
-    assert quarter[-8:].mean(0) == pytest.approx((1, 0, 0), abs=1e-9)
-    turned = box((1, 0, 0), (2, 1, 1)).turned(np.pi / 2)
-    assert np.allclose(turned.vertices.min(0), (-1, 1, 0))
+def test_toys_stay_inside_the_cube_and_off_its_border():
+    for toy in AllToys().assets():
+        vertices = toy.load().vertices
+        assert np.abs(vertices).max() < 0.5 - 1 / GRID
+        assert toy.shown().vertices[:, 2].max() < 0
 
 
-def test_there_are_enough_categories_and_they_are_balanced():
-    assert N >= 14
+def test_categories_and_sizes_are_balanced():
     for seed in (0, 3, 12345678901234567):
-        assert sorted(category_of(seed, i) for i in range(7, 7 + N)) == sorted(CATEGORIES)
+        made = [choices_of(seed, i) for i in range(7, 7 + len(KINDS))]
+        assert sorted((one.category, one.size) for one in made) == KINDS
 
 
-@pytest.mark.parametrize("offset", range(N))
-def test_every_toy_fits_the_cube_and_the_grid(offset):
-    for k in range(4):
-        mesh = toy(11, offset + N * k)
-        low, high = mesh.triangles.reshape(-1, 3).min(0), mesh.triangles.reshape(-1, 3).max(0)
-        np.testing.assert_allclose(low, -high, atol=1e-12)  # centred
-        assert (high - low).max() == pytest.approx(NORMALISED_SIDE, abs=1e-12)
-        assert mesh.corner_rgba.min() >= 0
-        assert mesh.corner_rgba.max() <= 1
-        assert 30 <= len(mesh.faces) <= 1500
-        assert 500 <= surface_voxels(mesh, 32).sum() <= 7500
+def test_open_choices_are_even():
+    """chi-square of 4096 draws over the 64 open choices: mean 63, sd 11.2; 5 sd allowed."""
+    made = [choices_of(0, i) for i in range(4096)]
+    counts = Counter((one.top, one.turn, one.paint) for one in made)
+    assert len(counts) == 64
+    assert abs(sum((n - 64) ** 2 / 64 for n in counts.values()) - 63) < 56
 
 
-def test_toys_of_a_category_differ_in_their_parts():
-    """Different optional parts give different numbers of triangles, not only other sizes."""
-    for category in CATEGORIES:
-        start = CATEGORIES.index(category)
-        assert len({len(toy(0, start + N * k).faces) for k in range(16)}) >= 4, category
+def test_all_toys_hold_every_structure_and_colour_equally():
+    every = [toy.choices for toy in AllToys(4).assets()]
+    structures = Counter((one.category, one.size, one.top, one.turn) for one in every)
+    assert len(structures) == 256
+    assert set(structures.values()) == {4}
+    assert set(Counter((one.body, one.paint) for one in every).values()) == {64}
+    assert len(set(AllToys(16).assets())) == len({toy.choices for toy in AllToys(16).assets()}) == 4096
+    assert AllToys(4).digest() != AllToys(1).digest()
 
 
-def test_toy_does_not_change_between_versions():
+def test_toys_do_not_change_between_versions():
     """A failure means that the data changed: then GENERATOR_VERSION must change too."""
-    assert category_of(0, 14) == "rocket"
-    assert shape_digest(toy(0, 14)) == "38457676cba0e9f28e643b8e197b897c5cbda6f1a3a14a9d7b3e10406de8ef7e"
-    together = hashlib.sha256("".join(shape_digest(toy(0, i)) for i in range(N)).encode()).hexdigest()
-    assert together == "3aa0b09b3d6f24265ab0c6dcc6d849cf1b6de7415afe180d3958dad034b1b033"
+    together = hashlib.sha256("".join(digest_of_shape(toy.load()) for toy in AllToys(16).assets()).encode())
+    assert together.hexdigest() == "b707dc67e6c46af41f50b1f257fb40504f1288308e79e507f852f350b52bb90c"
+    assert choices_of(0, 14) == Choices(6, 1, 0, 0, 0, 1)
 
 
 def test_another_process_makes_the_same_bits():
     assets = ToySource("train", 4).assets()
+    assert all(isinstance(asset, Lawful) for asset in assets)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         elsewhere = pool.map(methodcaller("load"), assets)
     for asset, mesh in zip(assets, elsewhere, strict=True):
@@ -140,25 +152,24 @@ def test_another_process_makes_the_same_bits():
         assert here.corner_rgba.tobytes() == mesh.corner_rgba.tobytes()
 
 
-def test_splits_and_seeds_are_disjoint():
-    shapes = [
-        shape_digest(asset.load())
-        for split in SPLITS
-        for seed in (0, 1)
-        for asset in ToySource(split, N, seed).assets()
-    ]
-    assert len(set(shapes)) == len(shapes)
-
-
 def test_source_lists_sorted_assets_and_a_larger_count_only_adds():
     source = ToySource("validation", 30)
     assets = source.assets()
     ids = [asset.id for asset in assets]
     assert ids[0] == "validation-00000"
     assert ids == sorted(set(ids))
-    assert set(Counter(asset.category for asset in assets).values()) <= {1, 2}
+    assert set(Counter(asset.category for asset in assets).values()) <= {3, 4}
     assert ToySource("validation", 45).assets()[:30] == assets
     assert pickle.loads(pickle.dumps(source)) == source
+
+
+def test_splits_and_seeds_draw_apart():
+    drawn = [
+        tuple(toy.choices for toy in ToySource(split, 32, seed).assets())
+        for split in ("train", "validation", "test")
+        for seed in (0, 1)
+    ]
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_digest_depends_on_everything():

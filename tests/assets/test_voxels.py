@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from solids import box, ellipsoid
 
-from mdtbench.assets.primitives import box, ellipsoid, mesh_of
 from mdtbench.base.errors import AssetError, UsageError
-from mdtbench.geometry.mesh import Mesh
 from mdtbench.geometry.voxels import coordinates, occupancy_of, surface_voxels
 
 
@@ -57,13 +56,11 @@ def test_box_marks_a_shell_of_one_cell():
     expected = np.zeros((20, 20, 20), bool)
     expected[4:17, 1:15, 7:19] = True  # floor((coordinate + 0.5) * 20) of both corners
     expected[5:16, 2:14, 8:18] = False
-    np.testing.assert_array_equal(surface_voxels(solid.vertices[solid.faces], 20), expected)
+    np.testing.assert_array_equal(surface_voxels(solid.triangles, 20), expected)
 
 
 def test_mesh_and_triangles_agree():
-    solid = ellipsoid((0.05, 0, 0), (0.3, 0.2, 0.4))
-    mesh = mesh_of([(solid, (1.0, 0.0, 0.0))])
-    assert isinstance(mesh, Mesh)
+    mesh = ellipsoid((0.05, 0, 0), (0.3, 0.2, 0.4))
     np.testing.assert_array_equal(surface_voxels(mesh, 16), surface_voxels(mesh.triangles, 16))
 
 

@@ -17,7 +17,11 @@ from mdtbench.harness.cli.app import main
 
 @pytest.fixture
 def mdtbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """The command line in this process: starting Python and torch anew for every typo would take seconds."""
+    """The command line in this process: starting Python and torch anew for every typo would take seconds.
+
+    Where a test does not set another, the terminal's width is that of files, whatever the tests run in.
+    """
+    monkeypatch.setenv("COLUMNS", "140")
 
     def call(*args: object) -> Result:
         monkeypatch.setattr(sys, "path", list(sys.path))  # plug-ins are put there

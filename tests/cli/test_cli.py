@@ -111,7 +111,7 @@ def test_a_misspelt_method_is_a_usage_error_in_a_process_of_its_own():
         (["--export", "pgn"], ["Unknown export format 'pgn'", "Did you mean 'png'?"]),
         (["--stages", "structure", "--export", "glb"], ["--export writes whole assets"]),
         (["--device", "gpu"], ["Unknown value of --device 'gpu'"]),
-        (["--set", "protocol=tiny-v3"], ["Unknown protocol 'tiny-v3'", "Did you mean 'tiny-v2'?"]),
+        (["--set", "protocol=tiny-v2"], ["Unknown protocol 'tiny-v2'", "Did you mean 'tiny-v3'?"]),
         (["--ranks", "2"], ["2 processes cannot share 1 part(s)", "set train.accumulate to 2 or 4"]),
         (["--preset", "oracle", "--ranks", "2"], ["--ranks has no meaning"]),
         (["--preset", "oracle", "--methods", "vn"], ["Unknown method 'vn'", "Did you mean 'vm'?"]),
@@ -205,7 +205,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     done = mdtbench("run", "--preset", "smoke", "--methods", "vm,cm", "--dry-run", "--cache", tmp_path / "cache")
     assert (done.code, done.err) == (0, "")
-    for text in ("protocol tiny-v2", "vm ", "cm ", "test assets: 12 of toys-test", "20 x 16", "(estimated)"):
+    for text in ("protocol tiny-v3", "vm ", "cm ", "test assets: 32 of toys-test", "20 x 16", "(estimated)"):
         assert text in done.out
     assert "mdt " not in done.out
     assert list(tmp_path.iterdir()) == []
@@ -217,8 +217,8 @@ def test_a_dry_run_tells_of_samplers_budget_and_sweep(mdtbench: Callable, tmp_pa
     more = ["--samplers", "euler,renoise", "--steps", "1,2,4", "--budget", "forwards", "--set", "sweep.lr=[1e-4,1e-3]"]
     done = mdtbench("run", "--preset", "smoke", "--methods", "cm,mdt", *places, *more)
     assert (done.code, done.err) == (0, "")
-    assert "cells: 27 of structures" in plain.out  # (cm, mdt, none, none:cfg) x 2, teacher; 3 generation seeds
-    assert "cells: 51 of structures" in done.out  # 4 x 3, teacher; with Euler's at 2 and 4 of both students
+    assert "cells: 21 of structures" in plain.out  # (cm, mdt, none) x 2, teacher; 3 generation seeds
+    assert "cells: 42 of structures" in done.out  # 3 x 3, teacher; with Euler's at 2 and 4 of both students
     assert re.search(r"mdt +structure +9 x 16", done.out)  # 20 * 6 / 13
     assert "sweep of structure: 4 students" in done.out
     timed = mdtbench("run", "--preset", "smoke", "--methods", "cm", *places, "--budget", "seconds")
@@ -302,7 +302,7 @@ def test_report_prints_every_format_without_importing_torch(mdtbench: Callable, 
     done = without_torch("report", str(tmp_path))
     assert done.returncode == 0, done.stderr
     marks = {
-        "rich": "Table 2. Distillation",
+        "rich": "All tables: mdtbench report",
         "markdown": "### Table 2. Distillation",
         "latex": r"\begin{table",
         "csv": "IoU_truth",
@@ -313,7 +313,10 @@ def test_report_prints_every_format_without_importing_torch(mdtbench: Callable, 
         assert (printed.code, printed.err) == (0, "")
         assert mark in printed.out
         assert "0.25" in printed.out
-    assert "Table 3. Ablation" in done.stdout
+    assert "Table 3. Ablation" not in done.stdout
+    everything = mdtbench("report", tmp_path, "--all").out
+    assert "Table 2. Distillation" in everything
+    assert "Table 3. Ablation" in everything
     wrong = mdtbench("report", tmp_path, "--format", "markdwon")
     assert wrong.code == 2
     assert "Did you mean 'markdown'?" in one_line(wrong.err)

@@ -58,10 +58,30 @@ def test_a_regression_exits_with_3_and_is_listed(runs: Path, mdtbench: Callable)
     assert (done.code, done.err) == (3, "")
     lines = done.out.splitlines()
     assert lines[-1].startswith("2 worse, 0 better, 25 same, 0 not comparable")
-    assert sum("VM+VD" in line and "worse" in line for line in lines) == 2
+    assert sum("VM+VD" in line for line in lines[lines.index("Worse") : lines.index("")]) == 2
     assert mdtbench("compare", runs / "good", runs / "bad").code == 0  # better
     assert mdtbench("compare", runs / "bad", runs / "good", "--metrics", "ULIP_tiny").code == 0
     assert mdtbench("compare", runs / "bad", runs / "good", "--methods", "cm,vm").code == 0
+
+
+def test_methods_of_one_run_are_judged_by_its_verdicts(runs: Path, mdtbench: Callable):
+    done = mdtbench("compare", runs / "good", runs / "good", "--methods", "cm=mdt")
+    assert done.code == 0  # a question, no check
+    assert done.out.startswith(f"cm against mdt in {runs / 'good'}\n")
+    assert "as in the report's verdicts" in " ".join(done.out.split())
+    assert done.out.splitlines()[-1].startswith("4 worse, 0 better, 0 same")  # no controls, which say nothing here
+    both = mdtbench("compare", runs / "good", runs / "good", "--methods", "cm=mdt,vm")
+    assert "beyond its tolerance" in " ".join(both.out.split())  # not all are pairs: as any two runs
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_the_terminal_is_as_wide_as_it_is(runs: Path, mdtbench: Callable, monkeypatch: pytest.MonkeyPatch, width: int):
+    monkeypatch.setenv("COLUMNS", str(width))
+    done = mdtbench("compare", runs / "good", runs / "good", "--methods", "cm=mdt")
+    table = done.out[: done.out.index("Difference: run")]
+    assert max(map(len, table.splitlines())) <= width
+    assert "…" not in table
+    assert "-4.0 ± 0.0" in table
 
 
 def test_json_holds_every_number(runs: Path, mdtbench: Callable):
@@ -180,5 +200,5 @@ def test_assets_of_several_seeds_are_not_read(runs: Path, mdtbench: Callable):
 def test_the_shipped_baseline_of_smoke_is_whole_and_brings_its_tolerances(mdtbench: Callable):
     done = mdtbench("compare", "smoke-x86_64", "smoke-x86_64", "--any-change")
     assert done.code == 0
-    assert "147 same, 0 not comparable" in done.out  # five methods, both stages, two numbers of steps, controls
+    assert "199 same, 0 not comparable" in done.out  # five methods, both stages, two numbers of steps, controls
     assert "smoke-x86_64/tolerances.toml" in done.out.replace("\n", "").replace(" ", "")

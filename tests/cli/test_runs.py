@@ -12,11 +12,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pandas as pd
 import pytest
+from plans import planned, resolved
 
 from mdtbench.base.files import write_json
 from mdtbench.flow.samplers import SAMPLERS
@@ -26,6 +28,7 @@ from mdtbench.harness.driver.export import FORMATS
 from mdtbench.harness.driver.planning import STAGE_WORDS, RunOptions, make_plan
 from mdtbench.harness.driver.run import manifest
 from mdtbench.harness.engine.trackers import TRACKERS
+from mdtbench.harness.plan.plan import Plan
 from mdtbench.harness.pretrain import STAGES
 from mdtbench.harness.settings.config import PRESETS, Budget
 from mdtbench.methods import METHODS
@@ -54,6 +57,11 @@ def begun(folder: Path, *words: str, **changes) -> str:
     """The manifest that a run writes first, of a plan with changed options; the run's id. words: after `run`."""
     command = ("mdtbench", "run", "--preset", "smoke", *words) if words else ()
     plan = make_plan(RunOptions(**{"preset": "smoke", "train_seeds": (0, 2), "command": command, **changes}), Path("c"))
+    return write_manifest(folder, plan)
+
+
+def write_manifest(folder: Path, plan: Plan) -> str:
+    """The manifest that a run of the plan writes first; the run's id."""
     folder.mkdir(parents=True)
     write_json(folder / "manifest.json", manifest(plan) | {"started_s": 1.0})
     return plan.run_id
@@ -127,8 +135,11 @@ def test_a_preset_of_ones_own_is_named_and_one_that_is_gone_is_told(mdtbench: Ca
 
 
 def test_parameters_are_those_of_each_stage(mdtbench: Callable, runs: Path):
-    """The world's guidance differs between the stages."""
-    begun(runs / "third", methods=("gd",))
+    """Where the world's guidance differs between the stages."""
+    plan = planned(methods=("gd",))
+    slat = replace(plan.world.samplers["slat"], cfg_strength=1.0)
+    world = replace(plan.world, samplers={**plan.world.samplers, "slat": slat})
+    write_manifest(runs / "third", resolved(plan, ("gd",), world=world))
     page = " ".join(mdtbench("show", "third").out.split())
     assert re.search(r"gd v1: structure: \w+\(cfg_strength=2\.0, .*; slat: \w+\(cfg_strength=1\.0, ", page)
 
@@ -166,7 +177,7 @@ def test_report_takes_several_runs_in_every_format(mdtbench: Callable, runs: Pat
     for form in ("rich", "md", "latex", "json", "csv"):
         printed = mdtbench("report", *pair, "-f", form)
         assert (printed.code, printed.err) == (0, "")
-        assert "Ours" in printed.out
+        assert "VM+VD" in printed.out
         assert "CM" in printed.out
     lines = list(csv.DictReader(io.StringIO(mdtbench("report", *pair, "-f", "csv").out)))
     assert {(line["method"], line["value"]) for line in lines if line["source"] == "run"} >= {
@@ -257,7 +268,7 @@ def test_completed_names_are_those_that_exist():
     assert set(completion.BENCHMARKS) == set(BENCHMARKS)
     assert set(completion.BUDGETS) == set(get_args(Budget))
     assert completion.methods("cm,cm") == []  # what is there is not offered again
-    assert completion.protocols("t") == ["tiny-v2", "trellis-v1"]
+    assert completion.protocols("t") == ["tiny-v3", "trellis-v1"]
     assert "trellis-v1+smoke+as-is" in completion.protocols("trellis-v1+smoke+")
     assert "trellis-v1+smoke+smoke" not in completion.protocols("trellis-v1+smoke+")
 

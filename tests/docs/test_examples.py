@@ -77,14 +77,14 @@ def test_the_page_shows_the_file(page: str, example: str):
 
 @pytest.mark.slow
 def test_a_method_and_metrics(tmp_path: Path):
-    """Both stages. Flat and weighted times make different students, and each metric has a value for each."""
+    """Both stages. Two and four steps of the teacher make different students, and each metric has a value for each."""
     plugins = ["--plugin", EXAMPLES / "my_method.py", "--plugin", EXAMPLES / "my_metric.py"]
-    rows = run(tmp_path, *plugins, "--methods", "mine,mine:flat", "--limit", 3)
+    rows = run(tmp_path, *plugins, "--methods", "mine,mine:four", "--limit", 3)
     assert all(row.status == "ok" for row in rows)
-    errors = [value(rows, "MSE_teacher", method="mine", variant=v) for v in ("", "flat")]
+    errors = [value(rows, "MSE_teacher", method="mine", variant=v) for v in ("", "four")]
     assert errors[0] != errors[1]
     assert value(rows, "fill_gap", stage=STRUCTURE, method="mine", variant="") > 0
-    assert value(rows, "cells_gap", stage=BOTH, method="mine", variant="flat") >= 0
+    assert value(rows, "cells_gap", stage=BOTH, method="mine", variant="four") >= 0
     assert value(rows, "fill_gap", method="reconstruction", stage=STRUCTURE) >= 0
     assert not any(row.metric == "fill_gap" for row in rows if row.method in ("truth", "shuffled", "floor"))
     assert not any(row.metric == "cells_gap" for row in rows if row.method == "teacher")  # it has no other teacher
@@ -114,7 +114,7 @@ def test_a_source(tmp_path: Path):
     args = ["--stages", "structure", "--plugin", EXAMPLES / "my_source.py", "--methods", "vm"]
     rows = run(tmp_path, *args, "--assets", "superellipsoids:4", "--workers", 2)
     assert {row.n_ok for row in rows if row.method == "vm" and row.unit != "s"} == {4}
-    assert value(rows, "IoU_truth", method="reconstruction") > 0.6  # the VAE of the toys knows solids like these
+    assert value(rows, "IoU_truth", method="reconstruction") > 0.3  # the encoder and decoder have seen boxes alone
     assert '"superellipsoids"' in (tmp_path / "run" / "manifest.json").read_text()
     command = ["-m", "mdtbench", "run", "--plugin", EXAMPLES / "my_source.py", "--assets"]
     for wrong, told in (("superelipsoids:4", "Did you mean 'superellipsoids'?"), ("superellipsoids:x", "got 'x'")):

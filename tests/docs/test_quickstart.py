@@ -76,7 +76,7 @@ def test_the_page_has_all_steps():
 
 def test_the_tables_have_the_new_method(done: Done):
     assert "mine" not in done.of("mdtbench run --preset smoke --methods vm ")
-    assert re.search(r"^ +mine +1x2 +2 ", done.of("mdtbench run --preset smoke --methods vm,mine"), re.MULTILINE)
+    assert re.search(r"^mine +1x2 +2 ", done.of("mdtbench run --preset smoke --methods vm,mine"), re.MULTILINE)
     rows = [row for row in read_rows(done.folder / "runs/quick/rows.jsonl") if row.method == "mine"]
     assert all(row.status == "ok" and row.steps == 1 for row in rows)
     assert {"FD_tiny_gs", "ULIP_tiny_mesh"} <= {row.metric for row in rows if row.stage == BOTH}

@@ -7,10 +7,13 @@ import pytest
 
 from mdtbench.base.errors import UsageError
 from mdtbench.metrics import METRICS, Comparison, Metric, NotMeasured, Score, Seen
-from mdtbench.metrics.contract import CONTROLS, LOOKS, check_metric, known_mean
+from mdtbench.metrics.contract import CONTROLS, LOOKS, ONLY_OF, check_metric, known_mean
 
 LOWER = {"FD_tiny2d", "FD_tiny3d", "MSE_teacher"}, {"FD_tiny_gs", "FD_tiny_mesh", "MSE_slat"}
-HIGHER = {"IoU_teacher", "IoU_truth", "ULIP_tiny"}, {"ULIP_tiny_mesh"}
+HIGHER = (
+    {"valid", "IoU_law", "coverage", "IoU_teacher", "IoU_truth", "ULIP_tiny"},
+    {"valid_rgb", "IoU_law_rgb", "coverage_rgb", "ULIP_tiny_mesh"},
+)
 OWN = [METRICS.get(name).value for name in METRICS.names()]
 
 
@@ -42,6 +45,7 @@ def test_controls_have_the_metrics_that_they_say_something_of():
     assert {one: {metric.name for metric in OWN if one in metric.controls} for one in CONTROLS} == {
         "reconstruction": {
             "FD_tiny2d", "FD_tiny3d", "ULIP_tiny", "IoU_truth", "FD_tiny_gs", "FD_tiny_mesh", "ULIP_tiny_mesh",
+            "valid", "IoU_law", "coverage", "valid_rgb", "IoU_law_rgb", "coverage_rgb",
         },
         "truth": {"ULIP_tiny", "ULIP_tiny_mesh"},
         "shuffled": {"ULIP_tiny", "ULIP_tiny_mesh"},
@@ -66,6 +70,8 @@ def test_a_control_that_there_is_not_is_refused():
         ("made", "voxel", "structure"),  # misspelt
         ("truth", "mesh:tiny_rgb", "structure"),  # of the other level
         ("teacher", "latents", "assets"),
+        ("population", "cell_colours", "assets"),  # only what is made has Gaussians
+        ("made", "law", "structure"),  # and only the truth a law
         ("condition", "voxels:tiny2d", "structure"),  # there is a picture alone
         ("made", "condition:ulip_tiny", "assets"),
         ("made", ":tiny2d", "structure"),
@@ -79,7 +85,11 @@ def test_a_look_that_there_is_not_is_refused(side: str, need: str, level: str):
 
 def test_every_look_can_be_asked_for():
     for level in ("structure", "assets"):
-        check_metric(mine(level=level, made=tuple(LOOKS[level]), truth=tuple(f"{look}:any" for look in LOOKS[level])))
+        made, truth = (
+            [look for look in LOOKS[level] if side in ONLY_OF.get(look, (side,))] for side in ("made", "truth")
+        )
+        assert set(made) | set(truth) == LOOKS[level].keys()
+        check_metric(mine(level=level, made=tuple(made), truth=tuple(f"{look}:any" for look in truth)))
 
 
 def test_the_mean_and_its_standard_error():

@@ -36,7 +36,7 @@ def test_they_ask_for_the_same_features_of_both_sides():
     for kind in (KernelDistance, ManifoldShare, FrechetInfinity):
         metric = kind("column", "mesh", "incep")
         assert metric.made == metric.truth == (NEED,)
-        assert metric.teacher == metric.condition == ()
+        assert metric.population == metric.teacher == metric.condition == ()
         check_metric(metric)
 
 

@@ -42,11 +42,15 @@ def failed(seen: Seen, *rows: int) -> Seen:
 
 
 def score(name: str, made: Seen, truth: Seen, teacher: Seen | None = None, pictures: np.ndarray | None = None) -> Score:
-    """Of shapes that see only what the metric asks for. pictures: embeddings [N, 5] of the condition; the truth's."""
+    """Of shapes that see only what the metric asks for; the population is the truth.
+
+    Args:
+        pictures: embeddings [N, 5] of the condition; the truth's.
+    """
     metric = METRICS.get(name).value
     shown = truth[EMBEDDING] if pictures is None else pictures[:, None]
     condition = Seen(truth.ids, np.ones(len(shown), bool), {"condition:ulip_tiny": shown})
-    sides = {"made": made, "truth": truth, "teacher": teacher, "condition": condition}
+    sides = {"made": made, "truth": truth, "population": truth, "teacher": teacher, "condition": condition}
     given = {
         side: replace(seen, data={need: seen[need] for need in getattr(metric, side)})
         for side, seen in sides.items()
@@ -175,6 +179,15 @@ def test_fd_is_the_frechet_distance_of_all_samples_to_the_truth():
         assert score(name, made, truth, teacher) == Score(expected)
         assert expected > 1  # the means are 1 apart in each of 3 dimensions
         assert score(name, truth, truth).value == pytest.approx(0, abs=1e-9)
+
+
+def test_distributions_are_held_against_the_population_alone():
+    """Of all that there could be, which may be more than the test assets."""
+    made, everything = shapes(0, 9), shapes(1, 30)
+    for name in ("FD_tiny2d", "FD_tiny3d"):
+        metric = METRICS.get(name).value
+        assert metric.truth == ()
+        assert metric.score(made, Comparison(truth=made, population=everything)) == score(name, made, everything)
 
 
 def test_fd_of_one_dimensional_normals_is_the_closed_form():

@@ -42,7 +42,7 @@ def with_cells(seen: Seen, **changes: np.ndarray) -> Seen:
 
 def score(name: str, made: Seen, truth: Seen, teacher: Seen | None = None) -> Score | None:
     condition = replace(truth, data={"condition:ulip_tiny_mesh": truth[EMBEDDING]})
-    return METRICS.get(name).value.score(made, Comparison(truth, teacher, condition))
+    return METRICS.get(name).value.score(made, Comparison(truth, truth, teacher, condition))
 
 
 @pytest.mark.parametrize(("name", "need"), [("FD_tiny_gs", GAUSSIANS), ("FD_tiny_mesh", MESH)])

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from solids import box, ellipsoid
 
-from mdtbench.assets.primitives import box, lathe, mesh_of
-from mdtbench.assets.toys import toy
+from mdtbench.assets.toys import choices_of
 from mdtbench.base.errors import AssetError, UsageError
 from mdtbench.geometry.mesh import Mesh
 from mdtbench.geometry.surface import face_normals, surface_samples
@@ -22,7 +22,7 @@ SIX_COLOURS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1], [
 def six_sides(low, high):
     """A box, each side in a colour of its own: the lower and the upper side along x, y, z."""
     solid = box(low, high)
-    normals = face_normals(Mesh.of_faces(solid.vertices, solid.faces, np.zeros((len(solid.faces), 3))))
+    normals = face_normals(solid)
     side = 2 * np.abs(normals).argmax(1) + (normals.sum(1) > 0)
     return Mesh.of_faces(solid.vertices, solid.faces, SIX_COLOURS[side])
 
@@ -36,10 +36,8 @@ def brick():
     return six_sides((-0.28, -0.4, -0.15), (0.28, 0.22, 0.34))
 
 
-def sphere(radius=0.4, segments=48):
-    angle = np.linspace(-np.pi / 2, np.pi / 2, segments // 2 + 1)
-    solid = lathe(radius * np.column_stack([np.cos(angle), np.sin(angle)]), segments=segments)
-    return mesh_of([(solid, (0.3, 0.6, 0.9))])
+def sphere():
+    return ellipsoid((0, 0, 0), (0.4,) * 3, (0.3, 0.6, 0.9), segments=48, levels=24)
 
 
 def features(mesh, resolution=8):
@@ -106,7 +104,7 @@ def test_normals_of_a_sphere_point_away_from_its_centre():
 
 
 def test_the_order_of_faces_and_of_cells_does_not_matter():
-    mesh = toy(3, 4)
+    mesh = choices_of(3, 4).mesh()
     coords, values = features(mesh)
     order = np.random.default_rng(0).permutation(len(mesh.faces))
     shuffled = replace(
@@ -164,7 +162,7 @@ def test_textures_are_seen():
 
 
 def test_result_has_a_row_per_cell_in_float32():
-    mesh = toy(0, 1)
+    mesh = choices_of(0, 1).mesh()
     coords = coarse_coords(surface_voxels(mesh, 32), 16)
     values = voxel_features(mesh, coords, 16)
     assert values.shape == (len(coords), N_FEATURES) == (len(coords), 56)

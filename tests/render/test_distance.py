@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from solids import box, ellipsoid
 from trimesh.triangles import closest_point
 
-from mdtbench.assets.primitives import Solid, box, lathe, mesh_of
-from mdtbench.assets.toys import toy
+from mdtbench.assets.toys import choices_of
 from mdtbench.base.errors import AssetError, UsageError
-from mdtbench.geometry.mesh import Mesh
+from mdtbench.geometry.mesh import Mesh, concatenate
 from mdtbench.geometry.voxels import surface_voxels
 from mdtbench.render.distance import signed_distance
 
@@ -20,9 +20,8 @@ RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 EXACT = 1e-6
 
 
-def ball(centre, radius, segments=96):
-    angle = np.linspace(-np.pi / 2, np.pi / 2, segments // 2 + 1)
-    return lathe(radius * np.column_stack([np.cos(angle), np.sin(angle)]), centre, segments=segments)
+def ball(centre, radius, rgb=RED):
+    return ellipsoid(centre, (radius,) * 3, rgb, segments=96, levels=48)
 
 
 def points(count=2000, seed=0, reach=0.5):
@@ -43,7 +42,7 @@ def test_box_is_exact_inside_outside_and_beyond_the_cube():
     low, high = np.array([-0.31, -0.2, -0.4]), np.array([0.17, 0.25, 0.11])
     at = points(reach=0.8)
     expected = box_distance(at, low, high)
-    np.testing.assert_allclose(signed_distance(mesh_of([(box(low, high), RED)]), at).distance, expected, atol=EXACT)
+    np.testing.assert_allclose(signed_distance(box(low, high), at).distance, expected, atol=EXACT)
 
 
 def test_box_on_the_grid_of_the_flood_and_points_on_its_edges_lines():
@@ -51,14 +50,14 @@ def test_box_on_the_grid_of_the_flood_and_points_on_its_edges_lines():
     low, high = np.array([-0.25, -0.25, -0.25]), np.array([0.25, 0.25, 0.25])
     at = np.stack(np.meshgrid(*[np.arange(-10, 11) / 32] * 3, indexing="ij"), -1).reshape(-1, 3)
     expected = box_distance(at, low, high)
-    np.testing.assert_allclose(signed_distance(mesh_of([(box(low, high), RED)]), at).distance, expected, atol=EXACT)
+    np.testing.assert_allclose(signed_distance(box(low, high), at).distance, expected, atol=EXACT)
 
 
 def test_sphere():
     """The chords of 96 segments lie at most r (1 - cos(pi / 96)^2) = 1.1e-3 r inside the sphere."""
     at = points()
     expected = np.linalg.norm(at - [0.05, 0, -0.02], axis=1) - 0.3
-    found = signed_distance(mesh_of([(ball((0.05, 0, -0.02), 0.3), BLUE)]), at)
+    found = signed_distance(ball((0.05, 0, -0.02), 0.3, BLUE), at)
     np.testing.assert_allclose(found.distance, expected, atol=4e-4)
     clear = np.abs(expected) > 4e-4
     np.testing.assert_array_equal(found.distance[clear] < 0, expected[clear] < 0)
@@ -70,7 +69,7 @@ def test_sphere():
 def test_overlapping_spheres_are_one_body():
     """Walls inside the union separate nothing; distances there go to the nearest wall, as they do for a mesh."""
     centres = np.array([[-0.12, 0, 0], [0.12, 0, 0]])
-    mesh = mesh_of([(ball(centre, 0.25), colour) for centre, colour in zip(centres, (RED, BLUE), strict=True)])
+    mesh = concatenate([ball(centre, 0.25, rgb) for centre, rgb in zip(centres, (RED, BLUE), strict=True)])
     at = points(3000, reach=0.4)
     each = np.linalg.norm(at[:, None] - centres, axis=2) - 0.25
     found = signed_distance(mesh, at)
@@ -83,8 +82,7 @@ def test_overlapping_spheres_are_one_body():
 
 def test_signs_near_the_walls_inside_a_union():
     """Within a cell of a wall that is buried in another part, on both of its sides."""
-    inner, outer = (np.array([0.0, 0.0, 0.0]), 0.2), box((-0.3, -0.3, -0.05), (0.3, 0.3, 0.3))
-    mesh = mesh_of([(ball(*inner), RED), (outer, BLUE)])
+    mesh = concatenate([ball((0, 0, 0), 0.2), box((-0.3, -0.3, -0.05), (0.3, 0.3, 0.3))])
     at = points(20000, seed=2, reach=0.25)
     ball_distance = np.linalg.norm(at, axis=1) - 0.2
     at = near(at, ball_distance, 0.01)
@@ -96,12 +94,11 @@ def test_signs_near_the_walls_inside_a_union():
 
 
 def test_faces_may_be_wound_either_way():
-    solid = ball((0, 0, 0), 0.3)
-    flipped = solid.faces.copy()
+    mesh = ball((0, 0, 0), 0.3)
+    flipped = mesh.faces.copy()
     flipped[::2] = flipped[::2, ::-1]
     at = points(1000)
-    mesh, mixed = (mesh_of([(Solid(solid.vertices, faces), RED)]) for faces in (solid.faces, flipped))
-    found, expected = signed_distance(mixed, at).distance, signed_distance(mesh, at).distance
+    found, expected = signed_distance(replace(mesh, faces=flipped), at).distance, signed_distance(mesh, at).distance
     np.testing.assert_allclose(found, expected, atol=1e-4)  # other samples: seldom another triangle
     np.testing.assert_array_equal(found < 0, expected < 0)
 
@@ -110,7 +107,7 @@ def test_a_wall_thinner_than_a_cell_has_an_inside():
     low, high = np.array([-0.3, -0.3, 0.0013]), np.array([0.3, 0.3, 0.0063])  # a third of 1/64
     at = points(5000, seed=3, reach=0.4) * [1, 1, 0.05]
     expected = box_distance(at, low, high)
-    found = signed_distance(mesh_of([(box(low, high), RED)]), at).distance
+    found = signed_distance(box(low, high), at).distance
     clear = np.abs(expected) > EXACT
     assert (expected[clear] < 0).sum() > 200
     np.testing.assert_array_equal(found[clear] < 0, expected[clear] < 0)
@@ -119,33 +116,33 @@ def test_a_wall_thinner_than_a_cell_has_an_inside():
     np.testing.assert_allclose(np.abs(found).mean(), np.abs(expected).mean(), atol=1e-4)
 
 
-def without_top(solid):
-    return Solid(solid.vertices, solid.faces[(solid.vertices[solid.faces][..., 2] < 0.2).any(1)])
+def open_box():
+    mesh = box((-0.2, -0.2, -0.2), (0.2, 0.2, 0.2))
+    faces = mesh.faces[(mesh.triangles[..., 2] < 0.2).any(1)]
+    return Mesh.of_faces(mesh.vertices, faces, np.tile(RED, (len(faces), 1)))
 
 
 def test_an_open_box_holds_air():
-    mesh = mesh_of([(without_top(box((-0.2, -0.2, -0.2), (0.2, 0.2, 0.2))), RED)])
     at = points(2000)
-    assert (signed_distance(mesh, at).distance >= 0).all()
+    assert (signed_distance(open_box(), at).distance >= 0).all()
 
 
 def test_a_hole_narrower_than_a_cell_is_closed():
     """A slit of 1/200 all along the top."""
-    solid = without_top(box((-0.2, -0.2, -0.2), (0.2, 0.2, 0.2)))
     lid = np.array([[-0.2, -0.2, 0.2], [0.195, -0.2, 0.2], [0.195, 0.2, 0.2], [-0.2, 0.2, 0.2]])
-    mesh = mesh_of([(solid, RED), (Solid(lid, np.array([[0, 1, 2], [0, 2, 3]])), RED)])
+    mesh = concatenate([open_box(), Mesh.of_faces(lid, np.array([[0, 1, 2], [0, 2, 3]]), np.tile(RED, (2, 1)))])
     at = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.19], [0.0, 0.0, 0.21], [0.3, 0.0, 0.0]])
     np.testing.assert_allclose(signed_distance(mesh, at).distance, [-0.2, -0.01, 0.01, 0.1], atol=EXACT)
 
 
 def test_a_sealed_cavity_is_filled():
-    mesh = mesh_of([(ball((0, 0, 0), 0.4), RED), (ball((0, 0, 0), 0.2), BLUE)])
+    mesh = concatenate([ball((0, 0, 0), 0.4), ball((0, 0, 0), 0.2)])
     found = signed_distance(mesh, [[0, 0, 0], [0.3, 0, 0], [0.45, 0, 0]])
     assert np.sign(found.distance).tolist() == [-1, -1, 1]
 
 
 def test_the_order_of_faces_does_not_matter():
-    mesh = toy(1, 2)
+    mesh = choices_of(1, 2).mesh()
     order = np.random.default_rng(0).permutation(len(mesh.faces))
     shuffled = replace(
         mesh,
@@ -160,7 +157,7 @@ def test_the_order_of_faces_does_not_matter():
 
 def test_colours_and_normals_are_those_of_the_nearest_side():
     solid = box((-0.25, -0.25, -0.25), (0.25, 0.25, 0.25))
-    top = (solid.vertices[solid.faces][..., 2] > 0.2).all(1)
+    top = (solid.triangles[..., 2] > 0.2).all(1)
     mesh = Mesh.of_faces(solid.vertices, solid.faces, np.where(top[:, None], RED, BLUE))
     found = signed_distance(mesh, [[0.03, 0.01, 0.31], [0.03, 0.01, 0.2], [0.4, 0.01, 0.0]])
     np.testing.assert_array_equal(found.rgb, [RED, RED, BLUE])
@@ -169,7 +166,7 @@ def test_colours_and_normals_are_those_of_the_nearest_side():
 
 def test_toys_against_all_their_triangles():
     """The nearest triangle is missed now and then, by less than 1/64 of a cell of a 64^3 grid."""
-    mesh = toy(0, 12)
+    mesh = choices_of(0, 12).mesh()
     at = near_surface(mesh, 200)
     count = len(mesh.faces)
     place = closest_point(np.tile(mesh.triangles, (len(at), 1, 1)), np.repeat(at, count, 0)).reshape(len(at), count, 3)
@@ -186,7 +183,7 @@ def near_surface(mesh, count):
 
 
 def test_no_points_and_wrong_meshes():
-    mesh = mesh_of([(box((-0.1,) * 3, (0.1,) * 3), RED)])
+    mesh = box((-0.1,) * 3, (0.1,) * 3)
     assert signed_distance(mesh, np.zeros((0, 3))).distance.shape == (0,)
     with pytest.raises(UsageError, match="Normalise it"):
         signed_distance(replace(mesh, vertices=mesh.vertices * 8), points(3))

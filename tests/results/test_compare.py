@@ -13,12 +13,14 @@ from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.results.compare import BLIND_SPREADS, SPREADS
 from mdtbench.results.compare import compare as compare_frames
 from mdtbench.results.compare_tables import comparison_table
+from mdtbench.results.compare_within import within
 from mdtbench.results.differences import ALPHA, Comparison, Difference
-from mdtbench.results.frames import rows_frame
+from mdtbench.results.frames import assets_frame, rows_frame
 from mdtbench.results.render_markdown import to_markdown
 from mdtbench.results.render_rich import to_rich
 from mdtbench.results.rows import Row
 from mdtbench.results.tolerances import Tolerance, read_tolerances
+from mdtbench.results.verdicts import verdicts
 
 
 def compare(run: Sequence[Row], baseline: Sequence[Row], **options) -> Comparison:
@@ -326,11 +328,71 @@ def test_a_table_without_lines_says_so_without_a_head(make):
     table = comparison_table(compare(make.run(), make.run()), "a run against itself")
     assert table.rows == ()
     for text in (to_rich([table], width=160), to_markdown([table])):
-        assert "No line is worse or better." in text
-        assert "Verdict" not in text
+        assert "No method's line differs." in " ".join(text.replace("\\", "").split())
         assert "Baseline" not in text
     full = comparison_table(compare(make.run(), make.run()), "all", everything=True)
-    assert "No line is" not in to_rich([full], width=160)
+    assert "No method's line" not in to_rich([full], width=160)
+
+
+def test_what_could_have_been_shown_and_what_would_show_more(make):
+    baseline = lines(make, {"cm": [1.0, 2.0, 3.0]})
+    run = lines(make, {"cm": [1.1, 1.9, 3.3]})  # differences .1, -.1, .3
+    found = compare(run, baseline, tolerances=NO_MATTER)
+    one, error = only(found), math.sqrt(0.04 / 3)
+    assert one.verdict == "same"
+    # t of two degrees of freedom: 9.924843 at 1 - 0.005, and 1.060660 at 0.8
+    assert one.smallest == pytest.approx((9.924843 + 1.060660) * error, rel=1e-6)
+    assert one.more == {"3 times the generation seeds": pytest.approx(1 / math.sqrt(3))}
+    table = comparison_table(found, "a")
+    (line,) = table.rows
+    assert line.group == "Same"
+    assert [cell.text for cell in line.cells[1:4]] == ["FD_tiny2d ↓", "structure 1", "+0.10 ± 0.12"]
+    notes = " ".join(table.notes)
+    assert "3 times the generation seeds leave 0.58 of the standard error, twice the assets at best 0.71." in notes
+    assert "Another training is not in these numbers" in notes
+
+
+def test_a_tolerance_is_the_least_that_can_be_shown(make):
+    baseline, run = lines(make, {"cm": [1.0, 2.0, 3.0]}), lines(make, {"cm": [1.001, 2.002, 3.001]})
+    one = only(compare(run, baseline, tolerances={"default": Tolerance(absolute=50.0)}))
+    assert one.smallest == pytest.approx(50.0, rel=1e-3)
+
+
+def test_both_kinds_of_seed_fall_apart(make):
+    """Training seeds alone differ: three times as many leave the root of a third, generation seeds nothing."""
+    at = [(t, s) for t in (0, 1, 2) for s in (0, 1)]
+    baseline = [make.row(value=1.0 + s, train_seed=t, seed=s) for t, s in at]
+    run = [make.row(value=1.0 + s + (0.2, -0.1, 0.3)[t], train_seed=t, seed=s) for t, s in at]
+    one = only(compare(run, baseline, tolerances=NO_MATTER))
+    assert one.more["3 times the training seeds"] == pytest.approx(1 / math.sqrt(3))
+    assert one.more["3 times the generation seeds"] == pytest.approx(1.0)
+
+
+def test_methods_of_one_run_are_judged_as_in_its_report(make):
+    rng, names = np.random.default_rng(0), {"cm": 0.0, "vm": 0.5, "mdt": 2.0}
+    rows, values = [], []
+    for seed, (name, mean) in itertools.product(range(3), names.items()):
+        scores = mean + 0.2 * rng.standard_normal(20)
+        at = {"train_seed": seed, "n_ok": 20, "n_total": 20}
+        rows.append(make.row(name, "ULIP_tiny", float(scores.mean()), **at))
+        values += [make.asset(f"a{i}", {"ULIP_tiny": float(v)}, name, train_seed=seed) for i, v in enumerate(scores)]
+    rows.append(make.row("floor", train_seed=None, seed=None))
+    frame = rows_frame(rows)
+    (verdict,) = verdicts(frame, assets_frame(values))
+    found = within(compare(rows, rows, methods=["cm=mdt"]), [verdict], {"mdt": "cm"})
+    one = only(found)
+    [behind] = [behind for behind in verdict.standing.worse if behind.who[0] == "cm"]
+    assert (one.method, one.verdict, one.tolerance) == ("mdt", "worse", None)
+    assert (-one.difference, one.stderr) == (pytest.approx(behind.difference), pytest.approx(behind.sd))
+    assert one.bound < one.smallest
+    # nearly all of chance is the noise of single values: assets and training seeds count alike
+    assert one.more["twice the assets"] == pytest.approx(math.sqrt(1 / 2), abs=0.12)
+    assert one.more["3 times the training seeds"] == pytest.approx(math.sqrt(1 / 3), abs=0.12)
+    other = only(within(compare(rows, rows, methods=["mdt=cm"]), [verdict], {"cm": "mdt"}))
+    assert (other.verdict, other.difference) == ("better", pytest.approx(-one.difference))
+    table = comparison_table(found, "cm against mdt")
+    assert "method" not in [column.key for column in table.columns]
+    assert found.summary == "1 worse, 0 better, 0 same, 0 not comparable"
 
 
 def test_tolerances_are_read_and_checked(tmp_path):

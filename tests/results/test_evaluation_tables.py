@@ -62,8 +62,6 @@ def test_systems_come_first_then_the_controls_and_main_columns_before_others(sys
     assert texts(table, "method") == ["A", "B", "Ground truth", "Ground truth, shuffled pairs"]
     ours = [key for key in keys(table) if not key.startswith("paper:")]
     assert ours == ["method", "steps", "latency_s", "FD_incep", "FD_dinov2", "ULIP_I", "KD_incep", "n"]
-    assert [cell.best for cell in table.column("FD_incep")[:2]] == [False, True]
-    assert [cell.best for cell in table.column("ULIP_I")[:2]] == [False, True]
     assert texts(table, "latency_s") == ["-", "1.30", "-", "-"]
     assert texts(table, "n")[:2] == ["64/64", "64/64"]
 

@@ -124,16 +124,18 @@ def test_numbers_of_all_tables_are_those_of_the_report(make, tmp_path):
 
 def test_marks_and_orders_of_cells(make):
     rows = [
-        make.row("cm", value=2.0),
-        make.row("vm", value=1.5),
-        make.row("pcm", value=3.0),
+        *(
+            make.row(name, value=value + seed, seed=seed)
+            for name, value in (("cm", 2.0), ("pcm", 3.0))
+            for seed in (0, 1)
+        ),
         make.row("scm", value=None),
     ]
     table = view(tables_of(rows)[0])
     column = next(i for i, head in enumerate(table.heads) if head.text.startswith("FD"))
     cells = {line.name.split()[0]: line.cells[column] for body in table.bodies for line in body.rows}
-    assert {name: cell.mark for name, cell in cells.items()} == {"CM": "best", "PCM": "second", "sCM": ""}
-    assert (cells["CM"].order, cells["sCM"].order) == ("2.0", "")
+    assert {name: cell.mark for name, cell in cells.items()} == {"CM": "best", "PCM": "", "sCM": ""}
+    assert (cells["CM"].order, cells["sCM"].order) == ("2.5", "")
     assert "failed" in cells["sCM"].style.split()
     assert table.heads[column].first == "ascending"  # the best value first
 

@@ -8,14 +8,16 @@ import subprocess
 
 import pytest
 
-from mdtbench.results.frames import rows_frame
+from mdtbench.results.frames import assets_frame, rows_frame
 from mdtbench.results.render_latex import BREAK, LAST_T1_LETTER, escape, to_latex
 from mdtbench.results.report import RunResults, tables
 from mdtbench.results.tables import Measured, table_2
+from mdtbench.results.verdicts import verdicts
 
 
 def measured(rows) -> Measured:
-    return Measured.of(rows_frame(rows))
+    frame = rows_frame(rows)
+    return Measured.of(frame, tuple(verdicts(frame, assets_frame(()))))
 
 
 DOCUMENT = (
@@ -132,8 +134,7 @@ def test_only_the_sum_of_the_time_is_shown(make):
 
 def test_notes_are_short_and_speak_of_what_is_seen(make):
     text = to_latex([table_2(measured(make.run()))])
-    assert "(bold) and the second best (underlined)." in text
-    assert "where the format can" not in text
+    assert "Bold: all that the verdicts cannot tell from the best student of the block." in text
     assert "arXiv:2509.04406v1; measured under another protocol" in text
     assert text.count(r"\scriptsize") == 1
 

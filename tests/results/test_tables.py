@@ -6,12 +6,14 @@ import pytest
 
 from mdtbench.base.errors import UsageError
 from mdtbench.results import paper
-from mdtbench.results.frames import rows_frame
+from mdtbench.results.frames import assets_frame, rows_frame
 from mdtbench.results.tables import Measured, table_2, table_3
+from mdtbench.results.verdicts import verdicts
 
 
 def measured(rows) -> Measured:
-    return Measured.of(rows_frame(rows))
+    frame = rows_frame(rows)
+    return Measured.of(frame, tuple(verdicts(frame, assets_frame(()))))
 
 
 def labels(table):
@@ -87,32 +89,44 @@ def test_two_spreads_over_two_kinds_of_seeds(make):
 
 def test_best_is_per_block_metric_and_direction(make):
     rows = make.run()
-    rows += [make.row("plugin", "FD_tiny2d", 5.0), make.row("plugin", "ULIP_tiny", 1.0, unit="x100")]
+    for seed in range(3):
+        rows += [make.row("plugin", "FD_tiny2d", 5.0 + seed, seed=seed)]
+        rows += [make.row("plugin", "ULIP_tiny", 1.0 + seed, unit="x100", seed=seed)]
     table = table_2(measured(rows))
 
     def flagged(key):
         cells = zip(table.rows, table.column(key), strict=True)
-        return [(line.steps, line.method, "best" if c.best else "second") for line, c in cells if c.best or c.second]
+        return [(line.steps, line.method) for line, c in cells if c.best]
 
-    assert flagged("FD_tiny2d") == [
-        (1, "mdt", "second"),
-        (1, "plugin", "best"),
-        (2, "scm", "second"),
-        (2, "mdt", "best"),
-    ]
-    assert flagged("ULIP_tiny") == [
-        (1, "scm", "second"),
-        (1, "mdt", "best"),
-        (2, "scm", "second"),
-        (2, "mdt", "best"),
-    ]
+    assert flagged("FD_tiny2d") == [(1, "plugin"), (2, "mdt")]
+    assert flagged("ULIP_tiny") == [(1, "mdt"), (2, "mdt")]
     assert not any(cell.best for cell in table.column("paper:FD_incep"))
 
 
-def test_ties_share_and_one_alone_is_not_best(make):
-    cells = table_2(measured([make.row("cm"), make.row("pcm"), make.row("scm", value=2.0)])).column("FD_tiny2d")
-    assert [(cell.best, cell.second) for cell in cells] == [(True, False), (True, False), (False, True)]
-    assert not table_2(measured([make.row()])).column("FD_tiny2d")[0].best
+def marked(values, make):
+    """Of methods, by their values of generation seeds: which are marked, and what the notes say of marks."""
+    rows = [make.row(name, value=v, seed=s) for name, found in values.items() for s, v in enumerate(found)]
+    table = table_2(measured(rows))
+    notes = [note for note in table.notes if note.startswith("Marked")]
+    return [line.method for line, cell in zip(table.rows, table.column("FD_tiny2d"), strict=True) if cell.best], notes
+
+
+def test_all_that_cannot_be_told_from_the_best_are_marked(make):
+    near = {"cm": (1.0, 2.0, 3.0, 4.0), "pcm": (1.2, 1.7, 3.1, 3.8), "scm": (9.1, 10.2, 10.9, 11.8)}
+    methods, notes = marked(near, make)
+    assert methods == ["cm", "pcm"]
+    assert notes == ["Marked: all that the verdicts cannot tell from the best student of the block."]
+    (found,) = verdicts(
+        rows_frame([make.row(m, value=v, seed=s) for m, vs in near.items() for s, v in enumerate(vs)]), assets_frame(())
+    )
+    assert sorted(who[0] for who in found.standing.top) == methods  # as the sentence says
+
+
+def test_nothing_is_marked_where_nothing_can_be_told(make):
+    methods, notes = marked({"cm": (1.0,), "pcm": (2.0,)}, make)
+    assert methods == []
+    assert "Nothing in FD_tiny2d: one value per line does not tell chance." in notes[0]
+    assert marked({"cm": (1.0, 2.0)}, make) == ([], [])  # alone in the race
 
 
 def test_failures_are_shown_and_explained(make):
@@ -121,9 +135,9 @@ def test_failures_are_shown_and_explained(make):
         make.row("cm", "ULIP_tiny", None, error="CUDA\nout of\x1b memory"),
         make.row("pcm", value=3.0),
         make.row("pcm", value=None, seed=1),
-        make.row("scm", value=4.0, n_ok=60),
+        *(make.row("scm", value=4.0, n_ok=60, seed=seed) for seed in (0, 1)),
         make.row("scm", "ULIP_tiny", 30.0),
-        make.row("mdt", value=5.0),
+        *(make.row("mdt", value=5.0, seed=seed) for seed in (0, 1)),
     ]
     table = table_2(measured(rows))
     cm, pcm, scm, mdt = table.column("FD_tiny2d")
@@ -134,10 +148,10 @@ def test_failures_are_shown_and_explained(make):
         "CM, 1 step: failed: CUDA out of memory",
         "PCM, 1 step: 1 of 2 seeds failed: loss is not finite",
     )
-    assert scm.text == "4.000 (60/64)"  # the other metric of that line has all 64
+    assert scm.text == "4.000 ± 0.000 (60/64)"  # the other metric of that line has all 64
     assert [cell.text for cell in table.column("n")] == ["0/64", "0/64", "60/64", "64/64"]
     assert scm.best  # pcm is better, but one of its seeds failed
-    assert mdt.second
+    assert not mdt.best
     assert table.column("ULIP_tiny")[1].text == "-"
 
 

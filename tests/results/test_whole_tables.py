@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 
 from mdtbench.base.errors import UsageError
-from mdtbench.results.frames import rows_frame
+from mdtbench.results.frames import assets_frame, rows_frame
 from mdtbench.results.render_json import from_json
 from mdtbench.results.render_rich import to_rich
 from mdtbench.results.report import FORMATS, RunResults, report, tables
 from mdtbench.results.tables import Measured
+from mdtbench.results.verdicts import verdicts
 from mdtbench.results.whole_tables import is_whole, stages_apart, table_1, whole_tables
 
 
 def measured(rows) -> Measured:
-    return Measured.of(rows_frame(rows))
+    frame = rows_frame(rows)
+    return Measured.of(frame, tuple(verdicts(frame, assets_frame(()))))
 
 
 HERE = Path(__file__).parent
@@ -48,7 +50,7 @@ def values(table, key):
 
 def marked(table, key):
     cells = zip(table.rows, table.column(key), strict=True)
-    return [(line.group, line.method, "best" if c.best else "second") for line, c in cells if c.best or c.second]
+    return [(line.group, line.method) for line, c in cells if c.best]
 
 
 def test_the_order_of_tables_and_what_is_whole(make, shown):
@@ -139,14 +141,14 @@ def test_tables_2_and_3_have_the_papers_lines_at_steps_spelled_its_way(shown):
 
 def test_the_structure_table_is_of_structures_with_every_method(make, shown):
     table = shown["stage_structure"]
-    assert table == whole_tables(rows_frame([*make.run(), make.row(stage="both")]))[3]
+    assert table == whole_tables(measured([*make.run(), make.row(stage="both")]))[3]
     assert {(line.method, line.variant, line.steps) for line in table.rows} == {
         (row.method, row.variant, row.steps) for row in make.run()
     }
     assert values(table, "ULIP_tiny")["VM", 1] == pytest.approx(38.1)
     assert [cell.text for cell in table.column("steps")][:6] == ["1"] * 5 + ["2"]
     assert not any(column.kind == "paper" for column in table.columns)
-    assert marked(table, "FD_tiny2d")[:2] == [("1 step", "vm", "second"), ("1 step", "mdt", "best")]
+    assert marked(table, "FD_tiny2d") == [("1 step", "mdt"), ("2 steps", "mdt")]
 
 
 def test_stages_apart_stand_side_by_side_below_the_teacher(shown):
@@ -177,7 +179,7 @@ def test_stages_apart_stand_side_by_side_below_the_teacher(shown):
 
 def test_best_of_stages_apart_is_among_lines_with_the_same_stages(shown):
     table = shown["stages_apart"]
-    for steps, group in ((1, "1 step per stage of its own"), (2, "2 steps per stage of its own")):
+    for steps, group in ((1, "1 step per own stage"), (2, "2 steps per own stage")):
         mine = [line for line in table.rows if line.steps == steps]
         index = [column.key for column in table.columns].index("FD_gs")
         assert {line.group for line in mine} == {group}
@@ -188,11 +190,6 @@ def test_best_of_stages_apart_is_among_lines_with_the_same_stages(shown):
             ("cm", "teacher's", "own"),
             ("mdt", "own", "own"),
         ]
-        assert [who for who, cell in found.items() if cell.second] == [
-            ("cm", "own", "own"),
-            ("mdt", "own", "teacher's"),
-            ("mdt", "teacher's", "own"),
-        ]
 
 
 def test_every_line_of_whole_assets_is_in_a_table(make):
@@ -201,7 +198,7 @@ def test_every_line_of_whole_assets_is_in_a_table(make):
              for stage in ("both", "structure+teacher")]  # fmt: skip
     found = {
         table.name: {(line.method, line.variant, line.steps) for line in table.rows}
-        for table in whole_tables(rows_frame(rows))
+        for table in whole_tables(measured(rows))
     }
     for stage, names in {"both": NAMES[:3], "teacher+slat": NAMES[4:], "structure+teacher": NAMES[4:]}.items():
         wanted = {(row.method, row.variant, row.steps) for row in of_stage(rows, stage)}
@@ -213,12 +210,12 @@ def test_every_line_of_whole_assets_is_in_a_table(make):
 
 def test_what_a_run_lacks_has_no_table(make):
     both, slat = make.row(stage="both"), make.row(stage="teacher+slat")
-    assert [table.name for table in whole_tables(rows_frame([both]))] == NAMES[:3]
-    assert [table.name for table in whole_tables(rows_frame([both, slat]))] == [*NAMES[:3], NAMES[4]]
-    assert [table.name for table in whole_tables(rows_frame([slat]))] == NAMES[4:]
+    assert [table.name for table in whole_tables(measured([both]))] == NAMES[:3]
+    assert [table.name for table in whole_tables(measured([both, slat]))] == [*NAMES[:3], NAMES[4]]
+    assert [table.name for table in whole_tables(measured([slat]))] == NAMES[4:]
     lone = table_1(measured([make.row("floor", stage="both", steps=None)]))
     assert lone.rows == ()
-    assert [table.name for table in whole_tables(rows_frame([both, make.row(stage="slat")]))] == [
+    assert [table.name for table in whole_tables(measured([both, make.row(stage="slat")]))] == [
         *NAMES[:3],
         "stage_slat",
     ]

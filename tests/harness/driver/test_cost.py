@@ -132,10 +132,10 @@ def test_minutes_of_a_world_with_measured_seconds():
     [cost] = costs(plan)
     training = 6 * 16 * 20 * 0.0026 + 6 * 4 * 4 * 0.014
     passes = 3 * (1 + 2 + 1 + 2 + 2 + 4 + 50)  # vm, none, none:cfg at 1 and 2 steps, the teacher
-    assert (n_tests(plan), n_whole(plan)) == (5, 3)
+    assert (n_tests(plan), n_whole(plan)) == (5, 4)
     assert cost.training == pytest.approx(training / 3600)
-    assert cost.generation == pytest.approx(passes * (5 * 0.0026 + 3 * 0.014) / 3600)
-    assert cost.measuring == pytest.approx(21 * (5 * 0.083 + 3 * 0.5) / 3600)
+    assert cost.generation == pytest.approx(passes * (5 * 0.0026 + 4 * 0.014) / 3600)
+    assert cost.measuring == pytest.approx(21 * (5 * 0.083 + 4 * 0.5) / 3600)
     assert costs(planned("estimate.machine=[]")) == []
     tiny = planned(preset="tiny", methods=())
     for workers in (1, 2):
@@ -152,9 +152,9 @@ def test_minutes_of_a_world_with_measured_seconds():
     [
         (
             "smoke",
-            ["test assets: 12 of toys-test", "lines: 15", "students to train: 10", "cells: 45 of structures on 12 "],
+            ["test assets: 32 of toys-test", "lines: 15", "students to train: 10", "cells: 45 of structures on 32 "],
         ),
-        ("tiny", ["55 of whole assets on 16 assets, of generation seeds [0] also with one stage left to the teacher"]),
+        ("tiny", ["55 of whole assets on 64 assets, of generation seeds [0] also with one stage left to the teacher"]),
         (
             "paper",
             ["world trellis-image-large", "lines: 17", "students to train: 40", "51 of whole assets on 3218 assets"],

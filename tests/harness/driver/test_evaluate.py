@@ -518,7 +518,7 @@ def test_official_weights_are_all_named_at_once_before_anything_is_computed(once
         ({"conditions": Path(), "geometry_only": True}, "leave out the other"),
         ({"calibrates": True, "steps": None}, "--steps is not given"),
         ({"protocol": "trellis-v2"}, "Did you mean 'trellis-v1'"),
-        ({"protocol": "tiny-v2"}, "one of a tiny world's"),
+        ({"protocol": "tiny-v3"}, "one of a tiny world's"),
         ({"name": "floor"}, "that of a control"),
         ({"name": "a/b"}, "no slashes"),
     ],

@@ -267,7 +267,7 @@ def test_a_folder_that_is_no_toys4k_is_refused(toys, spoil: Callable[[Toys], Any
         ("3.0.10", "trellis-v1", "No protocol has pictures"),
         ("3.0.1", "trellis-v1+blender-4.5", r"those of 'Blender 4\.5 Cycles', and this is Blender 3\.0\.1"),
         ("3.0.1", "trellis-v1+own-renderer", "those of 'mdtbench ray caster'"),
-        ("3.0.1", "tiny-v2", "no pictures of Blender's"),
+        ("3.0.1", "tiny-v3", "no pictures of Blender's"),
     ],
 )
 def test_another_renderer_than_the_protocols_is_refused(toys, monkeypatch, version, protocol, message):

@@ -17,10 +17,10 @@ import pytest
 from inprocess import in_process
 from PIL import Image
 from small_world import opened, small_plan
+from solids import ellipsoid
 
 from mdtbench.assets.gaussian_ply import read_gaussians
 from mdtbench.assets.mesh_files import read_mesh
-from mdtbench.assets.primitives import ellipsoid, mesh_of
 from mdtbench.base.errors import AssetError, UsageError
 from mdtbench.base.files import digest_of
 from mdtbench.geometry.gaussians import Gaussians
@@ -44,8 +44,8 @@ IDS = ("chair", "lamps/red", "../../escaped", *(f"more/{i}" for i in range(SHARD
 EMPTY, BROKEN = 1, 3  # rows: an empty structure; one whose decoding fails
 CELLS_OF_EACH = 2
 RGB = (0.2, 0.5, 0.7)
-SOLID = mesh_of([(ellipsoid((0.1, 0, 0.2), (0.3, 0.2, 0.1), 8), RGB)])
-FINE = mesh_of([(ellipsoid((0, 0, 0), (0.4, 0.3, 0.2), 2400), RGB)])
+SOLID = ellipsoid((0.1, 0, 0.2), (0.3, 0.2, 0.1), RGB, segments=8)
+FINE = ellipsoid((0, 0, 0), (0.4, 0.3, 0.2), RGB, segments=2400)
 FINE_ROW = 4  # whose mesh that is
 UNREADABLE = "more/2"  # as ground truth
 MAKERS = ("teacher-3x2", "vm-1x2")
@@ -65,17 +65,28 @@ class Thing:
         return FINE if self.id == "chair" else SOLID
 
 
-def decoded_stub(pipeline: object, coords: np.ndarray, latents: np.ndarray) -> Decoded:
+class Stub(Decoded):
     """As many Gaussians as the asset's row and two more; a sphere as its mesh."""
-    row = int(latents[0, 0])
-    assert len(latents) == len(coords) == CELLS_OF_EACH
-    assert (latents == row).all()
-    if row == BROKEN:
-        raise AssetError("the mesh has no surface")
-    mesh, n = FINE if row == FINE_ROW else SOLID, row + 2
-    rotations = np.tile(np.array([1, 0, 0, 0], np.float32), (n, 1))
-    full = np.full((n, 3), 0.1, np.float32)
-    return Decoded(coords, latents, Gaussians(full, full, rotations, full[:, 0], full), mesh)
+
+    @property
+    def row(self) -> int:
+        row = int(self.latents[0, 0])
+        assert len(self.latents) == len(self.coords) == CELLS_OF_EACH
+        assert (self.latents == row).all()
+        return row
+
+    @property
+    def gaussians(self) -> Gaussians:  # type: ignore[override]
+        n = self.row + 2
+        rotations = np.tile(np.array([1, 0, 0, 0], np.float32), (n, 1))
+        full = np.full((n, 3), 0.1, np.float32)
+        return Gaussians(full, full, rotations, full[:, 0], full)
+
+    @property
+    def mesh(self) -> Mesh:  # type: ignore[override]
+        if self.row == BROKEN:
+            raise AssetError("the mesh has no surface")
+        return FINE if self.row == FINE_ROW else SOLID
 
 
 @dataclass
@@ -133,7 +144,7 @@ class Shop:
 def shop(small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Shop]:
     """With other settings or other test assets too; the picture of asset i is grey of value `shade` + i."""
     monkeypatch.setattr(exporting, "load_cached", lambda world, device: SimpleNamespace(whole=None))
-    monkeypatch.setattr(exporting, "decoded", decoded_stub)
+    monkeypatch.setattr(exporting, "Decoded", Stub)
     monkeypatch.setattr(exporting, "SHARD", SHARD)
     monkeypatch.setattr(measuring_module, "SHARD", SHARD)
 
@@ -145,7 +156,7 @@ def shop(small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         place.put({"images": shown})
         subjects = tuple(Subject(Identity(name, "0" * 64), Thing(name), place, i) for i, name in enumerate(IDS))
         measuring = opened(plan, tmp_path)
-        tests = replace(measuring.tests, subjects=subjects, window=(1.0, 1.0), digest=digest_of(shade))
+        tests = replace(measuring.tests, subjects=subjects, digest=digest_of(shade))
         return Shop(replace(measuring, tests=tests), tmp_path / "out")
 
     return make

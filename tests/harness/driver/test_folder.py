@@ -11,6 +11,7 @@ from plans import NOWHERE, planned
 
 from mdtbench.base.errors import UsageError
 from mdtbench.base.files import write_json
+from mdtbench.harness.driver.planning import RunOptions, make_plan
 from mdtbench.harness.driver.run import MANIFEST, Options, check_folder, manifest, run
 from mdtbench.harness.plan.plan import Plan
 
@@ -34,8 +35,8 @@ def refusal(plan: Plan, out: Path) -> str:
         ({"methods": ("cm", "gd")}, ["methods.vm.version: ", "there, none here", "methods.gd.version: none there"]),
         ({"train_seeds": (0, 1)}, ["train_seeds: [0] there, [0, 1] here"]),
         ({"limit": 3}, ["test.limit: None there, 3 here"]),
-        ({"changes": ["data.test=13"]}, ["config.data.test: 12 there, 13 here", "test.sha256: "]),
-        ({"changes": ["protocol.name=tiny-v2", "sweep.lr=[1e-4]"]}, ["config.sweep.lr: [] there, [0.0001] here"]),
+        ({"changes": ["data.test=13"]}, ["config.data.test: 32 there, 13 here", "test.sha256: "]),
+        ({"changes": ["protocol.name=tiny-v3", "sweep.lr=[1e-4]"]}, ["config.sweep.lr: [] there, [0.0001] here"]),
         ({"stages": "structure"}, ["config.slat.clip: 1.0 there, none here"]),
     ],
 )
@@ -85,7 +86,8 @@ def test_a_run_is_refused_before_anything_is_written(tmp_path: Path):
 
 
 def test_a_dry_run_says_so_too(tmp_path: Path, mdtbench: Callable):
-    out = finished(tmp_path, planned(preset="smoke", methods=("vm",)))
+    given = RunOptions(preset="smoke", methods=("vm",), device="cpu")
+    out = finished(tmp_path, make_plan(given, NOWHERE, ready=False))  # of the world as it is
     words = ("run", "--preset", "smoke", "--methods", "vm", "--dry-run", "--device", "cpu", "--out", str(out))
     assert mdtbench(*words)[0] == 0
     code, text, error = mdtbench(*words, "--set", "train.steps=21")

@@ -18,7 +18,7 @@ from mdtbench.harness.driver.grid import first_of_each, write_grid
 from mdtbench.harness.driver.measuring import Measuring
 from mdtbench.harness.engine.jobs import Place
 from mdtbench.harness.engine.store import Address
-from mdtbench.harness.generate.made import EMPTY, decoded
+from mdtbench.harness.generate.made import EMPTY, Decoded
 from mdtbench.harness.generate.pictures import SIDE, enlarged, gaussians_picture, structure_picture
 from mdtbench.harness.inputs.world import load_world
 from mdtbench.harness.plan.plan import Cell
@@ -43,7 +43,7 @@ def make(small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         place.put({"images": pictures(4)[:, None], "occupancy": structures((50, 60, 70, 80))})
         tests = measuring.tests
         subjects = tuple(replace(subject, prepared=place) for subject in tests.subjects)
-        return replace(measuring, tests=replace(tests, subjects=subjects, window=(1.0, 1.0)))
+        return replace(measuring, tests=replace(tests, subjects=subjects))
 
     return opened_with
 
@@ -112,7 +112,7 @@ def test_whole_assets_are_shown_by_their_gaussians(
     for row in rows:
         assert all(picture is None or picture.shape == (SIDE, SIDE, 3) for picture in row)
     coords = np.argwhere(structures(COUNTS)[2]).astype(np.int32) // 2
-    asset = decoded(load_world(small_folder).whole, coords, np.ones((len(coords), 4), np.float32))
+    asset = Decoded(load_world(small_folder).whole, coords, np.ones((len(coords), 4), np.float32))
     for row in rows[2:]:
         assert row[1] is None
         assert np.array_equal(row[2], gaussians_picture(asset.gaussians))  # type: ignore[arg-type]

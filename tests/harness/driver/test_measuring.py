@@ -15,26 +15,26 @@ import torch
 from inprocess import in_process
 from numpy.typing import NDArray
 from silent import Silent
-from small_stage import CHANNELS, SIDE
+from small_stage import CHANNELS, RESOLUTION, SIDE
 from small_world import POINTS, STEPS, opened, small_plan
 from torch import Tensor
 
+from mdtbench.assets.toys import AllToys
 from mdtbench.base.errors import AssetError
 from mdtbench.base.files import digest_of, write_json
 from mdtbench.base.seeds import seed_of
 from mdtbench.flow.times import sampling_times
 from mdtbench.geometry.mesh import Mesh
 from mdtbench.harness.driver import measuring as measuring_module
-from mdtbench.harness.driver.measuring import Measuring, other_assets, unseen
+from mdtbench.harness.driver.measuring import LEVELS, Measuring, everything, other_assets, unseen
 from mdtbench.harness.driver.students import TRAINING_FILE
 from mdtbench.harness.engine.files import load_arrays, save_tensors
 from mdtbench.harness.engine.jobs import Engine
 from mdtbench.harness.engine.store import Store
 from mdtbench.harness.engine.workers import workers
 from mdtbench.harness.generate.made import with_weights
-from mdtbench.harness.inputs.cells import one_voxels
-from mdtbench.harness.inputs.subjects import whole_pictures
-from mdtbench.harness.inputs.window import keep_window
+from mdtbench.harness.inputs.cells import one_voxels, ragged
+from mdtbench.harness.inputs.subjects import conditioning_images
 from mdtbench.harness.inputs.world import load_extractor, load_world
 from mdtbench.harness.measure.latency import DECODE, way
 from mdtbench.harness.measure.rows import Measurement, joined, stamp
@@ -49,7 +49,8 @@ from mdtbench.results.asset_values import AssetValue
 from mdtbench.results.rows import BOTH, COST_METRICS, STRUCTURE, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT, Row
 from mdtbench.trellis.sparse import SparseTensor
 
-STRUCTURES = {"FD_tiny2d", "FD_tiny3d", "ULIP_tiny", "IoU_teacher", "MSE_teacher", "IoU_truth"}
+OF_LAW = {"valid", "IoU_law"}  # four toys have no two of one picture, and so no coverage
+STRUCTURES = {"FD_tiny2d", "FD_tiny3d", "ULIP_tiny", "IoU_teacher", "MSE_teacher", "IoU_truth", *OF_LAW}
 ASSETS = {"FD_tiny_gs", "FD_tiny_mesh", "ULIP_tiny_mesh"}
 OF_TEACHER = {"IoU_teacher", "MSE_teacher", "MSE_slat"}
 CHANGES = ("evaluate.steps=[1,2]", "evaluate.apart=[0]", "evaluate.apart_steps=[1]", "evaluate.samplers=['euler']")
@@ -127,13 +128,24 @@ def test_every_cell_has_a_row_per_column_and_cost(run: Run):
     assert stages == {STRUCTURE, BOTH, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT}
     for cell in run.cells:
         columns = (ASSETS | set(COST_METRICS)) if cell.slat else (STRUCTURES | {"latency_s"})
-        columns |= {"MSE_slat"} if cell.stage == TEACHER_THEN_SLAT else set()
+        columns |= {"MSE_slat"} if cell.slat and shares_cells(run, cell) else set()
         expected = columns - OF_TEACHER if cell.is_reference else columns
         assert run.rows(cell).keys() == expected, cell.name
         assert {row.status for row in run.rows(cell).values()} == {"ok"}
     assert sum(len(run.rows(cell)) for cell in run.cells) + len(run.controls(STRUCTURE)) + len(
         run.controls(BOTH)
     ) == len(run.found.rows)
+
+
+def shares_cells(run: Run, cell: Cell) -> bool:
+    """Whether any whole asset is on the very cells of the teacher's."""
+    made = []
+    for one in (cell, run.measuring.reference(cell)):
+        arrays = run.measuring.assets(one)[0].place.get()
+        made.append([arrays["coords"][rows].tolist() for rows in ragged(arrays["counts"])])
+    shared = any(mine == theirs for mine, theirs in zip(*made, strict=True))
+    assert shared or cell.stage != TEACHER_THEN_SLAT
+    return shared
 
 
 def test_rows_say_how_a_cell_was_made(run: Run):
@@ -244,7 +256,7 @@ def test_a_student_that_makes_nothing_is_measured_as_that(small_folder: Path, tm
             assert "MSE_slat" not in rows  # other cells than the teacher's: nothing to compare
         else:
             assert {name for name, row in rows.items() if row.status == "failed"} == {"MSE_teacher"}
-            assert rows["IoU_teacher"].value == rows["IoU_truth"].value == 0
+            assert {rows[name].value for name in ("IoU_teacher", "IoU_truth", *OF_LAW)} == {0}
         assert {row.n_ok for name, row in rows.items() if name not in COST_METRICS} == {0}
         assert {(value.ok, bool(value.error)) for value in run.assets(cell)} == {(False, True)}
         black = [row.value for name, row in rows.items() if name.startswith("ULIP")]
@@ -282,6 +294,36 @@ def test_the_floor_is_of_other_toys_where_there_are_more(run: Run, tmp_path: Pat
     assert found.controls(BOTH)["floor", "FD_tiny_mesh"].n_ok == 3
     others_of_none = replace(run.measuring.plan, test=measuring_module.HeldOut((), None, (), 0))  # type: ignore[arg-type]
     assert other_assets(others_of_none, 4, tmp_path, engine) is None
+
+
+def test_of_toys_there_are_all(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every structure once, and whole assets in four colours; of these the first two structures here."""
+    listed = AllToys.assets
+    monkeypatch.setattr(AllToys, "assets", lambda all_toys: listed(all_toys)[: 2 * all_toys.colours])
+    found = everything(run.measuring.plan, tmp_path, in_process()[0])
+    choices = {level: [subject.asset.choices for subject in tests.subjects] for level, tests in found.items()}  # type: ignore
+    assert {level: len(toys) for level, toys in choices.items()} == {"structure": 2, "assets": 8}
+    for toys in choices.values():
+        assert {(toy.category, toy.size, toy.top, toy.turn) for toy in toys} == {(0, 0, 0, 0), (0, 0, 0, 1)}
+    measuring = replace(run.measuring, everything=found)
+    for level in LEVELS:
+        against = measuring.against(level)
+        assert against["truth"].subjects == measuring.of(level).subjects
+        assert against["population"].subjects == found[level].subjects
+    others = replace(run.measuring.plan, test=measuring_module.HeldOut((), None, (), 0))  # type: ignore[arg-type]
+    assert everything(others, tmp_path, in_process()[0]) == {}
+
+
+def test_colours_of_cells_are_on_the_grid_of_the_second_stage(small_folder: Path, tmp_path: Path):
+    """Which is no other's: with a law of 16 cells a side it has no number."""
+    plan = small_plan(small_folder, "protocol.name=tiny-v3", "evaluate.whole=2", cache=tmp_path)
+    measuring = opened(plan, tmp_path)
+    assert measuring.studio.cells == RESOLUTION
+    assert opened(small_plan(small_folder, cache=tmp_path), tmp_path).studio.cells == 0  # no column asks for them
+    cell = next(cell for cell in plan.asset_cells if cell.line.label == "none")
+    job = replace(measuring.scores(cell), metrics=(METRICS.get("valid_rgb").value,))
+    in_process()[0].do([job])
+    assert job.read()["valid_rgb"].error == "structures have 8 cells a side, their law 16"
 
 
 def test_a_reconstruction_that_failed_is_counted(run: Run, tmp_path: Path):
@@ -398,9 +440,8 @@ def test_one_asset_from_noise_to_row(run: Run, small_folder: Path):
     """The way of the second test asset through a student's two steps of both stages, by hand."""
     world, measuring = load_world(small_folder), run.measuring
     subject = measuring.tests.subjects[1]
-    name, picture = subject.id, whole_pictures([subject])[0]
-    shown = keep_window(picture, measuring.tests.window, numpy_random(seed_of("window", name)))
-    image = torch.from_numpy(shown).permute(2, 0, 1)[None]
+    name, picture = subject.id, conditioning_images([subject])[0]
+    image = torch.from_numpy(picture).permute(2, 0, 1)[None]
     networks = {
         student.stage: with_weights(world.stage(student.stage).flow, measuring.weights.of(student)[0])
         for student in measuring.plan.students

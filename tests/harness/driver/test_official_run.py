@@ -152,7 +152,7 @@ def test_the_tables_are_the_papers(finished: tuple[Path, Ended]):
     assert beside["mdt", "released", 2].value == 14.16
     told = ("of all lines: 4 assets of 'meshes', drawn by mdtbench's own renderer", "whose numbers mean nothing")
     text = " ".join(ended.out.split())
-    for words in ("Table 1", "Table 2", "Table 3", "VM+VD (Ours) [released]", str(out), *told):
+    for words in ("FD_incep", "FD_dinov2", "VM+VD [released]", "--all", str(out), *told):
         assert words in text
 
 
@@ -293,7 +293,10 @@ def test_a_plug_in_stands_in_the_tables(trained: tuple[Path, Ended]):
     for name in ("table_1", "table_2"):
         assert {("own", steps) for steps in (1, 2)} <= {(line.method, line.steps) for line in shown[name].rows}
         assert "brightness" in {column.key for column in shown[name].columns}
-    assert "brightness" in ended.out
+    assert "--all" in ended.out
+    whole = call("report", out, "--all")
+    assert whole.code == 0, whole.err
+    assert "brightness" in whole.out
     lines = {(row.method, row.variant, row.steps) for row in rows if row.steps}
     assert lines == {*ALWAYS, *((method, "", steps) for method in ("cm", "own") for steps in (1, 2))}
     for metric, stage in (("cells", "structure"), ("brightness", "both")):
@@ -656,17 +659,18 @@ def test_the_official_protocol_on_the_shipped_world(site: Site, tmp_path: Path, 
         return replace(protocol, values=protocol.values.model_copy(update={"speed": few_times}))
 
     monkeypatch.setattr(planning, "protocol_for", quick)
-    words = ("--set", "protocol=trellis-v1", "--set", "protocol.extractors=random", "--limit", 4, "--methods", "mdt")
+    words = ("--set", "protocol=trellis-v1", "--set", "protocol.extractors=random")
+    words += ("--set", "protocol.columns=main", "--limit", 5, "--methods", "mdt")
     less = ("--steps", 1, "--set", "train.steps=2", "--set", "slat.steps=2")
     less += ("--set", "evaluate.seeds=[0]", "--set", "data.train=16")
     where = ("--device", "cpu", "--out", out, "--cache", tmp_path / "cache")
     ended = call("run", "--preset", "smoke", *words, *less, *where)
     assert ended.code == 0, ended.err
     rows = [row for row in rows_of(out) if row.steps and row.metric not in COST_METRICS]
-    lines = {("teacher", "", 25), ("none", "", 1), ("none", "cfg", 1), ("mdt", "", 1)}
+    lines = {("teacher", "", 25), ("none", "", 1), ("none", "cfg", 1), ("mdt", "", 1)}  # guided, as the protocol says
     assert {(row.method, row.variant, row.steps, row.metric) for row in rows} == {
         (*line, metric) for line in lines for metric in COLUMNS_OF_PAPER
     }
-    assert {(row.n_ok, row.n_total, row.stage) for row in rows} == {(3, 3, "both")}  # the preset makes three whole
+    assert {(row.n_ok, row.n_total, row.stage) for row in rows} == {(4, 4, "both")}  # the preset makes four whole
     assert read_json(out / "expected.json")["calibration"].startswith("not judged")
     assert read_json(out / "manifest.json")["protocol"]["name"] == "trellis-v1+own-renderer"

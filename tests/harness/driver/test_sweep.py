@@ -103,7 +103,7 @@ def test_a_run_with_sweeps_of_both_stages(small: Callable[..., Plan], cache: Pat
     records = read_sweeps(tmp_path)
     assert records == outcome.results.sweeps
     assert [(one.stage, one.metric, one.steps, one.assets) for one in records] == [
-        ("structure", "FD_tiny2d", 1, 3), ("slat", "MSE_slat", 1, 3)
+        ("structure", "MSE_teacher", 1, 3), ("slat", "MSE_slat", 1, 3)
     ]  # fmt: skip
     used = {row.method: row.cfg_strength for row in to_rows(outcome.results.rows) if row.stage == "structure"}
     for record in records:
@@ -163,7 +163,7 @@ def test_failed_students_lose_and_a_method_without_any_is_a_failed_line(
     plan = small(*changes, methods=("fragile", "fragile:never"), stages="both" if stage == "slat" else stage)
     found = swept(plan, tmp_path, cache, Inline())
     assert {key: dict(value) for key, value in found.chosen.items()} == {
-        (stage, "fragile"): {"lr": 1e-4, "cfg_strength": {"structure": 2.0, "slat": 1.0}[stage]}
+        (stage, "fragile"): {"lr": 1e-4, "cfg_strength": 2.0}
     }
     errors = {(one.variant, one.lr): one.error or "" for one in found.records[0].trials}
     assert errors.pop(("", 1e-4)) == ""

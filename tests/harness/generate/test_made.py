@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from small_stage import CHANNELS, FINE, SIDE, pictures, structures
 from torch import Tensor, nn
 
-from mdtbench.base.errors import MissingError
+from mdtbench.base.errors import AssetError, MissingError
 from mdtbench.flow.samplers import Euler, Phase, Renoise, Sampler
 from mdtbench.harness.engine.files import save_tensors
 from mdtbench.harness.engine.jobs import Place
@@ -22,11 +22,10 @@ from mdtbench.harness.engine.store import Address
 from mdtbench.harness.generate import made
 from mdtbench.harness.generate.made import (
     AssetsJob,
+    Decoded,
     Maker,
     StructuresJob,
-    decoded,
     decoded_assets,
-    gaussians_of,
     microbatches,
     slat,
     with_weights,
@@ -44,8 +43,7 @@ from mdtbench.trellis.sparse import SparseTensor
 IDS = ("chair", "void", "lamp", "jug", "table")
 COUNTS = (5, 0, 9, 3, 6)  # coarse cells of each structure; the second is empty
 NAN_CELLS, BARE_CELLS = 9, 3  # what is spoilt is told by its number of cells
-WINDOW = (0.5, 0.75)
-VALUES = load_protocol("tiny-v2").values
+VALUES = load_protocol("tiny-v3").values
 DIGITS = load_protocol("trellis-v1").values  # the other rule of seeds
 RENOISE = Renoise(2)  # it draws noise of its own between the steps
 
@@ -71,7 +69,7 @@ class Bench:
         values: Values = VALUES,
     ) -> StructuresJob:  # fmt: skip
         maker = maker or self.maker("structure")
-        return StructuresJob(self.root, maker, self.subjects(rows), WINDOW, values, seed, batch)
+        return StructuresJob(self.root, maker, self.subjects(rows), values, seed, batch)
 
     def assets(
         self, rows: Sequence[int] = range(5), maker: Maker | None = None, seed: int = 4, values: Values = VALUES
@@ -79,7 +77,7 @@ class Bench:
         """On structures that are put there rather than made: those of `COUNTS`."""
         grids, job = structures(COUNTS)[list(rows)], self.structures(rows, seed=seed, values=values)
         job.places[0].put({"occupancy": grids, "ok": np.ones(len(grids), bool)})
-        return AssetsJob(self.root, maker or self.maker("slat"), job, self.subjects(rows), WINDOW, values, seed)
+        return AssetsJob(self.root, maker or self.maker("slat"), job, self.subjects(rows), values, seed)
 
 
 @pytest.fixture
@@ -223,15 +221,13 @@ def test_a_students_weights_must_fit(world: World, tmp_path: Path):
 
 
 def test_one_step_of_a_structure_is_noise_minus_velocity(bench: Bench, world: World):
-    """x_0 = noise - v(noise, 1), decoded; with what the network is shown: a window of the picture."""
+    """x_0 = noise - v(noise, 1), decoded; the network is shown the whole picture."""
     arrays = bench.structures([3], bench.maker("structure", Euler(1))).compute()[0]
     [subject] = bench.subjects([3])
     seed = noise_seed(VALUES, subject.identity, 5, "structure")
     noise = torch.randn((1, CHANNELS, SIDE, SIDE, SIDE), generator=torch.Generator().manual_seed(seed))
-    shown = made.shown_pictures([subject], WINDOW)
-    assert not np.array_equal(shown[0], pictures(5)[3])
     with torch.inference_mode():
-        cond = world.structure.conditioner(torch.from_numpy(shown).permute(0, 3, 1, 2))
+        cond = world.structure.conditioner(torch.from_numpy(pictures(5)[3:4]).permute(0, 3, 1, 2))
         latent = noise - world.structure.flow(noise, torch.tensor([1000.0]), cond)
     assert np.array_equal(arrays["latents"], latent.numpy())
     assert np.array_equal(arrays["occupancy"], world.structure.decode(latent).numpy())
@@ -285,7 +281,7 @@ def test_the_batch_decides_a_result_on_a_gpu_alone(bench: Bench):
 
 
 def test_failures_are_counted_with_their_reasons(bench: Bench, spoilt: None, small_folder: Path):
-    """Two good assets, and three that fail each in its own way; the good ones are as they are alone."""
+    """Two good assets, and three that fail each in its own way; one of them when its mesh is asked for."""
     job = bench.assets()
     arrays = job.compute()[0]
     assert arrays["counts"].tolist() == list(COUNTS)  # the cells of failed ones stay
@@ -293,9 +289,11 @@ def test_failures_are_counted_with_their_reasons(bench: Bench, spoilt: None, sma
     assert np.isfinite(arrays["latents"]).all()
     found = list(decoded_assets(small_folder, "cpu", arrays))
     whys = [asset if isinstance(asset, str) else "" for asset in found]
-    assert whys[:3] == list(arrays["errors"][:3]) == ["", made.EMPTY, "the latent of the second stage is not finite"]
-    assert "surface" in whys[3]
-    assert (arrays["errors"][3], whys[4]) == ("", "")
+    assert whys == list(arrays["errors"]) == ["", made.EMPTY, "the latent of the second stage is not finite", "", ""]
+    assert isinstance(found[3], Decoded)
+    assert len(found[3].gaussians)
+    with pytest.raises(AssetError, match="surface"):
+        _ = found[3].mesh
     assert arrays["nfe"] == 2
 
 
@@ -338,15 +336,14 @@ def test_one_step_of_an_asset_is_noise_minus_velocity(world: World):
 def test_decoders_are_given_raw_latents(world: World):
     pipeline, coords = world.whole, coarse_coords(structures([6])[0], 8)
     latents = torch.randn(6, CHANNELS, generator=torch.Generator().manual_seed(0))
-    asset = decoded(pipeline, coords, latents.numpy())
+    asset = Decoded(pipeline, coords, latents.numpy())
     raw = SparseTensor(latents * pipeline.std + pipeline.mean, one_voxels(coords))
     with torch.no_grad():
         [gaussians] = pipeline.gaussian_decoder.to_gaussians(pipeline.gaussian_decoder(raw))
         [mesh] = pipeline.mesh_decoder.to_meshes(pipeline.mesh_decoder(raw))
     assert np.array_equal(asset.gaussians.means, gaussians.means.numpy())
     assert np.array_equal(asset.mesh.vertices, mesh.vertices)
-    assert np.array_equal(gaussians_of(pipeline, coords, latents.numpy()).means, asset.gaussians.means)
-    other = decoded(pipeline, coords, latents.numpy() + 0.5)
+    other = Decoded(pipeline, coords, latents.numpy() + 0.5)
     assert not np.array_equal(asset.gaussians.means, other.gaussians.means)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from solids import ellipsoid
 
-from mdtbench.assets.primitives import ellipsoid, mesh_of
 from mdtbench.geometry.mesh import Mesh
 from mdtbench.harness.generate.pictures import SIDE, enlarged, structure_picture
 from mdtbench.harness.generate.viewing import viewed
 
 RGB = (0.2, 0.5, 0.7)
-SOLID = mesh_of([(ellipsoid((0.1, 0, 0.2), (0.3, 0.2, 0.1), 8), RGB)])
-FINE = mesh_of([(ellipsoid((0, 0, 0), (0.4, 0.3, 0.2), 400), RGB)])
+SOLID = ellipsoid((0.1, 0, 0.2), (0.3, 0.2, 0.1), RGB, segments=8)
+FINE = ellipsoid((0, 0, 0), (0.4, 0.3, 0.2), RGB, segments=400)
 
 
 def test_of_an_empty_structure_there_is_no_picture():

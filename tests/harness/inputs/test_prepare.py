@@ -11,12 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mdtbench.assets.toys import ToySource
+from mdtbench.assets.toys import Choices, ToyAsset, ToySource
 from mdtbench.base.errors import AssetError
 from mdtbench.geometry.mesh import Mesh
 from mdtbench.harness.engine.jobs import Engine
 from mdtbench.harness.inputs import prepare as prepare_module
-from mdtbench.harness.inputs.prepare import Preparation, prepare, prepare_asset, prepare_jobs, straight_uint8
+from mdtbench.harness.inputs.prepare import (
+    OwnRenderer,
+    Preparation,
+    conditioning_pictures,
+    occupied,
+    prepare,
+    prepare_asset,
+    prepare_jobs,
+    straight_uint8,
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,20 @@ def test_a_toy_becomes_occupancy_and_pictures_that_depend_on_its_id_alone():
     assert not np.array_equal(images[0], images[1])
     assert np.array_equal(occupancy, again)
     assert np.array_equal(images, same)
+
+
+def test_the_picture_of_a_toy_shows_its_lower_half_from_its_own_front():
+    """Whatever stands on it and however it is turned; its structure is the whole toy, as it stands."""
+    toy, spec = ToyAsset("test-00000", Choices(2, 1, 0, 0, 1, 2)), Preparation()
+    occupancy, images = prepare_asset(toy, spec)
+    other = ToyAsset("test-00000", Choices(2, 1, 0, 3, 2, 0))
+    other_occupancy, same = prepare_asset(other, spec)
+    assert np.array_equal(images, same)
+    assert np.array_equal(images, OwnRenderer(spec).pictures(toy, toy.load()))
+    assert np.array_equal(images, conditioning_pictures(toy.choices.shown(), toy.id, spec))
+    assert not np.array_equal(images, conditioning_pictures(toy.load(), toy.id, spec))
+    assert np.array_equal(occupancy, occupied(toy.load(), spec.resolution))
+    assert not np.array_equal(occupancy, other_occupancy)
 
 
 def test_straight_colours_are_recovered_from_premultiplied_ones():

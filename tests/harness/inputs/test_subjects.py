@@ -12,12 +12,12 @@ import pytest
 from inprocess import in_process
 from PIL import Image
 from small_stage import FINE, IMAGE
+from solids import ellipsoid
 
 from mdtbench.assets.folder import FolderSource
 from mdtbench.assets.mesh_export import write_glb
-from mdtbench.assets.primitives import ellipsoid, mesh_of
 from mdtbench.assets.source import SOURCES
-from mdtbench.assets.toys import ToySource
+from mdtbench.assets.toys import ToyAsset, ToySource
 from mdtbench.base.errors import AssetError, MissingError, UsageError
 from mdtbench.base.files import digest_of, file_sha256
 from mdtbench.harness.inputs import subjects as subjects_module
@@ -27,13 +27,13 @@ from mdtbench.harness.inputs.subjects import (
     LatentAsset,
     PictureFiles,
     TestSet,
+    conditioning_images,
     identity_of,
     occupancies,
     open_tests,
     pictures_in,
     protocol_for,
     shows_of,
-    whole_pictures,
 )
 from mdtbench.harness.inputs.world import WorldFile, read_world_file
 from mdtbench.harness.protocol.model import Protocol, load_protocol
@@ -41,9 +41,9 @@ from mdtbench.harness.settings.config import Places, load_config
 from mdtbench.render.preprocess import preprocess_image
 
 source_of = subjects_module.test_source  # by its own name pytest would take it for a test
-BALL = mesh_of([(ellipsoid((0.1, 0, 0.2), (0.3, 0.2, 0.1), 8), (0.2, 0.5, 0.7))])
-FLAT = mesh_of([(ellipsoid((0, 0, 0), (0.4, 0.3, 0.05), 8), (0.9, 0.1, 0.1))])
-TINY = load_protocol("tiny-v2")
+BALL = ellipsoid((0.1, 0, 0.2), (0.3, 0.2, 0.1), (0.2, 0.5, 0.7), segments=8)
+FLAT = ellipsoid((0, 0, 0), (0.4, 0.3, 0.05), (0.9, 0.1, 0.1), segments=8)
+TINY = load_protocol("tiny-v3")
 
 
 @pytest.fixture(scope="session")
@@ -92,9 +92,10 @@ def test_each_asset_has_its_own_picture_and_structure(opened: Callable[..., Test
     spec = Preparation(**file.preparation.model_dump())
     for source in (FolderSource(meshes), ToySource("test", 3)):
         for subject in opened(source).subjects:
-            mesh = subject.asset.load()
+            asset, mesh = subject.asset, subject.asset.load()
+            shown = conditioning_pictures(asset.shown() if isinstance(asset, ToyAsset) else mesh, subject.id, spec)
             assert np.array_equal(occupancies([subject])[0], occupied(mesh, FINE))
-            assert np.array_equal(whole_pictures([subject])[0], conditioning_pictures(mesh, subject.id, spec)[0])
+            assert np.array_equal(conditioning_images([subject])[0], shown[0])
 
 
 def test_a_limit_takes_the_first_assets_of_the_source(opened: Callable[..., TestSet], meshes: Path):
@@ -107,7 +108,7 @@ def test_a_limit_takes_the_first_assets_of_the_source(opened: Callable[..., Test
 def test_without_structures_none_are_made(opened: Callable[..., TestSet]):
     [subject] = opened(ToySource("test", 1), occupancy=False).subjects
     assert occupancies([subject]).shape == (1, 0, 0, 0)
-    assert whole_pictures([subject]).shape == (1, IMAGE, IMAGE, 3)
+    assert conditioning_images([subject]).shape == (1, IMAGE, IMAGE, 3)
     assert subject.key != opened(ToySource("test", 1)).subjects[0].key
 
 
@@ -126,7 +127,7 @@ def test_a_protocol_may_choose_among_the_assets(opened: Callable[..., TestSet], 
 
 def test_counts_of_test_assets():
     subjects = tuple(LatentAsset(name) for name in "abc")
-    tests = TestSet("x", "d", subjects, (("e", "bad"),), (("f", "thin"),), (1.0, 1.0), "", False)  # type: ignore[arg-type]
+    tests = TestSet("x", "d", subjects, (("e", "bad"),), (("f", "thin"),), "", False)  # type: ignore[arg-type]
     assert tests.total == 4  # what a protocol leaves out on both sides is not counted
     assert tests.first(None) == tests
     assert (tests.first(2).ids, tests.first(2).total) == (("a", "b"), 2)
@@ -169,7 +170,7 @@ def test_pictures_of_ones_own_are_shown_by_asset(
     tests = usable()
     assert tests.ids == ("sub/flat",)
     assert dict(tests.failures)["ball"] == "there is no conditioning picture of it"
-    assert np.array_equal(whole_pictures(tests.subjects)[0], preprocess_image(rgba, IMAGE))
+    assert np.array_equal(conditioning_images(tests.subjects)[0], preprocess_image(rgba, IMAGE))
     picture(shown / "flat.png", shade=100)
     assert usable().subjects[0].key != tests.subjects[0].key
     picture(shown / "ball.png")

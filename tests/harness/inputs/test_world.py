@@ -71,7 +71,7 @@ def test_a_folder_in_the_official_layout_needs_no_world_file(copied: Path, tiny_
     tiny = read_world_file(copied)
     (copied / "world.json").unlink()
     file, digest = read_world_file(copied), world_info(copied).digest
-    assert (file.name, file.window.share, file.extractors) == ("world", (1.0, 1.0), {})
+    assert (file.name, file.extractors) == ("world", {})
     for key in ("resolution", "image_size"):
         assert getattr(file.preparation, key) == getattr(tiny.preparation, key)
     assert load_world(copied).whole.resolution == load_world(tiny_folder).whole.resolution
@@ -132,7 +132,7 @@ def test_the_digest_covers_everything_that_decides_a_result(copied: Path, tiny_f
     pipeline["args"]["sparse_structure_sampler"]["params"]["cfg_strength"] += 1
     (copied / "pipeline.json").write_text(json.dumps(pipeline))
     digests.add(world_info(copied).digest)
-    change_json(copied / "world.json", window={"share": [0.1, 0.2], "clear": 0.0})
+    change_json(copied / "world.json", preparation={**world.preparation.model_dump(mode="json"), "views": 7})
     digests.add(world_info(copied).digest)
     change_json(copied / "world.json", sha256={**world.sha256, "ckpts/ss_flow.safetensors": "0" * 64})
     digests.add(world_info(copied).digest)

@@ -13,7 +13,7 @@ from mdtbench.harness.protocol.model import load_protocol
 from mdtbench.harness.protocol.values import Values
 from mdtbench.metrics import METRICS, Comparison, Metric, Score, Seen
 
-TINY, TRELLIS = (load_protocol(name).values for name in ("tiny-v2", "trellis-v1"))
+TINY, TRELLIS = (load_protocol(name).values for name in ("tiny-v3", "trellis-v1"))
 
 
 class Own(Metric):

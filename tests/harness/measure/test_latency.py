@@ -17,6 +17,7 @@ from mdtbench.harness.driver.measuring import Measuring
 from mdtbench.harness.inputs.world import World
 from mdtbench.harness.measure import latency
 from mdtbench.harness.measure.latency import DECODE, LatencyJob, way
+from mdtbench.trellis.slat_pipeline import SlatPipeline
 
 ONE, TWO = Euler(1), Euler(2)
 FIRST, SECOND, SLAT = way("structure", ONE), way("structure", TWO), way("slat", ONE)
@@ -34,7 +35,7 @@ def job(measuring: Measuring, tmp_path: Path) -> LatencyJob:
     plan, tests = measuring.plan, measuring.tests
     return LatencyJob(
         tmp_path, plan.world.folder, "cpu", "a machine", "networks", WAYS, TWO,  # type: ignore[arg-type]
-        tests.subjects[0], tests.window, plan.protocol.values, True,
+        tests.subjects[0], plan.protocol.values, True,
     )  # fmt: skip
 
 
@@ -121,11 +122,20 @@ def test_of_an_empty_structure_there_is_no_second_stage_to_time(
     assert found.keys() == {FIRST, SECOND}
 
 
+def test_both_decoders_are_timed_at_every_turn(job: LatencyJob, monkeypatch: pytest.MonkeyPatch):
+    calls: list[str] = []
+    for name in ("gaussians", "meshes"):
+        decode = getattr(SlatPipeline, name)
+        monkeypatch.setattr(SlatPipeline, name, lambda *args, d=decode, n=name: calls.append(n) or d(*args))
+    [found] = job.compute()
+    assert calls.count("gaussians") == calls.count("meshes") > len(found[DECODE])  # once to see whether there is a mesh
+
+
 def test_what_cannot_be_decoded_is_not_timed(job: LatencyJob, monkeypatch: pytest.MonkeyPatch):
     def bare(*_: object) -> None:
         raise AssetError("there is no surface")
 
-    monkeypatch.setattr(latency, "decoded", bare)
+    monkeypatch.setattr(SlatPipeline, "meshes", bare)
     [found] = job.compute()
     assert found.keys() == {FIRST, SECOND, SLAT}
     assert all(np.shape(values) == (3,) for values in found.values())

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from small_stage import IMAGE, structures
+from small_stage import IMAGE, RESOLUTION, structures
 from small_world import PIXELS, POINTS, opened, small_plan
+from solids import ellipsoid
 
 from mdtbench.assets.folder import FolderAsset
 from mdtbench.assets.gaussian_ply import write_gaussians
-from mdtbench.assets.primitives import ellipsoid, mesh_of
 from mdtbench.base.errors import AssetError
-from mdtbench.geometry.gaussians import Gaussians
+from mdtbench.geometry.gaussians import SH_C0, Gaussians
 from mdtbench.geometry.mesh import Mesh
 from mdtbench.harness.driver.measuring import Measuring
-from mdtbench.harness.generate.made import EMPTY, NOT_FINITE, AssetsJob, StructuresJob, decoded_assets
-from mdtbench.harness.inputs.subjects import Subject, occupancies, whole_pictures
+from mdtbench.harness.generate.made import EMPTY, NOT_FINITE, AssetsJob, Decoded, StructuresJob, decoded_assets
+from mdtbench.harness.inputs.subjects import Subject, conditioning_images, occupancies
 from mdtbench.harness.measure import looks as looks_module
 from mdtbench.harness.measure.looks import (
+    CELL_COLOURS,
     COVERAGE,
     NOT_MADE,
     AssetLooks,
@@ -34,6 +36,7 @@ from mdtbench.harness.measure.looks import (
     TruthVoxels,
     VoxelLooks,
     asset_looks,
+    cell_colours,
 )
 from mdtbench.harness.measure.pairs import Files
 from mdtbench.harness.protocol.model import load_protocol
@@ -43,11 +46,12 @@ from mdtbench.render.gaussian_rasteriser import Splatting, render
 from mdtbench.render.meshes import MeshRenderer, on_background, to_uint8
 from mdtbench.render.points import sample_surface
 from mdtbench.render.structure import structure_mesh
+from mdtbench.trellis.slat_pipeline import SlatPipeline
 
 STRUCTURE_LOOKS, ASSET_LOOKS = ("voxel_points", "voxels"), ("gaussians", "mesh", "points")
 COUNTS = (5, 0, 9, 3)  # cells of the structures that were "made"; the third's latent is not finite
 DIGITS = load_protocol("trellis-v1").values  # the other rule of seeds
-BALL = mesh_of([(ellipsoid((0.1, 0, 0.2), (0.3, 0.2, 0.1), 8), (0.2, 0.5, 0.7))])
+BALL = ellipsoid((0.1, 0, 0.2), (0.3, 0.2, 0.1), (0.2, 0.5, 0.7), segments=8)
 
 
 @dataclass(frozen=True)
@@ -151,12 +155,74 @@ def test_assets_are_decoded_and_drawn(bench: Measuring, studio: Studio, tmp_path
         assert arrays["data"][[0, 2]].any()
 
 
-def test_an_asset_that_fails_in_one_look_fails_in_all(studio: Studio):
+def test_a_look_that_fails_leaves_the_others_as_they_are(studio: Studio):
     full = np.full((2, 3), 0.1, np.float32)
     good = Gaussians(full, full, np.tile(np.float32([1, 0, 0, 0]), (2, 1)), full[:, 0], full)
-    assert not isinstance(asset_looks(studio, ASSET_LOOKS, BALL, good, 0), str)
     bad = replace(good, opacities=np.full(2, np.nan, np.float32))
-    assert "not finite" in asset_looks(studio, ASSET_LOOKS, BALL, bad, 0)
+    asset, broken = (SimpleNamespace(gaussians=made, mesh=BALL) for made in (good, bad))
+    found = asset_looks(studio, ASSET_LOOKS, asset, 0)  # type: ignore[arg-type]
+    assert not any(isinstance(look, str) for look in found.values())
+    failed = asset_looks(studio, ASSET_LOOKS, broken, 0)  # type: ignore[arg-type]
+    for name, look in failed.items():  # the others are what they are without it
+        if name.startswith("gaussians"):
+            assert "not finite" in look
+        else:
+            assert np.array_equal(look, found[name])
+
+
+@pytest.mark.parametrize(
+    ("names", "unused"), [(("gaussians", CELL_COLOURS), "meshes"), (("mesh", "points"), "gaussians")]
+)
+def test_what_no_look_is_of_is_not_decoded(
+    bench: Measuring,
+    studio: Studio,
+    names: tuple[str, ...],
+    unused: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    job, coloured = made_assets(bench), replace(studio, cells=RESOLUTION)
+    monkeypatch.setattr(SlatPipeline, unused, lambda *_: pytest.fail(f"{unused} were decoded"))
+    for arrays in AssetLooks(tmp_path, job.subjects, names, coloured, 0, job).compute():
+        assert arrays["ok"].tolist() == [True, False, True]
+
+
+def test_colours_of_cells_are_means_weighted_by_opacity():
+    """Of red and blue at 1 to 3; of red and green that cannot be seen, half of each. The weights are off by 1e-6."""
+    rgb = np.array([[1, 0, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0]], np.float32)
+    full, turns = np.full((4, 3), 0.1, np.float32), np.tile(np.float32([1, 0, 0, 0]), (4, 1))
+    made = Gaussians(full, full, turns, np.float32([0.2, 0.6, 0, 0]), (rgb - 0.5) / np.float32(SH_C0))
+    cells = cell_colours(np.array([[3, 0, 1], [0, 2, 1]], np.int32), made, 4)
+    assert (cells.shape, cells.dtype) == ((4, 4, 4, 4), np.float32)
+    np.testing.assert_allclose(cells[3, 0, 1], [0.25, 0, 0.75, 1], atol=1e-5)
+    np.testing.assert_allclose(cells[0, 2, 1], [0.5, 0.5, 0, 1], atol=1e-5)
+    assert np.count_nonzero(cells[..., 3]) == 2
+    assert not cells[cells[..., 3] == 0].any()
+
+
+def test_colours_of_cells_are_of_the_gaussians_that_lie_there(bench: Measuring, studio: Studio, tmp_path: Path):
+    """A Gaussian of the decoder is at most 0.75 of a cell off its cell's centre; these cells are 3 apart."""
+    job = made_assets(bench)
+    coords = np.array([[4, 1, 7], [1, 1, 1], [7, 4, 4], [1, 7, 1]], np.int32)
+    latents = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32)
+    arrays = {"counts": np.array([4, 0, 0]), "coords": coords, "latents": latents}
+    job = replace(job, root=tmp_path)
+    job.places[0].put({**arrays, "errors": np.array(["", EMPTY, EMPTY]), "nfe": np.array(2)})
+    [asset, *_] = decoded_assets(job.maker.world, "cpu", job.places[0].get())
+    assert isinstance(asset, Decoded)
+    made = asset.gaussians
+    gaps = np.abs(made.means[:, None] - ((coords + 0.5) / RESOLUTION - 0.5)).max(-1)
+    owner = gaps.argmin(1)
+    assert gaps.min(1).max() <= 0.75 / RESOLUTION
+    coloured = replace(studio, cells=RESOLUTION)
+    found = by_name(AssetLooks(tmp_path, job.subjects, (CELL_COLOURS,), coloured, 0, job))[CELL_COLOURS]
+    assert found["errors"].tolist() == ["", EMPTY, EMPTY]
+    assert found["data"].shape == (3, *[RESOLUTION] * 3, 4)
+    assert not found["data"][1:].any()
+    for i, cell in enumerate(coords):
+        mean = np.average(made.colours[owner == i], axis=0, weights=made.opacities[owner == i])
+        np.testing.assert_allclose(found["data"][0][tuple(cell)], [*mean, 1], atol=1e-4)
+    assert np.ptp(found["data"][0][tuple(coords.T)][:, :3], axis=0).max() > 0.01  # cells can be told apart
 
 
 def test_the_truth_of_structures_is_that_of_the_test_assets(bench: Measuring, studio: Studio, tmp_path: Path):
@@ -222,7 +288,7 @@ def test_conditioning_pictures_are_whole(bench: Measuring, tmp_path: Path):
     subjects = bench.tests.subjects[:2]
     [arrays] = ConditionLooks(tmp_path, subjects, ("condition",), bench.studio).compute()
     assert arrays["data"].shape == (2, 1, 3, IMAGE, IMAGE)
-    assert np.array_equal(arrays["data"][:, 0].transpose(0, 2, 3, 1), whole_pictures(subjects))
+    assert np.array_equal(arrays["data"][:, 0].transpose(0, 2, 3, 1), conditioning_images(subjects))
 
 
 @pytest.mark.parametrize("look", [*STRUCTURE_LOOKS, *ASSET_LOOKS, "mesh_turn"])

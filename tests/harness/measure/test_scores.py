@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from small_stage import structures
 from small_world import opened, small_plan
 
-from mdtbench.harness.driver.measuring import Measuring
+from mdtbench.harness.driver.measuring import Measuring, other_assets
 from mdtbench.harness.engine.jobs import Place
 from mdtbench.harness.engine.store import Address
 from mdtbench.harness.generate.made import EMPTY, NOT_FINITE
@@ -22,6 +22,7 @@ from mdtbench.harness.inputs.subjects import occupancies
 from mdtbench.harness.measure import features as features_module
 from mdtbench.harness.measure.extractors import loaded
 from mdtbench.harness.measure.scores import Scored, ScoresJob
+from mdtbench.harness.measure.sides import Side
 from mdtbench.harness.plan.plan import Cell
 from mdtbench.metrics import METRICS, Comparison, Metric, NotMeasured, Score, Seen
 from mdtbench.metrics.contract import Level, known_mean
@@ -171,6 +172,9 @@ def test_where_everything_failed_paired_columns_fail_and_others_say_so(level: Le
         bench.put("teacher", cells([5] * N, [""] * N))
     found = bench.scores()
     for name, scored in found.items():
+        if name == "coverage":
+            assert scored == Scored(None)
+            continue
         if name in PAIRED[level] and name != "IoU_teacher":
             assert scored.error == "no asset was made both here and by the teacher"
             continue
@@ -186,17 +190,48 @@ def test_a_failed_asset_enters_a_distance_as_black_pictures(shapes: Bench):
     shapes.put("none", grids([5, 9, 7, 3], [True, False, True, True]))
     shapes.put("teacher", grids([5] * N))
     score = shapes.scores("FD_tiny2d")["FD_tiny2d"].score
-    job, sides = shapes.measuring.scores(shapes.cell("none")), {}
-    for name in ("made", "truth"):
-        [looks] = job.sides[name].shards(("voxels",))
-        sides[name] = np.stack([loaded(shapes.extractors["tiny2d"])(one) for one in looks.compute()[0]["data"]])
-    assert not looks.compute()[0]["errors"].any()
+    sides = shapes.measuring.scores(shapes.cell("none")).sides
     assert score is not None
-    assert score.value == distance(sides["made"], sides["truth"])
+    assert score.value == distance(features(shapes, sides["made"]), features(shapes, sides["truth"]))
     assert score.n_ok == 3
 
 
+def features(bench: Bench, side: Side) -> NDArray[np.float32]:
+    """Of the pictures of cells, [N, V, D], by a second way."""
+    shards, see = side.shards(("voxels",)), loaded(bench.extractors["tiny2d"])
+    return np.stack([see(one) for shard in shards for one in shard.compute()[0]["data"]])
+
+
+def test_distributions_are_held_against_all_there_could_be(shapes: Bench, tmp_path: Path):
+    """Where that is known; what is of pairs stays with the test assets. Without it the test assets stand for all."""
+    every = other_assets(shapes.measuring.plan, 6, tmp_path, in_process()[0])
+    assert every is not None
+    known = Bench(replace(shapes.measuring, everything={"structure": every}), "structure")
+    shapes.put("none", grids([5, 9, 7, 3]))
+    shapes.put("teacher", grids([5] * N))
+    usual, found = (bench.scores("FD_tiny2d", "IoU_truth", "valid") for bench in (shapes, known))
+    made, truth = (
+        features(shapes, known.measuring.scores(known.cell("none")).sides[name]) for name in ("made", "truth")
+    )
+    population = features(shapes, known.measuring.against("structure")["population"])
+    assert (len(truth), len(population)) == (N, 6)
+    assert usual["FD_tiny2d"].score == Score(distance(made, truth), n_ok=N)
+    assert found["FD_tiny2d"].score == Score(distance(made, population), n_ok=N)
+    assert found["FD_tiny2d"] != usual["FD_tiny2d"]
+    assert {name: found[name] for name in ("IoU_truth", "valid")} == {
+        name: usual[name] for name in ("IoU_truth", "valid")
+    }
+    assert known.measuring.against("assets")["population"] == known.measuring.against("assets")["truth"]
+
+
 # ------------------------------------------------------------------------------------------------------------ controls
+
+
+def test_the_floor_of_halves_holds_one_against_the_other(shapes: Bench):
+    score = shapes.control("floor", "FD_tiny2d")["FD_tiny2d"].score
+    truth = features(shapes, shapes.measuring.against("structure")["truth"])
+    assert score is not None
+    assert score.value == pytest.approx(distance(truth[::2], truth[1::2]), rel=1e-12)
 
 
 @pytest.mark.parametrize("limit", [1, 2**24], ids=["on disk", "in memory"])
@@ -360,7 +395,7 @@ def test_the_truth_has_no_latents(shapes: Bench, wholes: Bench, need: str):
 def test_the_reference_has_no_teacher_to_be_compared_with(shapes: Bench):
     shapes.put("teacher", grids([5] * N))
     found = shapes.scores(label="teacher")
-    assert {name for name, one in found.items() if one.score is None} == set(PAIRED["structure"])
+    assert {name for name, one in found.items() if one.score is None} == {*PAIRED["structure"], "coverage"}
     assert not any(one.error for one in found.values())
 
 

@@ -45,6 +45,25 @@ def test_undistilled_lines_and_the_teacher_are_always_there():
     assert labels(planned(methods=()))[:5] == ["cm", "pcm", "scm", "vm", "mdt"]
 
 
+@pytest.mark.parametrize(
+    ("strengths", "guided"),
+    [((0.0, 0.0), False), ((0.0, 2.0), True), ((2.0, 0.0), True)],
+    ids=["no", "slat", "structure"],
+)
+def test_without_guidance_of_the_teacher_there_is_no_guided_line(strengths: tuple[float, float], guided: bool):
+    """It would be `none` again; whoever names it gets it. Structures alone are of the first stage's teacher."""
+    samplers = {stage: SamplerParams(25, one, (0.0, 1.0), 1.0) for stage, one in zip(STAGES, strengths, strict=True)}
+    plan = planned("evaluate.steps=[1,2]", methods=("vm",))
+    world = replace(plan.world, samplers=samplers)
+    usual = ["vm", "none", "teacher"]
+    assert sorted(labels(resolved(plan, ("vm",), world=world))) == sorted(usual + ["none:cfg"] * guided)
+    alone = resolved(plan, ("vm",), world=world, config=plan.config.first_stage)
+    assert sorted(labels(alone)) == sorted(usual + ["none:cfg"] * bool(strengths[0]))
+    assert "none:cfg" in labels(resolved(plan, ("none:cfg",), world=world))
+    official = resolved(plan, ("vm",), world=world, protocol=load_protocol("trellis-v1"))
+    assert "none:cfg" in labels(official)  # this protocol says how teachers are guided
+
+
 def test_the_lines_of_a_preset():
     plan = planned(preset="paper", methods=())
     few = ("none:cfg", "none", "cm", "pcm", "scm", "vm:official", "mdt:official", "mdt:released")
@@ -614,11 +633,11 @@ def test_a_sweep_can_vary_guidance_and_leave_methods_out():
 
 
 def test_held_out_training_data_has_no_shapes_to_compare_with():
-    plan = planned("sweep.lr=[1e-4]")
     sets = {stage: LatentSet(stage, (), 64, 0) for stage in STAGES}
-    with pytest.raises(UsageError, match=r"'FD_tiny2d' needs shapes.*MSE_teacher"):
-        resolved(plan, sets=sets)
-    assert resolved(planned("sweep.lr=[1e-4]", "sweep.metric=MSE_teacher"), sets=sets).trials("structure")
+    for metric in ("FD_tiny2d", "IoU_truth", "IoU_law"):
+        with pytest.raises(UsageError, match=f"'{metric}' needs shapes.*MSE_teacher"):
+            resolved(planned("sweep.lr=[1e-4]", f"sweep.metric={metric}"), sets=sets)
+    assert resolved(planned("sweep.lr=[1e-4]"), sets=sets).trials("structure")
 
 
 # ----------------------------------------------------------------------------------------------------- the preset paper

@@ -51,8 +51,8 @@ PROTOCOL = load_protocol("trellis-v1")
 VALUES = PROTOCOL.values
 SHA = hashlib.sha256(b"an asset").hexdigest()
 
-TINY_TEXT = (PROTOCOLS / "tiny-v2.toml").read_text(encoding="utf-8")
-TINY = load_protocol("tiny-v2")
+TINY_TEXT = (PROTOCOLS / "tiny-v3.toml").read_text(encoding="utf-8")
+TINY = load_protocol("tiny-v3")
 ONLY_DIGITS = {"seeds.prefix", "seeds.hex_digits", "seeds.noise_offset_structure", "seeds.noise_offset_slat"}
 
 both = pytest.mark.parametrize("protocol", [PROTOCOL, TINY], ids=lambda protocol: protocol.name)
@@ -93,7 +93,7 @@ def test_every_value_that_is_read_is_shown():
         for choice in shown_choices(load_protocol(name)):
             assert values.pop(choice.key) == choice.value
     assert left_out["trellis-v1"] == {"surface": None}
-    assert {path for path, value in left_out["tiny-v2"].items() if value is not None} == ONLY_DIGITS
+    assert {path for path, value in left_out["tiny-v3"].items() if value is not None} == ONLY_DIGITS
     assert len(shown_choices(PROTOCOL)) > 150
 
 
@@ -136,7 +136,7 @@ def test_values_of_tiny():
     assert (values.views.resolution, values.surface.points, values.sampler.weights) == (64, 1024, "ema")
     assert values.views == VALUES.views.model_copy(update={"resolution": 64})
     assert values.fd.generated == VALUES.fd.generated
-    assert values.columns.structure[0] == "FD_tiny2d"
+    assert (values.columns.structure[0], values.columns.structure[-1]) == ("valid", "IoU_truth")
     absent = (values.gt_render, values.cond_image, values.ulip, values.clip_score, values.calibration, values.fd.incep)
     assert set(absent) == {None}
 
@@ -236,7 +236,7 @@ def test_words_around_the_values_do_not(before: str, after: str):
     [
         ("values.resolution = 64", "values.resolution = 65"),
         ("values.points = 1024", "values.points = 2048"),
-        ('"IoU_truth"]', "]"),
+        ('"IoU_truth",', ""),
         ('values.weights = "ema"', 'values.weights = "raw"'),
         ('values.rule = "named"', 'values.rule = "digits"'),
     ],
@@ -246,7 +246,7 @@ def test_a_changed_line_of_tiny_changes_its_hash(before: str, after: str):
     assert parse_protocol(TINY_TEXT.replace(before, after), "it").sha256 != TINY.sha256
 
 
-@pytest.mark.parametrize(("text", "protocol"), [(TEXT, PROTOCOL), (TINY_TEXT, TINY)], ids=["trellis-v1", "tiny-v2"])
+@pytest.mark.parametrize(("text", "protocol"), [(TEXT, PROTOCOL), (TINY_TEXT, TINY)], ids=["trellis-v1", "tiny-v3"])
 def test_the_hash_is_that_of_the_plain_values(text: str, protocol: Protocol):
     tree: dict[str, Any] = {}
     for choice in tomllib.loads(text)["choice"]:
@@ -301,8 +301,8 @@ def test_unknown_names():
     assert "Did you mean 'sampler-B'?" in message(load_protocol, "trellis-v1+samplerB")
     assert "cannot be read" in message(load_protocol, "nowhere.toml")
     assert "text" in message(show_protocol, "trellis-v1", "xml")
-    assert "variant 'smoke'" in message(load_protocol, "tiny-v2+smoke")
-    assert protocol_names() == ["tiny-v2", "trellis-v1"]
+    assert "variant 'smoke'" in message(load_protocol, "tiny-v3+smoke")
+    assert protocol_names() == ["tiny-v3", "trellis-v1"]
 
 
 @pytest.mark.parametrize(
@@ -438,14 +438,14 @@ def test_the_page_of_trellis():
 
 
 def test_the_page_of_tiny_says_what_the_protocol_leaves_to_others():
-    page = show_protocol("tiny-v2")
-    assert page.startswith(f"tiny-v2   sha256 {TINY.sha256}\n")
+    page = show_protocol("tiny-v3")
+    assert page.startswith(f"tiny-v3   sha256 {TINY.sha256}\n")
     assert page.endswith(
         "Network passes per asset\n"
         "  teacher  of the world: as the world's pipeline.json says\n"
         "  student  of the method: with the sampler that the method makes its students for\n"
     )
-    assert re.search(r"secondary +ours +none\n", page)
+    assert re.search(r"secondary +ours +\(?FD_tiny_mesh, ULIP_tiny_mesh\)?\n", page)
     assert re.search(r"resolution +ours +64 px\n", page)
     for heading in ("Variants", "UNKNOWN", "The undistilled teacher in print", "\n\n\n"):
         assert heading not in page
@@ -506,10 +506,10 @@ def test_the_page_as_json():
 
 
 def test_the_page_of_tiny_as_json():
-    page = json.loads(show_protocol("tiny-v2", "json"))
-    assert (page["name"], page["sha256"]) == ("tiny-v2", TINY.sha256)
+    page = json.loads(show_protocol("tiny-v3", "json"))
+    assert (page["name"], page["sha256"]) == ("tiny-v3", TINY.sha256)
     choices = {choice["key"]: choice for choice in page["choices"]}
-    assert choices["columns.secondary"]["value"] == []
+    assert choices["columns.secondary"]["value"] == ["FD_tiny_mesh", "ULIP_tiny_mesh"]
     assert choices["sampler.teacher"]["value"] == "of the world"
     assert all(choice["source"] and choice["status"] == "ours" for choice in choices.values())
     assert page["passes"] == page["variants"] == page["unknown"] == page["published"] == []

@@ -50,15 +50,16 @@ def keys(values: dict[str, Any], prefix: str = "") -> set[str]:
 
 
 def test_smoke_is_tiny_with_smaller_numbers():
-    """A key means the same in both: the same unit, the same world, the same generation seeds."""
+    """A key means the same in both: the same unit, the same world, the same generation seeds. Smoke has all columns."""
     smoke, tiny = load_config("smoke"), load_config("tiny")
     unset = {"exclude_unset": True}
-    assert keys(smoke.model_dump(**unset)) <= keys(tiny.model_dump(**unset))
+    assert keys(smoke.model_dump(**unset)) <= keys(tiny.model_dump(**unset)) | {"protocol.columns"}
     assert (smoke.world, smoke.evaluate.steps, smoke.evaluate.seeds) == (
         tiny.world,
         tiny.evaluate.steps,
         tiny.evaluate.seeds,
     )
+    assert (smoke.protocol.columns, tiny.protocol.columns) == ("all", "main")
     assert (smoke.train.t_min, smoke.train.clip) == (tiny.train.t_min, tiny.train.clip)
     assert smoke.data.train <= tiny.data.train
     assert smoke.train.steps <= tiny.train.steps

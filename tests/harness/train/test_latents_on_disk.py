@@ -25,7 +25,7 @@ from mdtbench.harness.driver.measuring import held_out
 from mdtbench.harness.driver.planning import RunOptions, make_plan
 from mdtbench.harness.driver.students import Weights, train_students
 from mdtbench.harness.driver.sweep import sweep
-from mdtbench.harness.inputs.subjects import HeldOut, shown_pictures
+from mdtbench.harness.inputs.subjects import HeldOut, conditioning_images
 from mdtbench.harness.inputs.world import World, load_world
 from mdtbench.harness.plan.plan import Plan
 from mdtbench.harness.protocol.values import Stage
@@ -212,7 +212,7 @@ def test_they_are_shown_one_of_their_pictures(site: Site, tmp_path: Path):
     assert tests.ids == tuple(sorted(names))
     assert [subject.identity.sha256 for subject in tests.subjects] == sorted(names)
     latents = latent_set(site, "slat").source
-    for subject, picture in zip(tests.subjects, shown_pictures(tests.subjects, tests.window), strict=True):
+    for subject, picture in zip(tests.subjects, conditioning_images(tests.subjects), strict=True):
         random = np.random.Generator(np.random.PCG64(seed_of("grid picture", subject.id, 0)))
         assert np.array_equal(picture, latents.condition(subject.id, random))
         with pytest.raises(AssetError, match="no shape"):

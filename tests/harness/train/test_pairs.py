@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from mdtbench.base.errors import UsageError
 from mdtbench.flow.samplers import Euler
 from mdtbench.harness.oracle.family import LawTask
 from mdtbench.harness.oracle.plane import Plane
@@ -17,7 +16,6 @@ from mdtbench.harness.settings.config import Train
 from mdtbench.harness.train.loop import Student, student_file, train_together
 from mdtbench.harness.train.pairs import PATIENCE, SEED, HeldOut, PairedTask, ends_of
 from mdtbench.methods import StoredPairs
-from tests.plans import planned
 from tests.steps import method
 
 BATCHES = 20
@@ -131,8 +129,3 @@ def test_what_is_watched_survives_an_interruption(tmp_path: Path):
     after = student(tmp_path, task, 100)
     assert after.held_out is not None
     assert after.held_out.state().tolist() == [3.0, 2.0]
-
-
-def test_stages_of_a_world_have_no_stored_pairs():
-    with pytest.raises(UsageError, match=r"methods\.kd\.pairs"):
-        planned("methods.kd.pairs=64", methods=("kd",))

@@ -55,7 +55,7 @@ def numbered_cells() -> SparseData:
     made = objects()
     owner = np.repeat(np.arange(len(made.counts)), made.counts)
     latents = torch.from_numpy(np.concatenate([owner[:, None], made.coords], 1).astype(np.float32))
-    return replace(made, latents=latents, images=numbered_pictures(made.images), window=(1.0, 1.0))
+    return replace(made, latents=latents, images=numbered_pictures(made.images))
 
 
 def point_of(task: StageTask, batch: Batch) -> Point:
@@ -88,7 +88,7 @@ def test_a_batch_pairs_latents_with_their_own_pictures(task: StageTask):
     if task.name == "structure":
         numbers = torch.arange(5.0)[:, None, None, None, None] * torch.ones(5, CHANNELS, SIDE, SIDE, SIDE)
         images = numbered_pictures(shapes().images)
-        batch = seeing(task, 32, latents=numbers, images=images, window=(1.0, 1.0)).draw(3, 0)
+        batch = seeing(task, 32, latents=numbers, images=images).draw(3, 0)
         found = batch.x_0[:, 0, 0, 0, 0]
     else:
         data = numbered_cells()
@@ -117,12 +117,16 @@ def test_noise_is_standard_normal_in_the_layout_of_the_batch(task: StageTask):
     assert batch.u.mean().item() == pytest.approx(0.5, abs=0.08)
 
 
-def test_pictures_are_windowed_by_the_draw(task: StageTask):
-    """Of a white picture, a window of 0.5 leaves a quarter white and the rest grey."""
-    white = np.full_like(task.data.images, 255)  # type: ignore[attr-defined]
-    batch = seeing(task, 8, images=white, window=(0.5, 0.5)).draw(0, 0)
-    assert ((batch.cond == 255).float().mean((1, 2, 3)) == 0.25).all()
-    assert ((batch.cond == 128) | (batch.cond == 255)).all()
+def test_pictures_are_shown_whole_and_every_view_of_them(task: StageTask):
+    """Each object's three views, by their first pixels; the rest of a picture is as it was."""
+    first = task.data.images[:, :1]  # type: ignore[attr-defined]
+    images = np.tile(first, (1, 3, 1, 1, 1))
+    images[..., 0, 0, 0] = np.arange(images[..., 0, 0, 0].size).reshape(images.shape[:2])
+    shown = seeing(task, 256, images=images).draw(0, 0).cond.numpy().transpose(0, 2, 3, 1)
+    found = {int(one[0, 0, 0]) for one in shown}
+    assert found == set(range(images.shape[0] * 3))
+    for one in shown:
+        assert np.array_equal(one, images.reshape(-1, *images.shape[2:])[one[0, 0, 0]])
 
 
 def test_sparse_samples_lie_one_after_the_other():

@@ -1,0 +1,131 @@
+"""The screen that ends a run: what is on it, that it fits, and that all tables fit terminals of any usual width."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mdtbench.results.brief import brief_tables
+from mdtbench.results.frames import rows_frame
+from mdtbench.results.render_rich import to_rich
+from mdtbench.results.report import RunResults, with_verdicts
+
+REST = "All tables: mdtbench report runs/today --all; with pictures: --format html."
+WIDTHS = [60, 80, 100, 140]
+METRICS = {
+    "both": ("FD_tiny_gs", "FD_tiny_mesh", "ULIP_tiny_mesh"),
+    "structure": ("FD_tiny2d", "ULIP_tiny", "IoU"),
+}
+STUDENTS = ("cm", "vm", "mdt")
+
+
+def whole_run(make, methods=STUDENTS, *, swap: bool = False) -> RunResults:
+    """Of both levels with three metrics each, 1 and 2 steps, 3 training and 3 generation seeds; VM+VD is best."""
+    rng, rows = np.random.default_rng(0), []
+    for stage, metrics in METRICS.items():
+        for metric in reversed(metrics) if swap else metrics:
+            for name in (*methods, "none", "teacher", "floor"):
+                rows += _rows(make, rng, stage, metric, name)
+    return RunResults(rows_frame(rows))
+
+
+def _rows(make, rng, stage, metric, name):
+    mean = 5.0 if name == "mdt" else 20.0
+    at = {"stage": stage, "higher_is_better": False}
+    for steps in (1, 2) if name not in ("teacher", "floor") else (25,):
+        for train in range(3) if name in ("cm", "vm", "mdt", "pcm", "scm") else (None,):
+            for seed in range(3):
+                where = {"train_seed": train, "seed": seed, "steps": steps, "nfe": 2 * steps}
+                where |= {"variant": "cfg"} if name == "none" else {}
+                yield make.row(name, metric, mean + rng.standard_normal(), **at | where)
+                if metric.startswith("FD_tiny2d") or metric.startswith("FD_tiny_gs"):
+                    yield make.row(name, "latency_s", 0.3, unit="s", wall_s=0.3, **at | where)
+
+
+def shown(run: RunResults, width: int) -> list[str]:
+    return to_rich(brief_tables(run, REST), width=width).rstrip("\n").split("\n")
+
+
+def test_a_run_of_three_methods_fits_a_screen(make):
+    lines = shown(whole_run(make), 80)
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert lines[0] == "Run run: 64 test assets, 3 generation seeds, 3 training seeds"
+    words = [line.split() for line in lines]
+    [cm, _] = [line for line in words if line[:1] == ["CM"]]
+    assert cm[1:4] == ["1x2", "2", "0.300"]
+    assert len(cm) == 4 + 4  # two columns of each level
+    text = " ".join(" ".join(lines).split())
+    for metric in METRICS["both"][:2]:
+        assert f"{metric}, 1x2: VM+VD best; worse " in text
+    assert "FD_tiny2d, 2 steps: VM+VD best; worse " in text
+    assert "ULIP_tiny_mesh" not in text
+    assert text.endswith(REST)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_cell_is_cut_and_controls_come_once(make, width):
+    run = whole_run(make)
+    lines = shown(run, width)
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    assert "…" not in text
+    (table,) = brief_tables(run, REST)
+    for line in table.rows:
+        for cell in line.cells:
+            assert cell.text in text
+    blocks = text.count("Steps")
+    assert blocks == (1 if width >= 80 else 2)
+    assert text.count("Teacher") == blocks
+    assert text.count("Undistilled") == 2 * blocks  # at 1 and at 2 steps
+    assert "Floor" not in text
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_all_tables_fit_too(make, width):
+    text = to_rich(with_verdicts(RunResults(rows_frame(make.whole_run()))), width=width)
+    assert max(map(len, text.split("\n"))) <= width
+    assert "…" not in text
+    for words in ("Table 1. Quality", "Table 2. Distillation", "Table 3. Ablation", "Verdicts"):
+        assert words in text
+
+
+def test_leading_columns_are_those_that_come_first(make):
+    (table,) = brief_tables(whole_run(make, swap=True), REST)
+    metrics = [column.key for column in table.columns if column.kind == "metric"]
+    assert metrics == ["ULIP_tiny_mesh", "FD_tiny_mesh", "IoU", "ULIP_tiny"]
+
+
+def test_marks_are_those_of_the_verdicts_and_ties_are_told(make):
+    (table,) = brief_tables(whole_run(make), REST)
+    marked = {(line.method, line.steps) for line in table.rows for cell in line.cells if cell.best}
+    assert marked == {("mdt", 1), ("mdt", 2)}
+    near = whole_run(make, ("cm", "vm"))
+    (table,) = brief_tables(near, REST)
+    assert {line.method for line in table.rows for cell in line.cells if cell.best} == {"cm", "vm"}
+    [note] = [note for note in table.notes if note.startswith("No difference shown in ")]
+    assert note.count("from") == 8  # four columns at 1 and 2 steps
+    assert not any("best; worse" in note for note in table.notes)
+
+
+def test_single_values_tell_nothing_and_failures_are_explained(make):
+    rows = [make.row("cm", value=1.5), make.row("vm", value=2.5), make.row("pcm", value=None)]
+    (table,) = brief_tables(RunResults(rows_frame(rows)), REST)
+    assert [line.cells[-1].text for line in table.rows] == ["1.500", "failed", "2.500"]
+    assert table.footnotes == ("PCM, 1 step: failed: loss is not finite",)
+    assert "One value of each method does not tell chance in FD_tiny2d (1 step)." in table.notes
+    assert not any("*" in note for note in table.notes)
+    assert any("One training seed" in note for note in table.notes)
+
+
+def test_digits_follow_the_deviation(make):
+    rows = [make.row("cm", value=20.0 + v, seed=s) for s, v in enumerate((-1.0, 0.0, 1.0))]
+    rows += [make.row("vm", value=20.0 + 0.05 * v, seed=s) for s, v in enumerate((-1.0, 0.0, 1.0))]
+    (table,) = brief_tables(RunResults(rows_frame(rows)), REST)
+    assert [line.cells[-1].text for line in table.rows] == ["20.0±1.0", "20.00±0.05"]
+
+
+def test_what_has_no_stages_is_shown_whole(make):
+    rows = [make.row("a", "SW2", 1.0, stage="oracle/plane", sampler="euler")]
+    run = RunResults(rows_frame(rows))
+    assert brief_tables(run, REST) == with_verdicts(run)
