@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
+from .blame import raised_in, summary
 from .errors import MdtbenchError, UsageError, unknown_name
 
 T = TypeVar("T")
@@ -85,8 +86,9 @@ class Registry(Generic[T]):
         package = point.dist.name if point.dist else point.value
         try:
             point.load()
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # anybody's code
+            where = raised_in(error, point.module)
             raise UsageError(
-                f"The plug-in '{point.name}' of package '{package}' cannot be imported ({error}). "
-                f"Repair or uninstall that package."
+                f"The plug-in '{point.name}' of package '{package}' cannot be imported: {summary(error)}"
+                f"{where and f' ({where})'}. Repair or uninstall that package."
             ) from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class Computation:
     fresh_noise: bool = False
 
 
+@runtime_checkable
 class Sampler(Protocol):
     name: ClassVar[str]  # as in `SAMPLERS` for those that are there
 

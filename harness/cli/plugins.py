@@ -6,6 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
+from ...base.blame import raised_under, summary
 from ...base.errors import MissingError, UsageError
 
 
@@ -21,8 +22,9 @@ def load_plugin(path: Path) -> str:
     sys.path.insert(0, str(path.resolve().parent))
     try:
         module = importlib.import_module(path.stem)
-    except (ImportError, SyntaxError) as error:
-        raise UsageError(f"The plug-in {path} cannot be imported ({error}). Repair the file.") from error
+    except Exception as error:  # anybody's code
+        where = raised_under(error, str(path.resolve())) or path
+        raise UsageError(f"The plug-in {path} cannot be imported: {summary(error)}. Correct {where}.") from error
     if Path(module.__file__ or "").resolve() != path.resolve():
         raise UsageError(f"The plug-in {path} has the name of another module. Rename the file.")
     return path.stem

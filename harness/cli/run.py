@@ -166,13 +166,16 @@ def _resumable(out: Path) -> Iterator[None]:
 
 
 def raise_for(failed: Mapping[str, Failure]) -> None:
-    """Raises RunError when students failed or were lost."""
+    """Raises RunError when students failed or were lost, UsageError when all of them by mistakes in a plug-in."""
+    if not failed:
+        return
     lost = sum(failure.lost for failure in failed.values())
-    if failed:
-        again = " The same command tries the lost ones again." if lost else ""
-        raise RunError(
-            f"{len(failed) - lost} student(s) failed, {lost} were lost; their cells say so. Reasons are above.{again}"
-        )
+    if all(failure.mistake for failure in failed.values()):
+        raise UsageError(f"{len(failed)} student(s) failed by their method's code. Correct it; reasons are above.")
+    again = " The same command tries the lost ones again." if lost else ""
+    raise RunError(
+        f"{len(failed) - lost} student(s) failed, {lost} were lost; their cells say so. Reasons are above.{again}"
+    )
 
 
 def print_out(text: str) -> None:

@@ -190,6 +190,7 @@ def _run(plan: Plan, options: Options, engine: Engine, board: Board) -> Outcome:
     )
     trained = records(plan, out, failures)
     write_students(out, trained)
+    _check_any(plan, failures)
     cells = list(plan.cells)
     common = {"run_id": plan.run_id, "split": "test", "config_sha": plan.key, **stamp(plan.device)}
     found = joined(measuring.measure(engine, cells, failures, common))
@@ -199,6 +200,14 @@ def _run(plan: Plan, options: Options, engine: Engine, board: Board) -> Outcome:
     board.picture("grid", out / GRID)
     board.rows(to_rows(outcome.results.rows))
     return outcome
+
+
+def _check_any(plan: Plan, failures: Mapping[str, Failure]) -> None:
+    """Raises UsageError when plug-ins' mistakes left no student: the teacher's lines alone are not worth the time."""
+    found = [failures.get(student.folder) for student in plan.students]
+    if found and all(failure and failure.mistake for failure in found):
+        first = next(failure.reason for failure in found if failure)
+        raise UsageError(f"No student is left, all {len(found)} failed by their method's code: {first}. Correct it.")
 
 
 def _opened(plan: Plan, cache: Path, store: Path, engine: Engine, weights: Weights) -> Measuring:

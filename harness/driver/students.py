@@ -162,7 +162,7 @@ def train_students(
         for folder, failure in failed.items():
             failures[folder] = failure
             if not failure.lost:
-                write_json(out / folder / FAILED_FILE, {"reason": failure.reason})
+                write_json(out / folder / FAILED_FILE, {"reason": failure.reason, "mistake": failure.mistake})
     for path in (unreadable_file(out, stage) for stage in stages):
         if path.is_file():
             engine.networks.reporter.note(f"{len(read_json(path))} training instances could not be read, see {path}")
@@ -300,7 +300,9 @@ def _known_failure(out: Path, student: Student) -> Failure | None:
     path = out / student.folder / FAILED_FILE
     if not path.is_file():
         return None
-    return Failure(f"{read_json(path)['reason']} - known from an earlier call; remove {path} to try again")
+    found = read_json(path)
+    reason = f"{found['reason']} - known from an earlier call; remove {path} to try again"
+    return Failure(reason, mistake=found.get("mistake", False))
 
 
 def _record(student: Student, plan: Plan, out: Path, failure: Failure | None) -> StudentRecord:

@@ -64,8 +64,9 @@ def sweep(plan: Plan, out: Path, cache: Path, store: Path, weights: Weights, eng
             if best:
                 chosen[stage, label] = {"lr": best.lr, "cfg_strength": best.cfg_strength or 0.0}
             else:
-                lost = any(failures[one.address].lost for one in mine if one.address in failures)
-                hopeless[stage, label] = Failure(_why(mine), lost)
+                known = [failures[one.address] for one in mine if one.address in failures]
+                lost, mistake = any(one.lost for one in known), any(one.mistake for one in known)
+                hopeless[stage, label] = Failure(_why(mine), lost, mistake)
     return Swept(tuple(records.values()), chosen, hopeless)
 
 

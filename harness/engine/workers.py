@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing import get_context, parent_process
 from multiprocessing.queues import Queue
@@ -23,7 +24,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 POLL_S = 0.2
-_ticks: Queue[int] | None = None  # in a worker: the way to the parent's progress bar
+_ticks: Queue[int | str] | None = None  # in a worker: the way to the parent's progress bar, and to its notes
 
 
 def cores() -> int:
@@ -35,6 +36,14 @@ def tick(units: int = 1) -> None:
     """In a worker: report `units` of work done."""
     if _ticks is not None:
         _ticks.put(units)
+
+
+def tell(text: str) -> None:
+    """One line for the user at once, on standard error; in a worker through the parent, whose progress is there."""
+    if _ticks is not None:
+        _ticks.put(text)
+    else:
+        sys.stderr.write(f"{text}\n")
 
 
 class Workers:
@@ -53,7 +62,7 @@ class Workers:
         self.plugins = tuple(plugins)
         self.prepare = prepare
         context = get_context("spawn")  # fork is unsafe once there are threads
-        self._queue: Queue[int] = context.Queue()
+        self._queue: Queue[int | str] = context.Queue()
         first = (self._queue, tuple(plugins), prepare)
         self._executor = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=first)
 
@@ -90,12 +99,23 @@ class Workers:
             room = 2 * self.count if limit >= self.count else limit  # one more each, so that no process waits for us
             while waiting and sum(not future.done() for future in futures) < room:
                 futures.append(self._executor.submit(function, waiting.pop()))
-            done += _drained(self._queue)
+            done += self._drained()
             self.reporter.update(task, done)
         results = [future.result() for future in futures]
-        _drained(self._queue)
+        self._drained()
         self.reporter.update(task, total)
         return results
+
+    def _drained(self) -> int:
+        """Units of work that were reported since; notes are passed on."""
+        said: list[int | str] = []
+        with suppress(queue.Empty):
+            said.append(self._queue.get(timeout=POLL_S))
+            while True:
+                said.append(self._queue.get_nowait())
+        for text in (one for one in said if isinstance(one, str)):
+            self.reporter.note(text)
+        return sum(one for one in said if isinstance(one, int))
 
     def close(self) -> None:
         self._executor.shutdown()
@@ -148,17 +168,7 @@ def _raise_first(futures: Sequence[Future]) -> None:
             future.result()
 
 
-def _drained(ticks: Queue[int]) -> int:
-    units = 0
-    try:
-        units += ticks.get(timeout=POLL_S)
-        while True:
-            units += ticks.get_nowait()
-    except queue.Empty:
-        return units
-
-
-def _start_worker(ticks: Queue[int], plugins: Sequence[str], prepare: Callable[[], None] | None) -> None:
+def _start_worker(ticks: Queue[int | str], plugins: Sequence[str], prepare: Callable[[], None] | None) -> None:
     import torch
 
     global _ticks

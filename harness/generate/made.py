@@ -34,6 +34,7 @@ from ..inputs.subjects import Subject, conditioning_images
 from ..inputs.world import load_cached
 from ..protocol.rules import noise_seed
 from ..protocol.values import Stage, Values
+from ..settings.contract import own_or_checked
 from ..settings.methods import code_digest
 
 SHARD = 16  # assets per entry: what an interruption can lose, per worker
@@ -279,7 +280,8 @@ def sampled(
     """Latents under a condition, each from the noise of its seed, and the forward passes that each took."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     velocity = pipeline.velocity(network, cond, layout)
-    return sampler.sample(velocity, layout.randn(generators), layout, generators), velocity.nfe
+    noise = layout.randn(generators)
+    return own_or_checked(sampler, noise, lambda: sampler.sample(velocity, noise, layout, generators)), velocity.nfe
 
 
 def microbatches(count: int, batch: int, device: torch.device) -> Iterator[slice]:

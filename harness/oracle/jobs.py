@@ -131,7 +131,7 @@ def run_score(job: ScoreJob) -> None:
     records: list[dict[str, Any]] = []
     seen = set()
     for steps in evaluate.steps:
-        if (own := job.entrant.method.sampler(steps)) not in seen:  # `teacher` has one count, whatever is asked
+        if (own := job.entrant.sampler(steps)) not in seen:  # `teacher` has one count, whatever is asked
             seen.add(own)
             records += answer(paper, velocity, job.entrant.method, steps, others)
     write_json(job.path, records)

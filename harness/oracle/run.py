@@ -97,7 +97,7 @@ def _write_figures(plan: OraclePlan, out: Path, failed: Mapping[str, Failure]) -
             continue
         who = training.entrant
         velocity = paper.velocity(network_of(plan.config, out, training))
-        panels = paper.family.panels(paper.sample(velocity, who.method.sampler(1)), paper.classes, paper.ends)
+        panels = paper.family.panels(paper.sample(velocity, who.sampler(1)), paper.classes, paper.ends)
         paths.append(out / "figures" / f"{who.file_name}.png")
         grid([panels], [f"{who.label}, 1 step"], paper.family.names, paths[-1])
     return paths

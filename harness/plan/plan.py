@@ -128,7 +128,7 @@ class Half:
     @property
     def own(self) -> bool:
         """Whether the sampler does what the one that the method is made for does."""
-        return self.sampler.computation() == self.who.method.sampler(self.sampler.steps).computation()
+        return self.sampler.computation() == self.who.sampler(self.sampler.steps).computation()
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,7 +291,7 @@ class Plan:
     def reference(self, seed: int, *, whole: bool) -> Cell:
         """The teacher's own structures, or whole assets, of a generation seed."""
         line = next(line for line in self.lines if line.label == REFERENCE)
-        halves = {s: Half(s, line.who[s], None, line.who[s].method.sampler(1)) for s in self.stages}
+        halves = {s: Half(s, line.who[s], None, line.who[s].sampler(1)) for s in self.stages}
         return Cell(line, halves["structure"], halves["slat"] if whole else None, BOTH if whole else STRUCTURE, seed)
 
     def student(self, line: Line, stage: Stage, seed: int) -> Student:
@@ -364,7 +364,7 @@ class Plan:
         who, values = line.who[stage], self.protocol.values.sampler.student
         if who.trains and isinstance(values, SamplerValues):
             return Euler(line.steps, values.rescale_t, values.cfg_strength(stage), values.cfg_interval)
-        return who.method.sampler(line.steps)
+        return who.sampler(line.steps)
 
     def _named(self, line: Line, name: str) -> Sampler:
         return sampler_of(name, line.steps, line.who["structure"].method.rescale_t)
@@ -507,7 +507,7 @@ def _line(section: LineSection, config: Config, protocol: Protocol, world: World
     entrants = {stage: _at_rate(who, config.stage(stage).lr) for stage, who in entrants.items()}
     steps = section.steps
     if label == REFERENCE:  # it has its own number of steps
-        steps = entrants["structure"].method.sampler(1).steps
+        steps = entrants["structure"].sampler(1).steps
     line = Line(section.method, steps, entrants, released, section.tolerance)
     if section.tolerance and line.paper is None:
         raise UsageError(

@@ -92,7 +92,7 @@ def _makers(world: WorldInfo, stage: Stage) -> dict[str, Maker]:
     """The teacher with the sampler of each of ROWS."""
     makers = {}
     for title, (label, steps) in ROWS.items():
-        sampler = entrant(label, {}, world.samplers[stage]).method.sampler(steps)
+        sampler = entrant(label, {}, world.samplers[stage]).sampler(steps)
         makers[title] = Maker(world.folder, CPU, world.digest, stage, None, "", sampler)
     return makers
 

@@ -10,10 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ...base.blame import is_ours, raised_in, summary, written_at
 from ...base.errors import UsageError, unknown_name
 from ...base.files import digest_of, file_sha256
+from ...flow.samplers import Sampler
 from ...methods import METHODS, Distillation, Method
 from ...trellis.pipeline import SamplerParams
+from .contract import check_class, check_method, sampler_for
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class Entrant:
             raise TypeError(f"{self.label} does not train")
         return self.method
 
+    def sampler(self, steps: int) -> Sampler:
+        """The method's own for so many steps. Raises UsageError when a plug-in has none."""
+        return sampler_for(self.label, self.method, steps)
+
     def at(self, **settings: Any) -> Entrant:
         """The same with other parameters."""
         return replace(self, method=replace(self.distillation, **settings))
@@ -62,12 +69,14 @@ def entrant(label: str, changes: Mapping[str, Mapping[str, Any]], sampler: Sampl
     """Build `name` or `name:variant`: the sampler's settings of the backbone, then the variant, then `changes`.
 
     Raises:
-        UsageError: unknown method, variant, parameter or choice, or a value of the wrong kind.
+        UsageError: unknown method, variant, parameter or choice, a value of the wrong kind, or a plug-in's class that
+            is no method.
     """
     name, _, variant = label.partition(":")
     entry = METHODS.get(name)
     if variant and variant not in entry.variants:
         raise unknown_name(f"variant of method '{name}'", variant, [v for v in entry.variants if v])
+    check_class(name, entry.value)
     known = {field.name: field for field in fields(entry.value)}
     of_world = {**asdict(sampler), "teacher_steps": sampler.steps}
     settings = {key: value for key, value in of_world.items() if key in known}
@@ -76,22 +85,32 @@ def entrant(label: str, changes: Mapping[str, Mapping[str, Any]], sampler: Sampl
         key: _changed(f"methods.{name}.{key}", _field(f"method '{name}'", key, known), settings, value)
         for key, value in changes.get(name, {}).items()
     }
-    try:
-        method = entry.value(**{**settings, **changed})
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"Method '{label}' cannot be built ({error}). Check [methods.{name}].") from error
+    method = _built(label, entry.value, {**settings, **changed})
     if " at 0x" in repr(method):
         raise UsageError(
             f"Method '{label}' has a parameter that is known by its place in memory (got {method!r}) - results are "
             "found again by their parameters' text - use frozen dataclasses as parameters."
         )
+    if not is_ours(method):
+        check_method(label, method)
     return Entrant(label, name, variant, entry.version, method, code_digest(entry.value))
+
+
+def _built(label: str, kind: type[Method], settings: Mapping[str, Any]) -> Method:
+    try:
+        return kind(**settings)
+    except Exception as error:  # a plug-in's may be anything
+        ours = is_ours(kind)
+        if ours and not isinstance(error, TypeError | ValueError):
+            raise
+        where = "" if ours else f" or {raised_in(error, kind.__module__) or written_at(kind)}"
+        table = f"[methods.{label.partition(':')[0]}]"
+        raise UsageError(f"Method '{label}' cannot be built ({summary(error)}). Check {table}{where}.") from error
 
 
 def code_digest(thing: Any) -> str:
     """Digest of the file that a plug-in's class (or an object's) is written in; "" for what is part of mdtbench."""
-    kind = thing if isinstance(thing, type) else type(thing)
-    return "" if kind.__module__.startswith("mdtbench.") else _file_digest(kind)
+    return "" if is_ours(thing) else _file_digest(thing if isinstance(thing, type) else type(thing))
 
 
 @cache

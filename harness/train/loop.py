@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from types import FrameType
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ...base.blame import is_ours, raised_in, summary, written_at
 from ...base.errors import UsageError
 from ...base.files import write_json, write_text
 from ...base.seeds import seed_of
@@ -28,8 +28,9 @@ from ..engine.device import clock
 from ..engine.files import save_tensors
 from ..engine.logs import read_log, write_log
 from ..engine.tracking import Training
-from ..engine.workers import tick
+from ..engine.workers import tell, tick
 from ..settings.config import Train
+from ..settings.contract import loss_of
 from ..settings.methods import Entrant
 from .learner import Learner, Recipe, blend
 from .pairs import HeldOut
@@ -154,7 +155,7 @@ class Student:
         for share in shares:
             self.learner.forget()
             with CutDraws(share.step.generator, share.cut) if share.cut else nullcontext():
-                loss = self.method.loss(share.step)
+                loss = loss_of(self.method.loss(share.step))
             self.learner.backward(loss.value * share.weight)
             values = {"loss": loss.value.detach(), **loss.diagnostics}
             names = tuple(values)
@@ -291,10 +292,16 @@ def followed(folder: Path, who: Entrant, train: Train, stage: str, seed: int, st
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a student is not there. lost: through a fault of the machine, so that another try may succeed."""
+    """Why a student is not there.
+
+    Attributes:
+        lost: through a fault of the machine, so that another try may succeed.
+        mistake: a plug-in's method raised, or returned what it may not.
+    """
 
     reason: str
     lost: bool = False
+    mistake: bool = False
 
 
 def train_together(
@@ -388,8 +395,8 @@ def _updated(student: Student, shares: Sequence[Share], index: int, draw_s: floa
         totals = student.differentiate(shares)
     except Exception as error:  # a method may be anybody's code: its failure is a row of the table, not the run's end
         write_text(student.folder / "failure.txt", traceback.format_exc())
-        where = f"step {index}, {_line_of(error, student.method)}{student.folder / 'failure.txt'}"
-        failure = Failure(f"{type(error).__name__}: {error} ({where})", is_device_fault(error))
+        failure = _failure(student, index, error)
+        tell(f"mdtbench: {student.label} failed: {failure.reason}")
     if ranks.any(failure is not None):  # before gradients are exchanged: no process may wait for one that failed
         lost = ranks.any(failure is not None and failure.lost)  # all processes must go on with the same students
         elsewhere = Failure(f"failed in another process (step {index}, {student.folder / 'failure.txt'})")
@@ -397,7 +404,10 @@ def _updated(student: Student, shares: Sequence[Share], index: int, draw_s: floa
     totals = _summed(totals, student.learner.gradients(), ranks)
     elapsed = clock(student.device) - started + draw_s + sum(share.teacher.owed_s for share in shares)
     student.apply(totals, index, elapsed)
-    return Failure(student.fault) if student.fault else None
+    if not student.fault:
+        return None
+    tell(f"mdtbench: {student.label} failed: {student.fault}")
+    return Failure(student.fault)
 
 
 def is_device_fault(error: BaseException) -> bool:
@@ -408,16 +418,13 @@ def is_device_fault(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
-def _line_of(error: BaseException, method: Distillation) -> str:
-    """File and line, in the method's own package, that the exception came through last; "" where there was none."""
-    package = type(method).__module__.partition(".")[0]
-    walked = traceback.walk_tb(error.__traceback__)
-    lines = [(frame, line) for frame, line in walked if _package_of(frame) == package]
-    return f"{lines[-1][0].f_code.co_filename}:{lines[-1][1]}, " if lines else ""
-
-
-def _package_of(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+def _failure(student: Student, index: int, error: Exception) -> Failure:
+    """Of a step that raised: with the line of the method's code, where the traceback is, and whose fault it was."""
+    kind, lost = type(student.method), is_device_fault(error)
+    place = f"step {index}, {raised_in(error, kind.__module__) or written_at(kind.loss)}"
+    what = str(error) if isinstance(error, UsageError) else summary(error)
+    mistake = not lost and not is_ours(kind)
+    return Failure(f"{what} ({place}, {student.folder / 'failure.txt'})", lost, mistake)
 
 
 def _summed(totals: dict[str, float], gradients: Sequence[Tensor], ranks: Ranks) -> dict[str, float]:

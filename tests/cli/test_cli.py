@@ -172,6 +172,12 @@ def test_missing_and_empty_asset_folders_are_missing_files(mdtbench: Callable, t
         ("surely_no_module.py", None, 4),
         ("surely_no_module.py", "import nothing_of_this_name\n", 2),
         ("surely_no_module.py", "def broken(:\n", 2),
+        ("surely_no_module.py", "x = 1\ny = undefined\n", 2),
+        (
+            "surely_no_module.py",
+            "from mdtbench.methods import METHODS as m\nm.register('vm', version=1, source='')(1)",
+            2,
+        ),
         ("random.py", "", 2),  # would import the standard library's
         ("plug_in.txt", "", 4),
     ],
@@ -184,7 +190,11 @@ def test_a_plug_in_that_cannot_be_imported_is_one_line(
         path.write_text(content)
     done = mdtbench("run", "--plugin", path, "--dry-run")
     assert (done.code, done.out) == (code, "")
-    assert name in one_line(done.err)
+    message = one_line(done.err)
+    assert name in message
+    if content and "\n" in content and "broken" not in message:
+        lines = content.rstrip("\n").count("\n") + 1  # the mistake is in the last
+        assert f"{path}:{lines}." in message
 
 
 def test_a_changed_weight_file_is_found_before_anything_is_computed(mdtbench: Callable, tmp_path: Path):

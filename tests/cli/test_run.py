@@ -279,8 +279,11 @@ def test_overwriting_keeps_what_is_the_same_and_a_method_that_raises_is_a_failed
     plugin.write_text(BROKEN)
     more = ["--plugin", str(plugin), "--set", "evaluate.steps=[1]", "--overwrite", "--workers", "1"]
     done = here(*base.args(out, *more, methods="cm,broken"))
-    assert done.code == 1
-    assert "mdtbench: 1 student(s) failed, 0 were lost" in done.err
+    assert done.code == 2
+    assert "mdtbench: 1 student(s) failed by their method's code." in done.err
+    [told] = [line for line in done.err.splitlines() if line.startswith("mdtbench: broken failed: ")]
+    assert f"ValueError: no such luck (step 0, {plugin}:14, " in told
+    assert "distil: " in done.err.split(told)[1]  # at once: the others were still training
     assert students(out).keys() == students(base.out).keys()
     rows = read_rows(out / "rows.jsonl")
     assert values([row for row in rows if row.method == "cm"]).items() <= values(base.rows).items()
@@ -289,8 +292,12 @@ def test_overwriting_keeps_what_is_the_same_and_a_method_that_raises_is_a_failed
     assert {(row.status, row.value, row.n_ok) for row in failed} == {("failed", None, 0)}
     assert all("no such luck" in row.error and "broken_method.py:" in row.error for row in failed)
     again = here(*base.args(out, *more[:-3], methods="cm,broken"))
-    assert again.code == 1
+    assert again.code == 2
     assert "known from an earlier call" in again.out
+    alone = here(*base.args(base.folder / "alone", *more[:-3], methods="broken"))
+    assert (alone.code, alone.out) == (2, "")
+    assert "mdtbench: No student is left, all 1 failed by their method's code: ValueError: no such luck" in alone.err
+    assert not (base.folder / "alone" / "rows.jsonl").exists()
 
 
 def test_damaged_results_are_made_again(base: Base, here: Callable):

@@ -323,8 +323,10 @@ def loaded(path: Path) -> ModuleType:
 
 
 @pytest.mark.parametrize("where", [".", "site-packages"])
-def test_a_method_s_own_exception_is_reported_with_its_line(where: str, structure_task: StageTask, tmp_path: Path):
-    """The last one of the plug-in's, wherever that lies; and not those of torch below it."""
+def test_a_method_s_own_exception_is_reported_with_its_line(
+    where: str, structure_task: StageTask, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The last one of the plug-in's, wherever that lies; and not those of torch below it. At once, on one line."""
     file = tmp_path / where / "plug_in.py"
     file.parent.mkdir(exist_ok=True)
     file.write_text(PLUG_IN)
@@ -332,8 +334,36 @@ def test_a_method_s_own_exception_is_reported_with_its_line(where: str, structur
     failure = train_together([made], structure_task, TRAIN, SEED)["mine"]
     assert failure.reason.startswith("RuntimeError: shape '[-1, 7]' is invalid")
     assert f"(step 0, {file}:14, {made.folder / 'failure.txt'})" in failure.reason
-    assert not failure.lost
+    assert (failure.lost, failure.mistake) == (False, True)
     assert "in broken" in (made.folder / "failure.txt").read_text()
+    assert capsys.readouterr().err == f"mdtbench: mine failed: {failure.reason}\n"
+
+
+RETURNED = {
+    "return step.x_t": "loss returned a Tensor of shape [4, 4, 4, 4, 4], not a Loss - return Loss(value)",
+    "pass": "loss returned None, not a Loss",
+    "return Loss(step.x_t.mean())": "the value of its Loss has no gradient",
+    "return Loss(step.student(step.x_t, step.t))": "the value of its Loss is a Tensor of shape [4, 4, 4, 4, 4]",
+    "return step.value": "AttributeError: 'Step' object has no attribute 'value'",
+    "return Loss(step.student(step.x_t, step.t[:2]).mean())": "RuntimeError: ",
+}
+
+
+@pytest.mark.parametrize("code", RETURNED)
+def test_a_loss_of_the_wrong_kind_is_told_with_the_line_of_the_method(
+    code: str, structure_task: StageTask, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "plug_in.py"
+    file.write_text(PLUG_IN.replace("return broken(step)", code).replace("import Vel", "import Loss, Vel"))
+    made = of_method(loaded(file).Mine(cfg_strength=2.0), structure_task, tmp_path / "mine")
+    failure = train_together([made], structure_task, TRAIN, SEED)["mine"]
+    assert failure.reason.startswith(RETURNED[code])
+    line = 10 if "Error" in RETURNED[code] else 9  # where it was raised, or the head of the function
+    assert f"(step 0, {file}:{line}, " in failure.reason
+    assert failure.mistake
+    told = capsys.readouterr().err
+    assert told.startswith("mdtbench: mine failed: ")
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -365,7 +395,7 @@ def test_a_fault_of_the_machine_loses_all_students_that_are_not_done(
 def test_other_exceptions_are_the_method_s_own(error: Exception, structure_task: StageTask, tmp_path: Path):
     broken = of_method(Broken(cfg_strength=2.0, error=error), structure_task, tmp_path / "broken")
     [failure] = train_together([broken], structure_task, TRAIN, SEED).values()
-    assert not failure.lost
+    assert (failure.lost, failure.mistake) == (False, True)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), ValueError("no such picture")])
