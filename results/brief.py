@@ -29,7 +29,6 @@ GUIDED: Final = (UNDISTILLED, "cfg")
 Levels = Mapping[str, Sequence[Column]]  # leading columns by stage
 WIDE: Final = 9  # letters: longer headings get two lines
 TWO_DIGITS: Final = 3.5  # an sd of larger first digits is shown with one
-OURS: Final = " (Ours)"  # of the paper's tables
 
 
 def brief_tables(run: RunResults, rest: str) -> tuple[Table, ...]:
@@ -163,4 +162,4 @@ def _decided(one: Standing) -> str:
 
 
 def _label(who: Who) -> str:
-    return "Undistilled" if who[:2] == GUIDED else label_of(*who[:2]).replace(OURS, "")
+    return label_of(*who[:2])

@@ -20,7 +20,7 @@ LABELS = {
     "pcm": "PCM",
     "scm": "sCM",
     "vm": "VM",
-    "mdt": "VM+VD (Ours)",
+    "mdt": "VM+VD",
     "gd": "Guidance only",
     "kd": "Teacher's pairs",
     "floor": "Floor (held-out reference)",
@@ -29,6 +29,7 @@ LABELS = {
     "shuffled": "Ground truth, shuffled pairs",
     "teacher": "Teacher",
 }
+GUIDANCE = {"cfg": "CFG"}  # of the undistilled teacher, by variant
 CONTROLS = ("floor", "truth", "shuffled", "reconstruction", "teacher", "none")
 TABLE_2_METHODS = ("cm", "pcm", "scm", "mdt")
 TABLE_3_METHODS = ("vm", "mdt")
@@ -122,8 +123,8 @@ def place_of(key: Key, group: str, role: Role, label: str) -> Place:
 
 def label_of(method: str, variant: str = "", other_sampler: str = "") -> str:
     """The name of a method in a table; unknown methods keep their own."""
-    if method == "none":
-        return "Undistilled, " + {"": "no CFG", "cfg": "CFG"}.get(variant, variant)
+    if method == "none":  # its plain line has no guidance, as students have none
+        return "Undistilled" + (f", {GUIDANCE.get(variant, variant)}" if variant else "")
     label = LABELS.get(method, method) + (f" [{variant}]" if variant else "")
     return f"{label}, {other_sampler}" if other_sampler else label
 

@@ -213,7 +213,7 @@ def test_losses_apart_and_diagnostics_together(folder):
     assert len(figure.axes) == len(panels)
     assert [*zip(*figure.axes[1].lines[0].get_data(), strict=True)] == [(0.0, 4.0), (10.0, 3.0)]
     assert [axes.get_yscale() for axes in figure.axes[:4]] == ["linear", "linear", "linear", "log"]
-    assert {"Structure stage", "SLAT stage", "training step", "loss, CM", "loss, VM+VD (Ours)"} <= texts(figure)
+    assert {"Structure stage", "SLAT stage", "training step", "loss, CM", "loss, VM+VD"} <= texts(figure)
     assert figure.get_size_inches()[0] == PAGE
 
 
@@ -233,7 +233,7 @@ def test_grid_is_condition_methods_truth(folder, make):
     assert [heading.title for heading in made.headings] == [
         "Condition",
         "CM",
-        "VM+VD (Ours)",
+        "VM+VD",
         "Teacher",
         "Undistilled, CFG",
         "Ground truth",
@@ -248,7 +248,7 @@ def test_grid_is_condition_methods_truth(folder, make):
 def test_grid_in_the_order_that_is_asked_for(folder, make):
     made = grid(folder, make, methods=("mdt", "cm"), assets=(IDS[2], IDS[0]), steps=(1, 2))
     assert [heading.detail[:3] for heading in made.headings[1:-1]] == ["1×2", "2×2", "1×2", "2×2"]
-    assert [heading.title for heading in made.headings[1:-1]] == ["VM+VD (Ours)"] * 2 + ["CM"] * 2
+    assert [heading.title for heading in made.headings[1:-1]] == ["VM+VD"] * 2 + ["CM"] * 2
     assert [asset for asset, _ in made.rows] == [IDS[2], IDS[0]]
 
 

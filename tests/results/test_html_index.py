@@ -329,7 +329,7 @@ def test_figures_show_the_lines_with_a_cost(make):
     nfe, seconds = whole.figures[0].charts
     lines = [line for line in shown[0].rows if line.cells[2].value]
     assert str(nfe).count("<title>") - 1 == len(lines)  # a tooltip each, and one of the front
-    assert "On the Pareto front: VM+VD (Ours), 1x2" in nfe
+    assert "On the Pareto front: VM+VD, 1x2" in nfe
     assert "against seconds" in seconds
     assert structure.figures[0].beyond == ()
     assert ">floor</text>" in structure.figures[0].charts[0]  # near the students' values, so drawn
@@ -344,7 +344,7 @@ def test_figures_of_structures_show_methods_that_table_2_lacks(make, tmp_path):
     assert 'data-metric="table_2-FD_tiny2d"' not in page
     figure = page.partition('data-metric="stage_structure-FD_tiny2d"')[2].partition("</figure>")[0]
     assert "<title>VM, 1: 21." in figure
-    assert "<title>VM+VD (Ours), 1: " in figure
+    assert "<title>VM+VD, 1: " in figure
 
 
 def test_logs_of_the_shown_students(tmp_path):

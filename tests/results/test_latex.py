@@ -120,7 +120,7 @@ def test_names_are_set_as_the_paper_does(make):
     assert r"FD\textsubscript{incep} $\downarrow$" in first
     assert r"FD\textsubscript{gs} $\downarrow$" in first
     assert r"\emph{1 step per stage}" in first
-    assert r"VM+VD (Ours) & 1$\times$2 & 2 & 0.875 & \textbf{100.5 $\pm$ 0.7} &" in first
+    assert r"VM+VD & 1$\times$2 & 2 & 0.875 & \textbf{100.5 $\pm$ 0.7} &" in first
     assert r"(\texttimes100)" in first or r"($\times$100)" in first
 
 

@@ -27,7 +27,7 @@ def nasty_run(make):
 def test_every_format_ends_in_a_newline_and_names_both_tables(make, format):
     text = report(RunResults(rows_frame(make.run())), format)
     assert text.endswith("\n")
-    assert "VM+VD (Ours)" in text
+    assert "VM+VD" in text
     assert "no VM, no VD" in text
 
 

@@ -23,20 +23,19 @@ def labels(table):
 def test_table_2_has_the_papers_order_then_controls(make):
     table = table_2(measured([*make.run(), make.row("aaa_plugin", value=99.0)]))
     assert labels(table) == [
-        ("1 step", ["CM", "PCM", "sCM", "VM+VD (Ours)", "aaa_plugin"]),
-        ("2 steps", ["CM", "PCM", "sCM", "VM+VD (Ours)"]),
+        ("1 step", ["CM", "PCM", "sCM", "VM+VD", "aaa_plugin"]),
+        ("2 steps", ["CM", "PCM", "sCM", "VM+VD"]),
         (
             "Controls",
-            ["Floor (held-out reference)", "Reconstruction (VAE)", "Teacher"]
-            + ["Undistilled, no CFG", "Undistilled, CFG"] * 2,
+            ["Floor (held-out reference)", "Reconstruction (VAE)", "Teacher"] + ["Undistilled", "Undistilled, CFG"] * 2,
         ),
     ]
 
 
 def test_table_3_begins_with_the_undistilled_row(make):
     table = table_3(measured(make.run()))
-    block = ["no VM, no VD (undistilled)", "VM", "VM+VD (Ours)"]
-    controls = ["Floor (held-out reference)", "Reconstruction (VAE)", "Teacher", *["Undistilled, no CFG"] * 2]
+    block = ["no VM, no VD (undistilled)", "VM", "VM+VD"]
+    controls = ["Floor (held-out reference)", "Reconstruction (VAE)", "Teacher", *["Undistilled"] * 2]
     assert labels(table) == [("1 step", block), ("2 steps", block), ("Controls", controls)]
 
 
@@ -174,17 +173,17 @@ def test_other_samplers_stand_right_below_the_protocols(make):
     rows += [make.row("mdt", sampler="renoise"), make.row("none", sampler="euler", train_seed=None)]
     table = table_2(measured(rows))
     assert labels(table)[:2] == [
-        ("1 step", ["VM+VD (Ours)"]),
-        ("2 steps", ["CM", "VM+VD (Ours)", "VM+VD (Ours), euler", "VM+VD (Ours) [official]"]),
+        ("1 step", ["VM+VD"]),
+        ("2 steps", ["CM", "VM+VD", "VM+VD, euler", "VM+VD [official]"]),
     ]
     shown = {(line.cells[0].text, line.steps): (line.sampler, line.cells[4].value) for line in table.rows}
-    assert shown["VM+VD (Ours)", 2] == ("renoise", 1.0)
-    assert shown["VM+VD (Ours), euler", 2] == ("euler", 3.0)
+    assert shown["VM+VD", 2] == ("renoise", 1.0)
+    assert shown["VM+VD, euler", 2] == ("euler", 3.0)
     published = {(line.cells[0].text, line.steps): cell.value for line, cell in
                  zip(table.rows, table.column("paper:FD_dinov2"), strict=True)}  # fmt: skip
-    assert published["VM+VD (Ours)", 2] == 110.9
-    assert published["VM+VD (Ours), euler", 2] is None
-    own = "Samplers: renoise for VM+VD (Ours), CM; euler for VM+VD (Ours) [official], Undistilled."
+    assert published["VM+VD", 2] == 110.9
+    assert published["VM+VD, euler", 2] is None
+    own = "Samplers: renoise for VM+VD, CM; euler for VM+VD [official], Undistilled."
     assert own in table.notes
     assert any("no line where it computes" in note for note in table.notes)
     assert not any("no line where it computes" in note for note in table_2(measured(rows[:2])).notes)
@@ -197,7 +196,7 @@ def test_a_protocol_may_ask_for_another_sampler_than_the_methods_own(make):
     rows.append(make.row("cm", value=2.0, sampler="renoise", extra_sampler=True))
     table = table_2(measured(rows))
     shown = {line.cells[0].text: line.cells[4].value for line in table.rows}
-    assert shown == {"CM": 1.0, "CM, renoise": 2.0, "VM+VD (Ours)": 1.0}
+    assert shown == {"CM": 1.0, "CM, renoise": 2.0, "VM+VD": 1.0}
     assert "The protocol's sampler computes something else than the method's own: euler for CM." in table.notes
 
 

@@ -41,7 +41,7 @@ def test_the_budget_table_has_a_line_per_method_over_its_seeds():
     table = budget_table(students)
     assert texts(table) == [
         ["CM", "2", "150", "6", "28800", "10.5", "0.0003", "3", "1"],
-        ["VM+VD (Ours) [official]", "1", "69", "13", "28704", "-", "4e-08", "-", "-"],
+        ["VM+VD [official]", "1", "69", "13", "28704", "-", "4e-08", "-", "-"],
     ]
     assert table.notes[0] == "Methods got equal steps of training and forward passes."
 

@@ -124,7 +124,7 @@ def test_the_report_says_them_and_their_limits(make):
     assert table.rows == ()
     wholes = [note for note in table.notes if "whole assets, 1 step per stage" in note]
     assert [note.split()[0] for note in wholes] == list(dict.fromkeys(note.split()[0] for note in wholes))
-    assert all("CM" in note and "VM+VD (Ours)" in note for note in wholes)
+    assert all("CM" in note and "VM+VD" in note for note in wholes)
     assert not any("Undistilled" in note or "Teacher" in note for note in table.notes)
     assert not any("latency" in note or "structure_s" in note for note in table.notes)
     assert any("generation seeds" in note for note in table.notes)

@@ -70,8 +70,8 @@ def test_table_1_has_a_line_per_sampled_method_and_steps(shown):
     table = shown["table_1"]
     assert [(group, [line.cells[0].text for line in lines]) for group, lines in table.groups()] == [
         ("Teacher", ["Teacher"]),
-        ("1 step per stage", ["CM", "PCM", "sCM", "VM", "VM+VD (Ours)", "Undistilled, CFG"]),
-        ("2 steps per stage", ["CM", "PCM", "sCM", "VM", "VM+VD (Ours)", "Undistilled, CFG"]),
+        ("1 step per stage", ["CM", "PCM", "sCM", "VM", "VM+VD", "Undistilled, CFG"]),
+        ("2 steps per stage", ["CM", "PCM", "sCM", "VM", "VM+VD", "Undistilled, CFG"]),
     ]
     assert [cell.text for cell in table.column("steps")] == ["25x2", *["1x2"] * 6, *["2x2"] * 6]
     assert [cell.value for cell in table.column("nfe")] == [88, *[2] * 6, *[4] * 6]
@@ -105,9 +105,9 @@ def test_seconds_are_split_and_never_metrics(shown):
 def test_table_1_shows_the_papers_table_1_alone(shown):
     table = shown["table_1"]
     seconds = {k: v for k, v in values(table, "paper:seconds").items() if v is not None}
-    assert seconds == {("Teacher", 25): 6.1, ("VM+VD (Ours)", 1): 0.68, ("VM+VD (Ours)", 2): 0.94}
+    assert seconds == {("Teacher", 25): 6.1, ("VM+VD", 1): 0.68, ("VM+VD", 2): 0.94}
     scores = {k: v for k, v in values(table, "paper:FD_incep").items() if v is not None}
-    assert scores == {("Teacher", 25): 11.80, ("VM+VD (Ours)", 1): 18.09, ("VM+VD (Ours)", 2): 14.16}
+    assert scores == {("Teacher", 25): 11.80, ("VM+VD", 1): 18.09, ("VM+VD", 2): 14.16}
     assert values(shown["table_2"], "paper:FD_incep")["CM", 1] == 20.06
 
 
@@ -116,8 +116,8 @@ def test_whole_tables_hold_no_row_of_another_stage(make, shown, name):
     alone = tables(RunResults(rows_frame(of_stage(make.whole_run(), "both"))))
     assert shown[name] == {table.name: table for table in alone}[name]
     found = values(shown[name], "FD_gs")
-    assert found["VM+VD (Ours)", 1] == 100.5  # 100 and 101; of one stage alone it is 900.5 or 1900.5
-    assert values(shown[name], "ULIP_tiny")["VM+VD (Ours)", 2] == 69.0  # of structures 39.1
+    assert found["VM+VD", 1] == 100.5  # 100 and 101; of one stage alone it is 900.5 or 1900.5
+    assert values(shown[name], "ULIP_tiny")["VM+VD", 2] == 69.0  # of structures 39.1
     assert "FD_tiny2d" not in [column.key for column in shown[name].columns]
 
 
@@ -127,7 +127,7 @@ def test_tables_2_and_3_have_the_papers_lines_at_steps_spelled_its_way(shown):
         assert [group for group, _ in shown[name].groups()] == block
         assert shown[name].rows[0].cells[0].text == first
         assert shown[name].column("steps")[0].text == "1x2"
-        assert values(shown[name], "nfe")["VM+VD (Ours)", 2] == 4
+        assert values(shown[name], "nfe")["VM+VD", 2] == 4
     controls = [line.cells[0].text for line in shown["table_2"].rows if line.role == "control"]
     assert controls == [
         "Floor (held-out reference)",
@@ -154,7 +154,7 @@ def test_the_structure_table_is_of_structures_with_every_method(make, shown):
 def test_stages_apart_stand_side_by_side_below_the_teacher(shown):
     table = shown["stages_apart"]
     order = [("own", "own", "{}x2"), ("own", "teacher's", "{}"), ("teacher's", "own", "{}")]
-    block = ["CM", "VM+VD (Ours)", "Undistilled, CFG"]
+    block = ["CM", "VM+VD", "Undistilled, CFG"]
     lines = [
         (method, structure, slat, spelled.format(steps))
         for steps in (1, 2)
