@@ -1,10 +1,15 @@
-"""A run on one screen: a line per method and number of steps, the leading columns of each level, short verdicts."""
+"""A run on one screen: a line per method and number of steps, the leading columns of each level, short verdicts.
+
+What does not fit is folded, and the last note says how much: first columns, the last of each level before the first
+ones, then lines, those far behind before the best of each number of steps.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Final
 
 from pandas import DataFrame
@@ -15,6 +20,7 @@ from .frames import distinct
 from .oracle_tables import is_oracle
 from .paper_columns import NOTHING
 from .places import ALL_METHODS, CONTROLS, Key, label_of, other_methods, place_of, step_group
+from .render_rich import panels, to_rich
 from .report import RunResults, with_verdicts
 from .rows import BOTH, COST_METRICS, LATENCY_METRIC, STRUCTURE
 from .tables import METHOD, STEPS, Line, Lines, Measured, Table, decimals_by_metric
@@ -29,28 +35,129 @@ GUIDED: Final = (UNDISTILLED, "cfg")
 Levels = Mapping[str, Sequence[Column]]  # leading columns by stage
 WIDE: Final = 9  # letters: longer headings get two lines
 TWO_DIGITS: Final = 3.5  # an sd of larger first digits is shown with one
+FEWEST: Final = 4  # lines that are shown on the smallest screen
+NAMED, NAMED_FOLDED = 5, 2  # methods on either side of a verdict
+SENTENCES: Final = 3  # verdicts and failures that are told where not all fit
 
 
-def brief_tables(run: RunResults, rest: str) -> tuple[Table, ...]:
+@dataclass(frozen=True)
+class Screen:
+    """How much text fits: letters per line, and lines."""
+
+    width: int = 80
+    height: int = 24
+
+
+def brief_tables(run: RunResults, rest: str, screen: Screen | None = None) -> tuple[Table, ...]:
     """One table of a run with stages; all tables of the others, which are short.
 
     Args:
         rest: The last note: where all else is.
+        screen: What the table must fit, all of its notes included; None: nothing is folded.
 
     Raises:
         UsageError: as `report.tables`.
     """
     if is_oracle(run.rows) or is_evaluation(run.rows):
         return with_verdicts(run)
-    found = tuple(verdicts(run.rows, run.assets))
-    measured = Measured.of(run.rows, found)
-    rows = measured.rows[measured.rows["stage"].isin(LEVELS) & (measured.rows["other_sampler"] == "")]
-    levels = {stage: leading for stage in LEVELS if (leading := _leading(rows[rows["stage"] == stage]))}
-    maker = Lines(measured, decimals_by_metric(rows), NOTHING, [])
-    lines = tuple(_line(maker, who, levels) for who in _whos(rows))
-    metrics = (_heading(column) for columns in levels.values() for column in columns)
-    notes = (*run.notes, *_notes(found, levels, rows), rest)
-    return (Table("brief", _title(run.rows), (*LEAD, *metrics), lines, notes, tuple(maker.footnotes)),)
+    brief = _Brief.of(run, rest)
+    return (brief.fitting(screen) if screen else brief.table(brief.levels, brief.whos, folded=False),)
+
+
+@dataclass(frozen=True)
+class _Brief:
+    """All that may be shown. levels: leading columns. whos: lines in their order. found: verdicts of these columns."""
+
+    run: RunResults
+    rest: str
+    rows: DataFrame
+    measured: Measured
+    found: Sequence[Verdict]
+    levels: Levels
+    whos: Sequence[Who]
+
+    @staticmethod
+    def of(run: RunResults, rest: str) -> _Brief:
+        found = tuple(verdicts(run.rows, run.assets))
+        measured = Measured.of(run.rows, found)
+        rows = measured.rows[measured.rows["stage"].isin(LEVELS) & (measured.rows["other_sampler"] == "")]
+        levels = {stage: leading for stage in LEVELS if (leading := _leading(rows[rows["stage"] == stage]))}
+        return _Brief(run, rest, rows, measured, found, levels, _whos(rows))
+
+    def fitting(self, screen: Screen) -> Table:
+        """As much as the screen holds: all, else the most columns that leave all lines, else one block of lines."""
+        whole = self.table(self.levels, self.whos, folded=False)
+        if _height(whole, screen) <= screen.height:
+            return whole
+        choices = list(_fewer(self.levels))
+        for levels in choices:
+            table = self.table(levels, self.whos)
+            if _height(table, screen) <= screen.height:
+                return table
+        one_block = (levels for levels in choices if len(panels(self.table(levels, self.whos), screen.width)) == 1)
+        levels = next(one_block, choices[-1])
+        count = len(self.whos)
+        while True:
+            table = self.table(levels, self._foremost(count, levels))
+            over = _height(table, screen) - screen.height
+            if over <= 0 or count <= FEWEST:
+                return table
+            count = max(FEWEST, count - over)
+
+    def table(self, levels: Levels, whos: Sequence[Who], *, folded: bool = True) -> Table:
+        """folded: whether only so many sentences are told."""
+        maker = Lines(self.measured, decimals_by_metric(self.rows), NOTHING, [])
+        lines = [_line(maker, who, levels) for who in whos]
+        metrics = (_heading(column) for columns in levels.values() for column in columns)
+        failures, most = tuple(maker.footnotes), SENTENCES if folded else None
+        lines = tuple(_with_notes_up_to(len(failures[:most]), line) for line in lines)
+        notes = (*self.run.notes, *_notes(self.found, levels, self.rows, most))
+        hidden = {
+            "line": len(self.whos) - len(whos),
+            "column": sum(map(len, self.levels.values())) - sum(map(len, levels.values())),
+            "failure": len(failures[most:]) if folded else 0,
+        }
+        more = [f"{n} more {what}{'s' * (n > 1)}" for what, n in hidden.items() if n]
+        rest = f"{', '.join(more)}. {self.rest}" if more else self.rest
+        columns = (*LEAD, *metrics)
+        return Table("brief", _title(self.run.rows), columns, lines, (*notes, rest), failures[:most])
+
+    def _foremost(self, count: int, levels: Levels) -> list[Who]:
+        """So many lines: the teacher, then of each number of steps the best, the undistilled, the next ones."""
+        [(stage, columns), *_] = levels.items()
+        place = {
+            who: rank
+            for one in self.found
+            if (one.stage, one.metric) == (stage, columns[0].key)
+            for rank, who in enumerate((*one.standing.top, *(late.who for late in one.standing.worse)))
+        }
+        blocks: dict[int, list[Who]] = {}
+        for who in sorted(self.whos, key=lambda who: (who[2], place.get(who, len(place)))):
+            if who[0] not in (TEACHER, UNDISTILLED):
+                blocks.setdefault(who[2], []).append(who)
+        best, *others = zip_longest(*blocks.values()) if blocks else [()]
+        controls = [[who for who in self.whos if who[0] == name] for name in (TEACHER, UNDISTILLED)]
+        ranked = [*controls[0], *best, *controls[1], *(who for later in others for who in later)]
+        kept = [who for who in ranked if who is not None][:count]
+        return [who for who in self.whos if who in kept]
+
+
+def _height(table: Table, screen: Screen) -> int:
+    return to_rich([table], width=screen.width).count("\n")
+
+
+def _fewer(levels: Levels) -> Iterator[Levels]:
+    """With one leading column less each time, down to two: the last of each level go first."""
+    order = [(stage, i) for i in range(LEADING) for stage, columns in levels.items() if i < len(columns)]
+    for count in range(len(order) - 1, LEADING - 1, -1):
+        kept = order[:count]
+        chosen = {
+            stage: [column for i, column in enumerate(columns) if (stage, i) in kept]
+            for stage, columns in levels.items()
+        }
+        yield {stage: columns for stage, columns in chosen.items() if columns}
+    if len(order) <= LEADING:
+        yield levels
 
 
 def _title(rows: DataFrame) -> str:
@@ -90,11 +197,12 @@ def _whos(rows: DataFrame) -> list[Who]:
 def _line(maker: Lines, who: Who, levels: Levels) -> Line:
     """Passes and seconds are those of the first level that has the line, remarks those of all."""
     method, variant, order = who
-    label, lead = _label(who), LEAD[1:]
+    label, lead = label_of(method, variant), LEAD[1:]
     first: Line | None = None
     metrics: list[Cell] = []
     remarks: dict[int, None] = {}
-    for stage, columns in levels.items():
+    for stage in LEVELS:
+        columns = levels.get(stage, ())
         key: Key = (method, variant, order, "", stage)
         if key not in maker.of.lines:
             metrics += [Cell(NO_VALUE)] * len(columns)
@@ -108,29 +216,42 @@ def _line(maker: Lines, who: Who, levels: Levels) -> Line:
     return replace(first, cells=(Cell(label, notes=tuple(remarks)), *first.cells[: len(lead)], *metrics))
 
 
+def _with_notes_up_to(last: int, line: Line) -> Line:
+    return replace(line, cells=tuple(replace(c, notes=tuple(n for n in c.notes if n <= last)) for c in line.cells))
+
+
 def _short(cell: Cell) -> Cell:
     """With as many digits as the sd leaves certain: one or two of its own."""
-    if cell.value is None or not cell.sd:
+    if cell.value is None or cell.sd is None:
         return cell
-    leading = cell.sd / 10 ** math.floor(math.log10(cell.sd))
-    decimals = decimals_of(cell.sd, significant=2 if leading < TWO_DIGITS else 1)
     counted = cell.text[cell.text.index(" (") :] if cell.text.endswith(")") else ""
-    return replace(cell, text=f"{cell.value:.{decimals}f}±{cell.sd:.{decimals}f}{counted}")
+    if not cell.sd:
+        return replace(cell, text=cell.text.replace(" ± ", "±"))
+    return replace(cell, text=_with_sd(cell.value, cell.sd) + counted)
 
 
-def _notes(found: Sequence[Verdict], levels: Levels, rows: DataFrame) -> Iterator[str]:
+def _with_sd(value: float, sd: float) -> str:
+    if not sd:
+        return number(value)
+    leading = sd / 10 ** math.floor(math.log10(sd))
+    decimals = decimals_of(sd, significant=2 if leading < TWO_DIGITS else 1)
+    return f"{value:.{decimals}f}±{sd:.{decimals}f}"
+
+
+def _notes(found: Sequence[Verdict], levels: Levels, rows: DataFrame, most: int | None) -> Iterator[str]:
+    """most: verdicts that are told; all by default."""
     order = [(stage, column.key) for stage, columns in levels.items() for column in columns]
     shown = [one for one in found if (one.stage, one.metric) in order]
-    shown.sort(key=lambda one: (order.index((one.stage, one.metric)), one.steps or 0))
-    for one in shown:
-        if one.standing.worse:
-            yield f"{one.metric}, {_steps(one)}: {_decided(one.standing)}."
+    shown.sort(key=lambda one: (one.steps or 0, order.index((one.stage, one.metric))))
+    decided = [one for one in shown if one.standing.worse]
+    for one in decided[:most]:
+        yield f"{one.metric}, {_steps(one)}: {_decided(one.standing, NAMED_FOLDED if most else NAMED)}."
     undecided = [one for one in shown if not one.standing.worse and one.standing.smallest is not None]
     if undecided:
-        yield f"No difference shown in {_listed(undecided)}."
+        yield f"No difference shown in {_listed(undecided, _reach, most)}."
     unknown = [one for one in shown if one.standing.smallest is None]
     if unknown:
-        yield f"One value of each method does not tell chance in {_listed(unknown)}."
+        yield f"One value of each method does not tell chance in {_listed(unknown, _steps, most)}."
     legend = ["±: sd over generation seeds."] if rows["seed"].nunique() > 1 else []
     legend += ["*: not told from the best student."] if any(one.standing.marked for one in shown) else []
     if len(levels) > 1:
@@ -142,24 +263,33 @@ def _notes(found: Sequence[Verdict], levels: Levels, rows: DataFrame) -> Iterato
         yield " ".join(legend)
 
 
-def _listed(found: Sequence[Verdict]) -> str:
-    """Metrics with their numbers of steps and what could have been shown."""
+def _listed(found: Sequence[Verdict], say: Callable[[Verdict], str], most: int | None) -> str:
+    """Metrics with what is said of each of their numbers of steps."""
     metrics: dict[str, list[str]] = {}
     for one in found:
-        smallest = one.standing.smallest
-        reach = "" if smallest is None else f" from {number(smallest)}"
-        metrics.setdefault(one.metric, []).append(f"{_steps(one)}{reach}")
-    return ", ".join(f"{metric} ({', '.join(said)})" for metric, said in metrics.items())
+        metrics.setdefault(one.metric, []).append(say(one))
+    return ", ".join(f"{metric} ({_capped(said, most)})" for metric, said in metrics.items())
+
+
+def _reach(one: Verdict) -> str:
+    """From where on a difference would have been shown."""
+    standing = one.standing
+    return f"{_steps(one)}: {standing.alike or f'from {number(standing.smallest or 0.0)} on'}"
 
 
 def _steps(verdict: Verdict) -> str:
     return step_group(verdict.steps) if verdict.stage != BOTH else f"{verdict.steps}x2"
 
 
-def _decided(one: Standing) -> str:
-    worse = ", ".join(f"{_label(late.who)} by {number(late.difference)}±{number(late.sd)}" for late in one.worse)
-    return f"{' = '.join(map(_label, one.top))} best; worse {worse}"
+def _decided(one: Standing, most: int) -> str:
+    worse = [f"{label_of(*late.who[:2])} by {_with_sd(late.difference, late.sd)}" for late in one.worse]
+    top = [label_of(*who[:2]) for who in one.top]
+    return f"{_capped(top, most, ' = ')} best; worse {_capped(worse, most)}"
 
 
-def _label(who: Who) -> str:
-    return label_of(*who[:2])
+def _capped(words: Sequence[str], most: int | None, between: str = ", ") -> str:
+    """The first ones, and how many more there are."""
+    hidden = len(words[most:]) if most is not None else 0
+    if hidden == 1:  # its name is no longer than the remark
+        hidden, most = 0, None
+    return between.join(words[:most]) + (f" and {hidden} more" if hidden else "")

@@ -38,7 +38,7 @@ def to_rich(tables: Iterable[Table], *, width: int = 140, color: bool = False) -
     )
     for table in tables:
         console.print(Text(table.title, style="bold"))
-        for columns in _panels(table, width) if table.rows else ():
+        for columns in panels(table, width) if table.rows else ():
             console.print(_grid(table, columns))
         for note in table.notes:
             console.print(Padding(Text(note, style="dim"), (0, 0, 0, 1)))
@@ -49,7 +49,7 @@ def to_rich(tables: Iterable[Table], *, width: int = 140, color: bool = False) -
     return "\n".join(line.rstrip() for line in text.split("\n"))
 
 
-def _panels(table: Table, width: int) -> list[list[Column]]:
+def panels(table: Table, width: int) -> list[list[Column]]:
     """Columns of each panel: as many as fit. The paper's stand behind a rule, or apart."""
     widths = {column: _width(table, column) for column in (*table.columns, RULE)}
 
@@ -57,12 +57,12 @@ def _panels(table: Table, width: int) -> list[list[Column]]:
         return sum(widths[column] for column in columns) + GAP * (len(columns) - 1) <= width
 
     def filled(columns: Sequence[Column]) -> list[list[Column]]:
-        panels = [list(repeated)]
+        found = [list(repeated)]
         for column in columns:
-            if panels[-1] != repeated and not fits([*panels[-1], column]):
-                panels.append(list(repeated))
-            panels[-1].append(column)
-        return panels
+            if found[-1] != repeated and not fits([*found[-1], column]):
+                found.append(list(repeated))
+            found[-1].append(column)
+        return found
 
     repeated = [column for column in table.columns if column.key in REPEATED]
     others = [column for column in table.columns if column not in repeated]
@@ -70,10 +70,10 @@ def _panels(table: Table, width: int) -> list[list[Column]]:
         repeated = [column for column in repeated if column.key != "steps"]  # blocks are named by them
     ours = [column for column in table.columns if column.kind != "paper" and column not in repeated]
     papers = [column for column in table.columns if column.kind == "paper"]
-    panels = filled(ours)
-    if papers and fits([*panels[-1], RULE, *papers]):
-        return [*panels[:-1], [*panels[-1], RULE, *papers]]
-    return [*panels, *filled(papers)] if papers else panels
+    found = filled(ours)
+    if papers and fits([*found[-1], RULE, *papers]):
+        return [*found[:-1], [*found[-1], RULE, *papers]]
+    return [*found, *filled(papers)] if papers else found
 
 
 def _width(table: Table, column: Column) -> int:

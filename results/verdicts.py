@@ -59,6 +59,7 @@ class Standing:
         best: the method with the best mean. tied: those that are not shown to be worse, best first. worse: in order.
         smallest: the difference of two methods, in the metric's unit, that is found with probability `spread.POWER`;
             None where one value per method tells nothing.
+        alike: in words how all values of all methods are equal, so that no number of them shows a difference; or "".
         units: assets, or generation seeds, and trainings: training seeds, that all have in common; with one, another
             training is not in the chance.
     """
@@ -69,6 +70,7 @@ class Standing:
     smallest: float | None
     units: int
     trainings: int
+    alike: str = ""
 
     @property
     def top(self) -> tuple[Who, ...]:
@@ -146,6 +148,14 @@ class Race:
         return mean, max(gaps.own, self.usual, key=lambda variance: variance.value)
 
     @cached_property
+    def alike(self) -> str:
+        values = {v for table in self.values.values() for of_seed in table.values() for v in of_seed.values()}
+        if len(values) == 1:
+            return f"all are {number(values.pop())}"
+        same = all(gaps.table.size and not gaps.table.any() for gaps in self.pairs.values())
+        return "all are equal" if same else ""
+
+    @cached_property
     def standing(self) -> Standing:
         best, *others = self.means
         tied, worse = [], []
@@ -157,7 +167,7 @@ class Race:
             else:
                 tied.append(who)
         trainings, units = self.shape
-        return Standing(best, tuple(tied), tuple(worse), self.smallest, units, trainings)
+        return Standing(best, tuple(tied), tuple(worse), self.smallest, units, trainings, self.alike)
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,6 +245,8 @@ def verdicts(rows: DataFrame, assets: DataFrame) -> Iterator[Verdict]:
 
 def sentence(found: Standing, label: Callable[[Who], str]) -> str:
     """In words. label: a method's name in the tables."""
+    if found.alike:
+        return f"no difference shown: {found.alike}."
     names = " and ".join(filter(None, [", ".join(map(label, found.top[:-1])), label(found.top[-1])]))
     if not found.worse:
         said = f"no method is shown to be better: {names} lie within chance"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ...base.errors import UsageError, unknown_name
 from ..driver.evaluate import evaluate
 from ..driver.evaluation import EvaluateOptions, resolve
-from ..driver.run import SHOWN, Outcome
+from ..driver.run import Outcome, listed
 from ..engine.device import device_of
 from ..engine.jobs import Engine
 from ..engine.progress import reporter
@@ -80,22 +80,14 @@ def evaluate_command(
     except KeyboardInterrupt:
         sys.stderr.write("mdtbench: interrupted; the same command goes on with what is in the cache.\n")
         raise
-    print_run(outcome.results, [out])
-    sys.stdout.write(closing(outcome, out))
+    print_run(outcome.results, [out], closing=closing(outcome, out))
     return out
 
 
 def closing(outcome: Outcome, out: Path) -> str:
     """The last lines: which assets failed and why, where everything is."""
-    lines = _listed("asset(s) of the reference cannot be used", [(name, "mesh", why) for name, why in outcome.failures])
-    what = "failure(s) count as black pictures in distances and 0 in ULIP_I and CLIP_score"
-    lines += _listed(what, [(name, kind, why) for kind, name, why in outcome.asset_failures])
+    dropped = [f"{name} (mesh): {why}" for name, why in outcome.failures]
+    failed = [f"{name} ({kind}): {why}" for kind, name, why in outcome.asset_failures]
+    lines = listed("asset(s) of the reference cannot be used", dropped)
+    lines += listed("failure(s) count as black pictures in distances and 0 in ULIP_I and CLIP_score", failed)
     return "\n".join([*lines, f"Rows, failures and manifest: {out}"]) + "\n"
-
-
-def _listed(what: str, failures: Sequence[tuple[str, str, str]]) -> list[str]:
-    if not failures:
-        return []
-    rest = [f"  ... and {len(failures) - SHOWN} more"] if len(failures) > SHOWN else []
-    shown = [f"  {name} ({kind}): {why}" for name, kind, why in failures[:SHOWN]]
-    return [f"{len(failures)} {what}:", *shown, *rest]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from ...base.errors import MissingError, UsageError
 from ...base.files import read_json
 from ...results.asset_values import read_asset_values
-from ...results.brief import brief_tables
+from ...results.brief import Screen, brief_tables
 from ...results.frames import assets_frame, write_parquet
 from ...results.merge import read_runs
 from ...results.merged_folder import merged_folder
@@ -20,6 +21,8 @@ from ...results.render_rich import to_rich
 from ...results.report import FORMATS, RunResults, report, with_verdicts
 
 HTML_FOLDER = "report"
+LINES = 24  # of the smallest terminal
+PROMPT = 1  # line
 ROWS_FILE, ASSETS_FILE = "rows.parquet", "assets.parquet"
 
 
@@ -47,16 +50,20 @@ def report_command(folders: Sequence[Path], format: str, out: Path | None = None
         sys.stdout.write(report(read_runs(folders), format))
 
 
-def print_run(run: RunResults, folders: Sequence[Path], *, everything: bool = False) -> None:
+def print_run(run: RunResults, folders: Sequence[Path], *, everything: bool = False, closing: str = "") -> None:
     """A screen of it, and where the rest is, on standard output; as wide as the terminal.
 
     Args:
         everything: all tables instead.
+        closing: Lines below, on the same screen.
     """
     rest = f"All tables: mdtbench report {' '.join(map(str, folders))} --all; with pictures: --format html."
-    shown = with_verdicts(run) if everything else brief_tables(run, rest)
-    width = min(200, shutil.get_terminal_size((140, 24)).columns)
-    sys.stdout.write(to_rich(shown, width=width, color=sys.stdout.isatty()))
+    terminal = shutil.get_terminal_size((140, LINES))
+    width = min(200, terminal.columns)
+    below = sum(max(1, math.ceil(len(line) / width)) for line in closing.splitlines())
+    screen = Screen(width, max(LINES, terminal.lines) - below - PROMPT)
+    shown = with_verdicts(run) if everything else brief_tables(run, rest, screen)
+    sys.stdout.write(to_rich(shown, width=width, color=sys.stdout.isatty()) + closing)
 
 
 def newest_run(root: Path) -> Path:

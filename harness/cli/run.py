@@ -98,8 +98,7 @@ def run_cells(command: Command, plugins: list[str]) -> Path | None:
         teams(command.workers, plan.device, report, plugins, prepare) as (team, networks),
     ):
         outcome = run_plan(plan, options, Engine(team, networks))
-    print_run(outcome.results, [out])
-    print_out(_closing(outcome, out, formats))
+    print_run(outcome.results, [out], closing=_closing(outcome, out, formats))
     raise_for(outcome.failed_students)
     return out
 

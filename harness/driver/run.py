@@ -54,7 +54,7 @@ from .students import Weights, records, step_seconds, train_students, trainings
 from .sweep import Swept, sweep
 
 MANIFEST, STORE, EXPECTED, GRID = "manifest.json", "store", "expected.json", "grid.png"
-SHOWN = 20  # failures on the screen
+SHOWN = 4  # failures of a kind on the screen
 COLUMNS = 10  # assets in the picture grid
 LONGEST = 60  # letters of a value in a message
 NO_MATTER = ("config.pretrain", "config.estimate", "config.places.weights", "config.places.downloads")
@@ -99,19 +99,24 @@ class Outcome:
         measured = rows[rows["seed"].notna() & (rows["status"] == "ok") & rows["wall_s"].isna()]
         worst = measured.assign(share=measured["n_ok"] / measured["n_total"]).sort_values("share", kind="stable")
         counts = worst[["n_ok", "n_total"]].head(1).itertuples(index=False)
-        lines = [f"{ok}/{total} assets measured (in the cell that lost most)." for ok, total in counts]
-        if self.failures:
-            lines.append(f"{len(self.failures)} asset(s) could not be used:")
-            lines += [f"  {asset}: {reason}" for asset, reason in self.failures[:SHOWN]]
-        if self.asset_failures:
-            lines.append(f"{len(self.asset_failures)} failure(s) of generated assets, all in failures.csv, such as:")
-            lines += [f"  {cell}: {asset}: {reason}" for cell, asset, reason in self.asset_failures[:SHOWN]]
-        lines += [
-            f"{folder} {'lost' if one.lost else 'failed'}: {one.reason}" for folder, one in self.failed_students.items()
-        ]
+        lines = [f"{ok}/{total} assets measured (in the line that lost most)." for ok, total in counts]
+        lines += listed("asset(s) could not be used", [f"{asset}: {reason}" for asset, reason in self.failures])
+        made = [f"{line}: {asset}: {reason}" for line, asset, reason in self.asset_failures]
+        lines += listed("generated asset(s) failed", made)
+        failed = self.failed_students.items()
+        why = [f"{folder} {'lost' if one.lost else 'failed'}: {one.reason}" for folder, one in failed]
+        lines += listed("student(s) are not there", why, f"mdtbench show {out}")
         lines.append(f"Rows, picture grid and manifest: {out}")
         head = self.expected.text() if self.expected else ""
         return head + "\n".join(lines) + "\n"
+
+
+def listed(what: str, reasons: Sequence[str], where: str = "failures.csv") -> list[str]:
+    """How many there are, the first few, and where the others are."""
+    if not reasons:
+        return []
+    rest = [f"  ... and {len(reasons) - SHOWN} more: {where}"] if len(reasons) > SHOWN else []
+    return [f"{len(reasons)} {what}:", *(f"  {one}" for one in reasons[:SHOWN]), *rest]
 
 
 def check_folder(plan: Plan, out: Path, *, overwrite: bool) -> None:

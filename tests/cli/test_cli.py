@@ -20,9 +20,13 @@ from command import run_process
 
 from mdtbench.base.errors import MissingError, RunError
 from mdtbench.harness.cli.app import app
+from mdtbench.harness.cli.report import print_run
 from mdtbench.harness.engine.files import load_arrays, save_arrays, save_tensors
 from mdtbench.harness.inputs.world import world_folder
 from mdtbench.methods import METHODS
+from mdtbench.results.frames import rows_frame
+from mdtbench.results.report import RunResults
+from mdtbench.results.rows import SCHEMA_VERSION, Row
 
 WITHOUT_TORCH = """
 import sys
@@ -330,6 +334,24 @@ def test_report_prints_every_format_without_importing_torch(mdtbench: Callable, 
     wrong = mdtbench("report", tmp_path, "--format", "markdwon")
     assert wrong.code == 2
     assert "Did you mean 'markdown'?" in one_line(wrong.err)
+
+
+@pytest.mark.parametrize(("lines", "closing"), [(10, ""), (24, ""), (24, "one\ntwo\n" + 90 * "x" + "\n"), (50, "")])
+def test_the_screen_of_a_run_is_as_high_as_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, lines: int, closing: str
+):
+    """No lower than 24 lines; what is below, wrapped as it will be, and the prompt have room."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", str(lines))
+    cells = [{"method": f"m{i}", "seed": seed, "value": i + seed / 9} for i in range(60) for seed in (0, 1)]
+    rows = [Row.model_validate(row(**cell) | {"schema_version": SCHEMA_VERSION}) for cell in cells]
+    print_run(RunResults(rows_frame(rows)), [Path("runs/today")], closing=closing)
+    printed = capsys.readouterr().out
+    wrapped = sum(max(1, -(-len(line) // 80)) for line in printed.splitlines())
+    assert wrapped == max(24, lines) - 1
+    assert printed.endswith(closing)
+    shown = len([line for line in printed.splitlines() if re.match(r"m\d+ ", line)])
+    assert f"{60 - shown} more lines." in printed
 
 
 def test_report_takes_the_newest_run(mdtbench: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mdtbench.results.brief import brief_tables
+from mdtbench.results.brief import Screen, brief_tables
 from mdtbench.results.frames import rows_frame
 from mdtbench.results.render_rich import to_rich
 from mdtbench.results.report import RunResults, with_verdicts
@@ -88,6 +88,82 @@ def test_all_tables_fit_too(make, width):
     assert "…" not in text
     for words in ("Table 1. Quality", "Table 2. Distillation", "Table 3. Ablation", "Verdicts"):
         assert words in text
+
+
+MANY = ("cm", "pcm", "scm", "vm", "mdt", "gd", "kd", "my_method", "another")
+HEIGHT = 23  # of 24, one is the prompt's
+
+
+def many(make, *, failing: int = 0) -> RunResults:
+    """Nine students at five numbers of steps in both stages; the later in the list, the better: 51 lines."""
+    rng, rows = np.random.default_rng(0), []
+    for stage, metrics in METRICS.items():
+        for metric in metrics:
+            rows += [make.row("teacher", metric, 1.0, stage=stage, steps=25, seed=s, train_seed=None) for s in range(3)]
+            for steps in (1, 2, 4, 8, 16):
+                at = {"stage": stage, "steps": steps, "nfe": steps, "higher_is_better": False}
+                rows += [make.row("none", metric, 90.0, seed=s, train_seed=None, **at) for s in range(3)]
+                for rank, name in enumerate(reversed(MANY)):
+                    for train, seed in ((t, s) for t in range(3) for s in range(3)):
+                        value = None if rank < failing and steps > 1 else 10 * rank + rng.standard_normal()
+                        at["error"] = f"{name} was not lucky at {steps}" if value is None else None
+                        rows.append(make.row(name, metric, value, train_seed=train, seed=seed, **at))
+    return RunResults(rows_frame(rows))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_run_of_51_lines_fits_a_screen_and_says_what_is_folded(make, width):
+    tables = brief_tables(many(make), REST, Screen(width, HEIGHT))
+    text = to_rich(tables, width=width)
+    lines = text.split("\n")
+    assert text.count("\n") <= HEIGHT
+    assert max(map(len, lines)) <= width
+    (table,) = tables
+    assert len(table.rows) >= 5
+    assert len([line for line in lines if line.startswith("Teacher  ")]) == 1
+    best = {(line.method, line.steps) for line in table.rows if line.method == "another"}
+    assert len(best) >= 4  # of as many numbers of steps as lines allow
+    hidden = 4 - len([column for column in table.columns if column.kind == "metric"])
+    more = f"{51 - len(table.rows)} more lines" + (f", {hidden} more column{'s' * (hidden > 1)}" if hidden else "")
+    assert table.notes[-1] == f"{more}. {REST}"
+    assert any("another best; worse my_method by " in note and note.endswith("more.") for note in table.notes)
+
+
+def test_on_a_tall_screen_nothing_is_folded(make):
+    (table,) = brief_tables(many(make), REST, Screen(140, 100))
+    assert len(table.rows) == 1 + 5 * 10
+    assert table.notes[-1] == REST
+    assert brief_tables(many(make), REST) == (table,)
+
+
+def test_columns_go_before_lines_do(make):
+    run = whole_run(make)
+    (whole,) = brief_tables(run, REST, Screen(60, 60))
+    assert len(whole.columns) == 4 + 4
+    (table,) = brief_tables(run, REST, Screen(60, 25))
+    assert [len(t.rows) for t in (whole, table)] == [9, 9]
+    assert [column.key for column in table.columns[4:]] == ["FD_tiny_gs", "FD_tiny2d"]
+    assert table.notes[-1] == f"2 more columns. {REST}"
+
+
+def test_of_many_failures_the_first_are_told(make):
+    (table,) = brief_tables(many(make, failing=9), REST, Screen(80, HEIGHT))
+    text = to_rich([table], width=80)
+    assert text.count("\n") <= HEIGHT + 4  # reasons are longer than the lines that they take the place of
+    assert len(table.footnotes) == 3
+    assert {n for line in table.rows for cell in line.cells for n in cell.notes} == {1, 2, 3}
+    assert "more failure" in table.notes[-1]
+
+
+def test_values_that_are_all_the_same_are_said_to_be(make):
+    rows = [make.row(name, "valid", 0.0, seed=s, higher_is_better=True) for name in ("cm", "vm") for s in range(3)]
+    rows += [make.row(name, "IoU", s / 4, seed=s, higher_is_better=True) for name in ("cm", "vm") for s in range(3)]
+    run = RunResults(rows_frame(rows))
+    (table,) = brief_tables(run, REST)
+    assert "No difference shown in valid (1 step: all are 0), IoU (1 step: all are equal)." in table.notes
+    told = " ".join(with_verdicts(run)[-1].notes)
+    assert "valid ↑, structure, 1 step: no difference shown: all are 0." in told
+    assert "IoU ↑, structure, 1 step: no difference shown: all are equal." in told
 
 
 def test_leading_columns_are_those_that_come_first(make):
