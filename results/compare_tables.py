@@ -24,16 +24,17 @@ GROUPS: Final[dict[Verdict, str]] = {
     "not judged": "Seconds, not judged",
 }
 SHOWN: Final[tuple[Verdict, ...]] = ("worse", "better", "same")  # of the last what differs, and is no control
+SIDES: Final = ("Run", "Baseline")
 METHOD: Final = Column("method", "Method", "label")  # where lines are of several
 COLUMNS: Final = (
     Column("metric", "Metric", "label"),
-    Column("where", "Stage and steps", "label"),
+    Column("where", "Stage, steps", "label"),
     Column("difference", "Difference", "count"),
     Column("smallest", "Smallest", "count"),
+    Column("run", "Run", "count"),
+    Column("baseline", "Baseline", "count"),
     Column("bound", "Bound", "count"),
     Column("tolerance", "Tolerance", "count"),
-    Column("baseline", "Baseline", "count"),
-    Column("run", "Run", "count"),
 )
 
 
@@ -50,22 +51,32 @@ class ComparisonReport:
 _ADAPTER = TypeAdapter(ComparisonReport)
 
 
-def comparison_table(comparison: Comparison, title: str, *, everything: bool = False) -> Table:
-    """Worse lines, better ones, what differs no more than by chance; the rest in notes, or with `everything` too."""
+def comparison_table(
+    comparison: Comparison, title: str, *, sides: tuple[str, str] = SIDES, everything: bool = False
+) -> Table:
+    """Worse lines, better ones, what differs no more than by chance; the rest in notes, or with `everything` too.
+
+    Args:
+        sides: what the run and the baseline are called.
+    """
     shown = tuple(GROUPS) if everything else SHOWN
     listed = {verdict: [one for one in comparison.of(verdict) if everything or _differs(one)] for verdict in shown}
     found = [group for verdict in shown for group in _merged(_ranked(listed[verdict]))]
     footnotes: list[str] = []
     lines = tuple(_line(group, footnotes) for group in found)
-    columns = (METHOD, *COLUMNS)
+    called = {"run": sides[0], "baseline": sides[1]}
+    columns = [replace(column, title=called.get(column.key, column.title)) for column in (METHOD, *COLUMNS)]
     left_out = {"tolerance"} if comparison.within else set()
+    if comparison.within and not everything:
+        left_out.add("bound")  # the verdict says which differences are beyond it
     if comparison.within and len({(line.method, line.variant) for line in lines}) < 2:
         left_out.add("method")  # the title names it
     kept = [i for i, column in enumerate(columns) if column.key not in left_out]
-    columns = tuple(columns[i] for i in kept)
+    shown_columns = tuple(columns[i] for i in kept)
     lines = tuple(replace(line, cells=tuple(line.cells[i] for i in kept)) for line in lines)
     none = () if lines else ("No method's line differs.",)
-    return Table("comparison", title, columns, lines, (*none, *_notes(comparison, everything)), tuple(footnotes))
+    notes = (*none, *_notes(comparison, sides, everything))
+    return Table("comparison", title, shown_columns, lines, notes, tuple(footnotes))
 
 
 def to_json(comparison: Comparison) -> str:
@@ -108,7 +119,7 @@ def _line(group: Sequence[Difference], footnotes: list[str]) -> Line:
     decimals, single = _decimals(one), len(group) == 1
     arrow = "↑" if one.higher_is_better else "↓"
     steps = "" if one.steps is None else f" {one.steps}"
-    values = [(one.smallest, 0), (one.bound, 0), (one.tolerance, 0), (one.baseline, 0), (one.run, one.n)]
+    values = [(one.smallest, 0), (one.run, one.n), (one.baseline, 0), (one.bound, 0), (one.tolerance, 0)]
     cells = (
         Cell(label_of(one.method, one.variant, one.sampler)),
         Cell(f"{one.metric} {arrow}" if single else f"{len(group)} metrics", notes=notes),
@@ -121,8 +132,9 @@ def _line(group: Sequence[Difference], footnotes: list[str]) -> Line:
 
 
 def _decimals(one: Difference) -> int:
-    """Two significant digits of the smallest of what the difference is held against."""
-    scales = [abs(value) for value in (one.tolerance, one.bound, one.difference) if value]
+    """Two significant digits of the smallest of what the difference is held against; none that its error hides."""
+    least = max(abs(one.difference or 0.0), one.stderr or 0.0)
+    scales = [abs(value) for value in (one.tolerance, one.bound, least) if value]
     values = [abs(value) for value in (one.baseline, one.run) if value]
     if scales:
         return decimals_of(min(scales), significant=2)
@@ -140,12 +152,12 @@ def _number(value: float | None, decimals: int) -> str:
     return NO_VALUE if value is None else f"{value:.{decimals}f}"
 
 
-def _notes(comparison: Comparison, everything: bool) -> Iterable[str]:
+def _notes(comparison: Comparison, sides: tuple[str, str], everything: bool) -> Iterable[str]:
     yield from comparison.notes
     if comparison.within:
         yield (
-            "Difference: run less baseline, ± its standard error over training seeds and assets (of distances, "
-            "generation seeds). Judged as in the report's verdicts: equal methods are the same in "
+            f"Difference: {sides[0]} less {sides[1]}, ± its standard error over training seeds and assets (of "
+            "distances, generation seeds). Judged as in the report's verdicts: equal methods are the same in "
             f"{1 - comparison.alpha:.0%} of columns."
         )
         yield from _reach(comparison)
@@ -186,9 +198,9 @@ def _reach(comparison: Comparison) -> Iterable[str]:
     for one in reached:
         for name, part in one.more.items():
             parts.setdefault(name, []).append(part)
-    said = [f"{name} leave {statistics.median(found):.2f} of the standard error" for name, found in parts.items()]
+    said = [f"{name} leave {statistics.median(found):.2f} of it" for name, found in parts.items()]
     said += [] if MORE_ASSETS in parts else [f"{MORE_ASSETS} at best 0.71"]
-    yield f"What would show more (medians): {', '.join(said)}."
+    yield f"What would show more, by the standard error (medians): {', '.join(said)}."
     if MORE_TRAININGS not in parts:
         yield "Another training is not in these numbers; three training seeds (`--seeds 0,1,2`) bring it in."
 

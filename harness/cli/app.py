@@ -327,7 +327,9 @@ def compare(
     baseline: Annotated[
         str,
         typer.Argument(
-            help="The same of another run, or the name of a shipped baseline.", autocompletion=completion.baselines
+            help="The same of another run, or the name of a shipped baseline. Not needed with --methods mine=vm, which "
+            "then holds two methods of RUN against each other.",
+            autocompletion=completion.baselines,
         ),
     ] = "",
     metrics: Annotated[str, typer.Option(help="Comma-separated metrics; all by default.")] = "",
@@ -366,15 +368,17 @@ def compare(
 
       mdtbench compare runs/today runs/yesterday --metrics FD_tiny2d --tolerance tolerances.toml
 
-      mdtbench compare runs/mine runs/mine --methods mine=mdt
+      mdtbench compare runs/mine --methods mine=mdt
 
       mdtbench compare runs/today --save baselines/ours
     """
     from .compare import CompareOptions, compare_command, save_baseline
 
+    if not baseline and not save and "=" in methods:
+        baseline = run
     if bool(baseline) == (save is not None):
         raise UsageError(
-            "`mdtbench compare RUN` needs a BASELINE to hold the run against, or --save DIR, and not both."
+            "`mdtbench compare RUN` needs one of: a BASELINE, --methods mine=vm for two methods of the run, --save DIR."
         )
     if save is not None:
         typer.echo(save_baseline(run, save), nl=False)

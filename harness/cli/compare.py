@@ -17,10 +17,11 @@ from ...results import __file__ as results_file
 from ...results.asset_values import ASSET_VALUES_FILE, AssetValue, read_asset_values, write_asset_values
 from ...results.compare import compare
 from ...results.compare_assets import cell_of, single_seeded
-from ...results.compare_tables import comparison_table, to_json
+from ...results.compare_tables import SIDES, comparison_table, to_json
 from ...results.compare_within import within
 from ...results.differences import Comparison
 from ...results.frames import assets_frame, latest, rows_frame, to_rows
+from ...results.places import label_of
 from ...results.render_markdown import to_markdown
 from ...results.render_rich import to_rich
 from ...results.rows import COST_METRICS, SCHEMA_VERSION, Row, read_rows
@@ -165,14 +166,22 @@ def _shortened(row: Row) -> str:
 def _text(comparison: Comparison, options: CompareOptions) -> str:
     if options.format == "json":
         return to_json(comparison)
-    title = f"{options.run} against {options.baseline}"
+    title, sides = f"{options.run} against {options.baseline}", SIDES
     if comparison.within:
-        title = f"{', '.join(word.replace('=', ' against ') for word in options.methods)} in {options.run}"
-    table = comparison_table(comparison, title, everything=options.everything)
+        pairs = [_labels(word) for word in options.methods]
+        title = f"{', '.join(' against '.join(pair) for pair in pairs)} in {options.run}"
+        sides = pairs[0] if len(pairs) == 1 else sides
+    table = comparison_table(comparison, title, sides=sides, everything=options.everything)
     if options.format == "text":
         width = min(200, shutil.get_terminal_size((140, 24)).columns)
         return to_rich([table], width=width, color=sys.stdout.isatty()) + comparison.summary + "\n"
     return f"{to_markdown([table])}\n{comparison.summary}\n"
+
+
+def _labels(pair: str) -> tuple[str, str]:
+    """Of `mine=theirs`, as the run's tables name them."""
+    mine, theirs = (label_of(name, variant) for name, _, variant in (one.partition(":") for one in pair.split("=")))
+    return mine, theirs
 
 
 def _check_judged(comparison: Comparison) -> None:

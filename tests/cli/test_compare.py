@@ -67,7 +67,11 @@ def test_a_regression_exits_with_3_and_is_listed(runs: Path, mdtbench: Callable)
 def test_methods_of_one_run_are_judged_by_its_verdicts(runs: Path, mdtbench: Callable):
     done = mdtbench("compare", runs / "good", runs / "good", "--methods", "cm=mdt")
     assert done.code == 0  # a question, no check
-    assert done.out.startswith(f"cm against mdt in {runs / 'good'}\n")
+    assert done.out.startswith(f"CM against VM+VD in {runs / 'good'}\n")
+    heads = done.out.splitlines()[1].split("  ")
+    assert [head.strip() for head in heads if head.strip()][-3:] == ["Smallest", "CM", "VM+VD"]
+    assert "Difference: CM less VM+VD, ±" in done.out
+    assert mdtbench("compare", runs / "good", "--methods", "cm=mdt").out == done.out  # one run needs no baseline
     assert "as in the report's verdicts" in " ".join(done.out.split())
     assert done.out.splitlines()[-1].startswith("4 worse, 0 better, 0 same")  # no controls, which say nothing here
     both = mdtbench("compare", runs / "good", runs / "good", "--methods", "cm=mdt,vm")
@@ -78,7 +82,7 @@ def test_methods_of_one_run_are_judged_by_its_verdicts(runs: Path, mdtbench: Cal
 def test_the_terminal_is_as_wide_as_it_is(runs: Path, mdtbench: Callable, monkeypatch: pytest.MonkeyPatch, width: int):
     monkeypatch.setenv("COLUMNS", str(width))
     done = mdtbench("compare", runs / "good", runs / "good", "--methods", "cm=mdt")
-    table = done.out[: done.out.index("Difference: run")]
+    table = done.out[: done.out.index("Difference: CM less VM+VD")]
     assert max(map(len, table.splitlines())) <= width
     assert "…" not in table
     assert "-4.0 ± 0.0" in table
@@ -141,8 +145,9 @@ def test_a_check_that_compares_nothing_does_not_pass(runs: Path, mdtbench: Calla
 @pytest.mark.parametrize(
     ("args", "code", "part"),
     [
-        (["good"], 2, "needs a BASELINE"),
-        (["good", "good", "--save", "x"], 2, "needs a BASELINE"),
+        (["good"], 2, "needs one of: a BASELINE, --methods mine=vm"),
+        (["good", "good", "--save", "x"], 2, "needs one of: a BASELINE"),
+        (["good", "--methods", "cm"], 2, "needs one of: a BASELINE"),
         (["good", "no/such"], 4, "There is no run at no/such"),
         (["good", "good", "--format", "txet"], 2, "Did you mean 'text'?"),
         (["good", "good", "--metrics", "FD_tiny2"], 2, "Did you mean 'FD_tiny2d'?"),

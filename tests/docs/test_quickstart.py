@@ -94,7 +94,7 @@ def test_a_second_run_in_the_folder_computes_the_new_method_alone(done: Done):
 
 
 def test_the_verdicts(done: Done):
-    against_vm = VERDICTS.search(done.of("mdtbench compare runs/quick runs/quick"))
+    against_vm = VERDICTS.search(done.of("mdtbench compare runs/quick --methods"))
     before = VERDICTS.search(done.of("mdtbench compare runs/quick baselines/before"))
     assert against_vm is not None
     assert before is not None
