@@ -136,8 +136,9 @@ def run(
     export: Annotated[
         str,
         typer.Option(
-            help="Write every whole asset as files: glb (coloured mesh), ply (3D Gaussians), png (a picture). Those "
-            "of the first training and generation seed, to OUT/export/<method>-<steps>x2/; needs a second stage.",
+            help="Files of whole assets of the first training and generation seed, in "
+            "OUT/export/<method>-<steps>x2/: glb (coloured mesh), ply (3D Gaussians), png (picture), or none. By "
+            "default png of all and glb of the first 4.",
             autocompletion=completion.some_of(completion.EXPORTS),
         ),
     ] = "",

@@ -10,7 +10,7 @@ from typing import Final
 # Names of registries that take torch to load; a test compares them.
 METHODS: Final = ("cm", "gd", "kd", "mdt", "none", "pcm", "scm", "teacher", "vm")
 SAMPLERS: Final = ("euler", "renoise", "phase")
-EXPORTS: Final = ("glb", "ply", "png")
+EXPORTS: Final = ("glb", "ply", "png", "none")
 STAGES: Final = ("both", "structure")
 PRETRAINED: Final = (
     "appearance", "asset_dual_encoder", "conditioner", "dual_encoder", "picture_classifier", "points_classifier",

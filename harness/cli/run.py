@@ -14,7 +14,7 @@ from ...results.frames import rows_frame
 from ...results.report import RunResults
 from ...trellis.kernels import use_kernels
 from ..driver.cost import plan_summary
-from ..driver.export import FOLDER, formats_of
+from ..driver.export import FOLDER, Exports, exports_of
 from ..driver.needs import check_runnable, needs
 from ..driver.planning import RunOptions, make_plan
 from ..driver.run import Options, Outcome, check_folder
@@ -67,8 +67,8 @@ def kind_of(preset: str) -> str:
 
 def run_cells(command: Command, plugins: list[str]) -> Path | None:
     """Of presets that name a world: students, cells, rows."""
-    plan, formats = make_plan(command.options, command.cache, ready=False), formats_of(command.export)
-    if formats and not plan.config.slat:
+    plan, exports = make_plan(command.options, command.cache, ready=False), exports_of(command.export)
+    if command.export and exports.of_all and not plan.config.slat:
         raise UsageError(
             "--export writes whole assets, and this run makes structures alone. Leave out `--stages structure`, choose "
             "a preset with a table [slat] and a world that has the second stage, or leave out --export."
@@ -90,7 +90,7 @@ def run_cells(command: Command, plugins: list[str]) -> Path | None:
         f"{Path(command.options.preset).stem}-{plan.run_id}"  # fails, before anything is written, without test assets
     )
     out = command.out or Path("runs") / name
-    options = Options(out, command.cache, formats, command.track, command.ranks, command.overwrite)
+    options = Options(out, command.cache, exports, command.track, command.ranks, command.overwrite)
     prepare = partial(use_kernels, kernels_of(plan.config.gpu))
     with (
         _resumable(out),
@@ -98,15 +98,15 @@ def run_cells(command: Command, plugins: list[str]) -> Path | None:
         teams(command.workers, plan.device, report, plugins, prepare) as (team, networks),
     ):
         outcome = run_plan(plan, options, Engine(team, networks))
-    print_run(outcome.results, [out], closing=_closing(outcome, out, formats))
+    print_run(outcome.results, [out], closing=_closing(outcome, out, exports if plan.config.slat else Exports()))
     raise_for(outcome.failed_students)
     return out
 
 
-def _closing(outcome: Outcome, out: Path, formats: tuple[str, ...]) -> str:
+def _closing(outcome: Outcome, out: Path, exports: Exports) -> str:
     text = outcome.text(out)
-    if formats:
-        text += f"Assets as {' and '.join(formats)}, and a list of those that failed: {out / FOLDER}\n"
+    if exports.told:
+        text += f"{exports.told}, and a list of what failed: {out / FOLDER}\n"
     return text
 
 

@@ -1,10 +1,13 @@
-"""`--export`: files of whole assets, made of the latents that a run has left, and of what they are judged beside."""
+"""Files of whole assets, made of the latents that a run has left, and of what they are judged beside.
+
+A run writes pictures of all and meshes of the first few, which its pages show; `--export` asks for others, or none.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from PIL import Image
 from ...assets.gaussian_ply import write_gaussians
 from ...assets.mesh_export import write_glb
 from ...assets.source import Asset
-from ...base.errors import AssetError, unknown_name
+from ...base.errors import AssetError, UsageError, unknown_name
 from ...base.files import digest_of, replacing, write_json, write_text
 from ...geometry.mesh import Mesh
 from ..engine.jobs import Engine
@@ -38,15 +41,24 @@ INDEX, INDEX_FORMAT = "index.json", 1
 FAILURES = "failures.csv"
 SOURCE = "source.txt"  # beside the assets of a cell: which cell it was
 PICTURE_SIDE = 256  # pixels
+FEW = 4  # assets of which there are meshes, where none are asked for
+PICTURE = "png"
+NONE = "none"  # the word for no files
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where files of an asset go. root: the folder of exports; maker: a folder in it; name: path without the ending."""
+    """Where files of an asset go, and of which formats.
+
+    Attributes:
+        root: the folder of exports. maker: a folder in it. name: path without the ending.
+        formats: those to write.
+    """
 
     root: Path
     maker: str
     name: Path
+    formats: tuple[str, ...] = ()
 
     def file(self, ending: str) -> Path:
         return self._file(self.root / self.maker, ending)
@@ -71,14 +83,44 @@ def _write_gaussians(target: Target, asset: Decoded) -> None:
 
 
 def _write_picture(target: Target, asset: Decoded) -> None:
-    _write_png(target.file("png"), gaussians_picture(asset.gaussians, PICTURE_SIDE))
+    _write_png(target.file(PICTURE), gaussians_picture(asset.gaussians, PICTURE_SIDE))
+
+
+def _write_truth(target: Target, mesh: Mesh) -> None:
+    _write_viewed(target.file("glb"), mesh)
+
+
+def _write_truths_picture(target: Target, mesh: Mesh) -> None:
+    _write_png(target.file(PICTURE), mesh_picture(mesh, PICTURE_SIDE))
 
 
 FORMATS: dict[str, Callable[[Target, Decoded], None]] = {
     "glb": _write_mesh,
     "ply": _write_gaussians,
-    "png": _write_picture,
+    PICTURE: _write_picture,
 }
+TRUTH_FORMATS: dict[str, Callable[[Target, Mesh], None]] = {"glb": _write_truth, PICTURE: _write_truths_picture}
+
+
+@dataclass(frozen=True)
+class Exports:
+    """Formats of the files to write: of all assets, and further ones of the first few."""
+
+    of_all: tuple[str, ...] = ()
+    of_few: tuple[str, ...] = ()
+
+    def of(self, row: int) -> tuple[str, ...]:
+        """Of the asset in this row of the test assets."""
+        return (*self.of_all, *(self.of_few if row < FEW else ()))
+
+    @property
+    def told(self) -> str:
+        """In words; empty where nothing is written."""
+        few = f", {' and '.join(self.of_few)} of the first {FEW}" if self.of_few else ""
+        return f"{' and '.join(self.of_all)} of all assets{few}" if self.of_all else ""
+
+
+USUAL = Exports(("png",), ("glb",))
 
 
 @dataclass(frozen=True)
@@ -87,7 +129,6 @@ class ExportJob:
 
     made: AssetsJob
     targets: tuple[Target, ...]
-    formats: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -98,22 +139,26 @@ class TruthJob:
     targets: tuple[Target, ...]
 
 
-def formats_of(words: Sequence[str]) -> tuple[str, ...]:
-    """The formats of `--export`, each once. Raises UsageError for an unknown one."""
+def exports_of(words: Sequence[str]) -> Exports:
+    """What the words of `--export` ask for; the usual files where there are none. Raises UsageError for others."""
     for word in words:
-        if word not in FORMATS:
-            raise unknown_name("export format", word, FORMATS)
-    return tuple(dict.fromkeys(words))
+        if word not in FORMATS and word != NONE:
+            raise unknown_name("export format", word, (*FORMATS, NONE))
+    if NONE in words and set(words) != {NONE}:
+        raise UsageError(f"--export {','.join(words)} asks for files and for none. Leave out one of them.")
+    if NONE in words:
+        return Exports()
+    return Exports(tuple(dict.fromkeys(words))) if words else USUAL
 
 
-def export(measuring: Measuring, cells: Sequence[Cell], engine: Engine, out: Path, formats: Sequence[str]) -> int:
+def export(measuring: Measuring, cells: Sequence[Cell], engine: Engine, out: Path, exports: Exports) -> int:
     """Write OUT/export/<method>-<steps>x2/<asset id>.<format> and what they are judged beside; returns how many failed.
 
     Of each line's whole assets those of the first training and generation seed are written. Beside them, whatever
-    the formats: condition/<asset id>.png, the picture that the networks were shown; truth/<asset id>.png and .glb, of
-    few faces; for meshes of many faces view/<method>-<steps>x2/<asset id>.glb, of few; failures.csv; and last
-    index.json, which lists the files of each asset. Files that are there stay as they are, unless they are another
-    cell's or source's: of an earlier run to this folder with other settings.
+    the formats: condition/<asset id>.png, the picture that the networks were shown; truth/<asset id>.png; where there
+    are meshes, truth/<asset id>.glb of few faces; for meshes of many faces view/<method>-<steps>x2/<asset id>.glb, of
+    few; failures.csv; and last index.json, which lists the files of each asset. Files that are there stay as they are,
+    unless they are another cell's or source's: of an earlier run to this folder with other settings.
 
     Args:
         cells: whose whole assets there are.
@@ -123,12 +168,13 @@ def export(measuring: Measuring, cells: Sequence[Cell], engine: Engine, out: Pat
     """
     root, tests = out / FOLDER, measuring.of("assets")
     _write_conditions(root, tests)
-    failures = _export_truth(root, tests, engine)
+    failures = _export_truth(root, tests, engine, exports)
     jobs: list[tuple[str, ExportJob]] = []
     for cell in first_of_each(cells):
         maker, made = folder_name(cell), measuring.assets(cell)
         _claim(root, maker, digest_of([job.place.digest for job in made]))
-        jobs += [(maker, _job(job, maker, root, tuple(formats))) for job in made]
+        targets = _targets(root, maker, tests, exports)
+        jobs += [(maker, ExportJob(job, tuple(targets[one.id] for one in job.subjects))) for job in made]
     total = sum(len(job.targets) for _, job in jobs)
     failed = engine.networks.map(run_export, [job for _, job in jobs], "export", total)
     failures += [(name, *pair) for (name, _), pairs in zip(jobs, failed, strict=True) for pair in pairs]
@@ -154,7 +200,7 @@ def run_export(job: ExportJob) -> list[tuple[str, str]]:
     """Write what is missing of some assets; returns (asset id, reason) of those that failed."""
     made, failures = job.made.place.get(), []
     for i, (subject, target) in enumerate(zip(job.made.subjects, job.targets, strict=True)):
-        todo = [name for name in job.formats if not target.file(name).exists()]
+        todo = [name for name in target.formats if not target.file(name).exists()]
         reason = str(made["errors"][i]) or (_written(job.made, made, i, target, todo) if todo else "")
         if reason:
             failures.append((subject.id, reason))
@@ -166,11 +212,12 @@ def run_truth(job: TruthJob) -> list[tuple[str, str]]:
     """Write what is missing of some test assets; returns (asset id, reason) of those that failed."""
     failures = []
     for asset, target in zip(job.assets, job.targets, strict=True):
+        todo = [name for name in target.formats if not target.file(name).exists()]
         try:
-            if not (target.file("png").exists() and target.file("glb").exists()):
-                mesh = asset.load()
-                _write_png(target.file("png"), mesh_picture(mesh, PICTURE_SIDE))
-                _write_viewed(target.file("glb"), mesh)
+            mesh = asset.load() if todo else None
+            for name in todo:
+                assert mesh is not None
+                TRUTH_FORMATS[name](target, mesh)
         except AssetError as error:
             failures.append((asset.id, str(error)))
         tick()
@@ -178,26 +225,31 @@ def run_truth(job: TruthJob) -> list[tuple[str, str]]:
 
 
 def _written(job: AssetsJob, made: Arrays, i: int, target: Target, formats: Sequence[str]) -> str:
-    """Decode an asset again and write it; returns why that was not possible, or ""."""
-    rows = ragged(made["counts"])[i]
-    try:
-        pipeline = load_cached(job.maker.world, job.maker.device).whole
-        asset = Decoded(pipeline, made["coords"][rows], made["latents"][rows])
-        for name in formats:
+    """Decode an asset again and write it; returns why that was not possible, or "" where it was."""
+    rows, reasons = ragged(made["counts"])[i], []
+    pipeline = load_cached(job.maker.world, job.maker.device).whole
+    asset = Decoded(pipeline, made["coords"][rows], made["latents"][rows])
+    for name in formats:
+        try:
             FORMATS[name](target, asset)
-    except AssetError as error:
-        return str(error)
-    return ""
+        except AssetError as error:  # its picture may be there where it has no surface
+            reasons.append(str(error))
+    return reasons[0] if reasons else ""
 
 
-def _job(made: AssetsJob, maker: str, root: Path, formats: tuple[str, ...]) -> ExportJob:
-    return ExportJob(made, tuple(Target(root, maker, safe_path(one.id)) for one in made.subjects), formats)
+def _targets(root: Path, maker: str, tests: TestSet, exports: Exports) -> Mapping[str, Target]:
+    """By asset id."""
+    return {name: Target(root, maker, safe_path(name), exports.of(row)) for row, name in enumerate(tests.ids)}
 
 
-def _export_truth(root: Path, tests: TestSet, engine: Engine) -> list[tuple[str, str, str]]:
+def _export_truth(root: Path, tests: TestSet, engine: Engine, exports: Exports) -> list[tuple[str, str, str]]:
     """Write the test assets themselves; returns (folder, asset id, reason) of failures."""
     _claim(root, TRUTH, tests.digest)
-    targets = [Target(root, TRUTH, safe_path(name)) for name in tests.ids]
+    shown = [
+        (PICTURE, *(name for name in exports.of(row) if name in TRUTH_FORMATS and name != PICTURE))
+        for row in range(len(tests.ids))
+    ]
+    targets = [Target(root, TRUTH, safe_path(name), mine) for name, mine in zip(tests.ids, shown, strict=True)]
     assets = [subject.asset for subject in tests.subjects]
     starts = range(0, len(targets), SHARD)
     jobs = [TruthJob(tuple(assets[i : i + SHARD]), tuple(targets[i : i + SHARD])) for i in starts]

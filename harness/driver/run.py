@@ -5,6 +5,7 @@ OUT/store/                       what cells made, and what was seen and measured
 OUT/rows.jsonl, assets.jsonl     measured values, and those of single assets
 OUT/sweep.json, expected.json    settings that were tried; lines beside the paper's, where the protocol is calibrated
 OUT/grid.png, failures.csv       pictures; assets that could not be used or made
+OUT/export/                      files of whole assets, for the pages of the report
 OUT/manifest.json                what was run, by what; with its times last
 OUT/tensorboard, wandb, mlflow   where trackers are asked for
 """
@@ -45,7 +46,7 @@ from ..protocol.values import Stage
 from ..settings.kernels import in_use, kernels_of
 from ..settings.methods import Entrant
 from ..train.loop import Failure
-from .export import export
+from .export import Exports, export
 from .grid import write_grid
 from .lock import driving
 from .measuring import Measuring, everything, extractor_names, other_assets, usable
@@ -65,14 +66,14 @@ class Options:
     """What changes no result.
 
     Attributes:
-        formats: of the files to write of whole assets; none: no files. track: trackers to write to.
+        exports: files to write of whole assets. track: trackers to write to.
         ranks: processes that train one student.
         overwrite: whether a finished run of another configuration in the folder may be replaced.
     """
 
     out: Path
     cache: Path
-    formats: tuple[str, ...] = ()
+    exports: Exports = field(default_factory=Exports)
     track: tuple[str, ...] = ()
     ranks: int = 1
     overwrite: bool = False
@@ -257,10 +258,11 @@ def _decided(
 
 
 def _pictures(measuring: Measuring, cells: Sequence[Cell], options: Options, engine: Engine) -> None:
-    """The picture grid, and files of assets where they are asked for."""
+    """The picture grid, and files of assets."""
     write_grid(options.out / GRID, measuring, cells, COLUMNS)
-    if options.formats:
-        export(measuring, [cell for cell in cells if cell.slat], engine, options.out, options.formats)
+    whole = [cell for cell in cells if cell.slat]
+    if whole and options.exports.of_all:
+        export(measuring, whole, engine, options.out, options.exports)
 
 
 def _written(

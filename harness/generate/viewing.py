@@ -90,4 +90,7 @@ def _distinct(faces: NDArray[np.int64]) -> NDArray[np.int64]:
     """Those of three different vertices, each once, whatever its winding."""
     ordered = np.sort(faces, axis=1)
     ordered = ordered[(np.diff(ordered, axis=1) > 0).all(1)]
-    return np.unique(ordered, axis=0)
+    ordered = ordered[np.lexsort(ordered.T[::-1])]  # numpy's unique of rows takes ten times as long
+    new = np.ones(len(ordered), bool)
+    new[1:] = (np.diff(ordered, axis=0) != 0).any(1)
+    return ordered[new]

@@ -24,7 +24,7 @@ from mdtbench.base.files import write_json
 from mdtbench.flow.samplers import SAMPLERS
 from mdtbench.harness.bench.lockstep import BENCHMARKS
 from mdtbench.harness.cli import completion
-from mdtbench.harness.driver.export import FORMATS
+from mdtbench.harness.driver.export import FORMATS, NONE
 from mdtbench.harness.driver.planning import STAGE_WORDS, RunOptions, make_plan
 from mdtbench.harness.driver.run import manifest
 from mdtbench.harness.engine.trackers import TRACKERS
@@ -261,7 +261,7 @@ def test_the_shell_completes_values_without_torch(runs: Path):
 def test_completed_names_are_those_that_exist():
     assert list(completion.METHODS) == METHODS.names()
     assert set(completion.SAMPLERS) == set(SAMPLERS)
-    assert set(completion.EXPORTS) == set(FORMATS)
+    assert set(completion.EXPORTS) == {*FORMATS, NONE}
     assert set(completion.TRACKERS) == set(TRACKERS)
     assert set(completion.STAGES) == set(STAGE_WORDS)
     assert set(completion.PRETRAINED) == set(STAGES)

@@ -27,7 +27,7 @@ from mdtbench.geometry.gaussians import Gaussians
 from mdtbench.geometry.mesh import Mesh
 from mdtbench.harness.driver import export as exporting
 from mdtbench.harness.driver import measuring as measuring_module
-from mdtbench.harness.driver.export import export, formats_of, vertex_colours
+from mdtbench.harness.driver.export import FEW, USUAL, Exports, export, exports_of, vertex_colours
 from mdtbench.harness.driver.measuring import Measuring
 from mdtbench.harness.engine.jobs import Place
 from mdtbench.harness.engine.store import Address
@@ -101,8 +101,8 @@ class Shop:
         """Those of the teacher and of vm."""
         return [cell for cell in self.measuring.plan.asset_cells if cell.line.name in ("vm", "teacher")]
 
-    def export(self, *formats: str, makers: Sequence[str] = ("vm", "teacher")) -> int:
-        """Returns how many failed."""
+    def export(self, *formats: str, makers: Sequence[str] = ("vm", "teacher"), exports: Exports | None = None) -> int:
+        """These formats of all assets, or `exports`; returns how many failed."""
         for cell in self.cells:
             for i, job in enumerate(self.measuring.assets(cell)):
                 rows = np.arange(len(IDS))[i * SHARD : (i + 1) * SHARD]
@@ -115,7 +115,7 @@ class Shop:
                 })  # fmt: skip
         self.engine, self.team = in_process()
         chosen = [cell for cell in self.cells if cell.line.name in makers]
-        return export(self.measuring, chosen, self.engine, self.out, formats)
+        return export(self.measuring, chosen, self.engine, self.out, exports or Exports(formats))
 
     def file(self, name: str) -> Path:
         return self.out / "export" / name
@@ -165,9 +165,9 @@ def shop(small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_every_asset_that_is_good_has_its_files(shop: Callable[..., Shop]):
     run = shop()
     failed = run.export("glb", "ply")
-    assert set(run.written()) == {
-        f"{maker}/{name}.{end}" for maker in MAKERS for name in GOOD for end in ("glb", "ply")
-    }
+    broken = safe_path(IDS[BROKEN]).as_posix()  # has Gaussians and no mesh
+    expected = [*(f"{name}.{end}" for name in GOOD for end in ("glb", "ply")), f"{broken}.ply"]
+    assert set(run.written()) == {f"{maker}/{name}" for maker in MAKERS for name in expected}
     assert dict(run.team.given) == {"export truth": 2, "export": 4}
     for i, name in ((0, "chair"), (6, "more/3")):  # of the first and of the second job
         assert len(read_gaussians(run.file(f"vm-1x2/{name}.ply"))) == i + 2
@@ -188,7 +188,7 @@ def test_the_mesh_in_the_file_is_that_of_the_decoder(shop: Callable[..., Shop]):
 
 def test_what_assets_are_judged_beside_is_written(shop: Callable[..., Shop]):
     run = shop()
-    run.export("png", makers=["teacher"])
+    run.export("glb", makers=["teacher"])
     for i in (0, 1, 6):
         picture = np.asarray(Image.open(run.file(f"condition/{safe_path(IDS[i])}.png")))
         assert picture.shape == (8, 8, 3)
@@ -234,11 +234,11 @@ def test_the_index_lists_what_there_is_of_each_asset(shop: Callable[..., Shop]):
 
 def test_what_belongs_to_other_test_assets_is_replaced(shop: Callable[..., Shop]):
     run = shop()
-    run.export("png", makers=["teacher"])
+    run.export("glb", makers=["teacher"])
     old = {path: path.stat().st_mtime_ns for path in run.file("").glob("[ct]*[nh]/chair.*")}
-    run.export("png", makers=["teacher"])
+    run.export("glb", makers=["teacher"])
     assert {path: path.stat().st_mtime_ns for path in old} == old
-    shop(shade=41).export("png", makers=["teacher"])
+    shop(shade=41).export("glb", makers=["teacher"])
     assert len(old) == 3
     assert all(path.stat().st_mtime_ns != time for path, time in old.items())
 
@@ -286,7 +286,27 @@ def test_colours_of_vertices_are_those_of_their_corners():
     np.testing.assert_array_equal(vertex_colours(mesh), level[:, :3])
 
 
-def test_an_unknown_format_is_a_usage_error():
-    assert formats_of(("ply", "glb", "ply")) == ("ply", "glb")
-    with pytest.raises(UsageError, match=r"Unknown export format 'obj'\. Available: glb, ply, png\."):
-        formats_of(("glb", "obj"))
+def test_a_run_has_pictures_of_all_assets_and_meshes_of_the_first(shop: Callable[..., Shop]):
+    run = shop()
+    run.export(exports=USUAL)
+    names = [safe_path(name).as_posix() for name in IDS]
+    for maker in MAKERS:
+        pictures, meshes = (
+            {name for name in names if run.file(f"{maker}/{name}.{end}").exists()} for end in ("png", "glb")
+        )
+        assert pictures == {name for i, name in enumerate(names) if i != EMPTY}  # of BROKEN, too, which has no mesh
+        assert meshes == {name for i, name in enumerate(names[:FEW]) if i not in (EMPTY, BROKEN)}
+    assert [run.file(f"truth/{name}.glb").exists() for name in names] == [i < FEW for i in range(len(names))]
+    assert all(run.file(f"truth/{safe_path(name)}.png").exists() for name in IDS if name != UNREADABLE)
+
+
+def test_words_say_what_is_written():
+    assert exports_of(("ply", "glb", "ply")) == Exports(("ply", "glb"))
+    assert exports_of(()) == USUAL == Exports(("png",), ("glb",))
+    assert exports_of(("none",)) == Exports()
+    assert USUAL.told == f"png of all assets, glb of the first {FEW}"
+    assert Exports().told == ""
+    with pytest.raises(UsageError, match=r"Unknown export format 'obj'\. Available: glb, none, ply, png\."):
+        exports_of(("glb", "obj"))
+    with pytest.raises(UsageError, match="--export glb,none asks for files and for none"):
+        exports_of(("glb", "none"))
