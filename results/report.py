@@ -65,10 +65,11 @@ def tables(run: RunResults) -> tuple[Table, ...]:
 
     With whole assets Tables 1 to 3 are of those, and tables of the stages follow. Raises UsageError as `table_2`.
     """
-    return _tables(run, tuple(verdicts(run.rows, run.assets)))
+    return tables_marked(run, tuple(verdicts(run.rows, run.assets)))
 
 
-def _tables(run: RunResults, found: Sequence[Verdict]) -> tuple[Table, ...]:
+def tables_marked(run: RunResults, found: Sequence[Verdict]) -> tuple[Table, ...]:
+    """The same, with the verdicts at hand."""
     first, *others = _measured(run.rows, found)
     budget = [budget_table(run.students)] if run.students else []
     swept = [sweep_table(record) for record in run.sweeps]
@@ -79,7 +80,7 @@ def with_verdicts(run: RunResults) -> tuple[Table, ...]:
     """The tables, and the verdicts for people to read."""
     found = tuple(verdicts(run.rows, run.assets))
     judged = verdict_table(found)
-    return (*_tables(run, found), *([judged] if judged else []))
+    return (*tables_marked(run, found), *([judged] if judged else []))
 
 
 def _measured(rows: DataFrame, found: Sequence[Verdict]) -> tuple[Table, ...]:

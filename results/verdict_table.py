@@ -29,10 +29,12 @@ OF_DISTANCES: Final = (
 def verdict_table(found: Sequence[Verdict]) -> Table | None:
     """A table without lines, whose notes are the verdicts; None where no two methods race."""
     shown = said(found)
-    if not shown:
-        return None
-    sentences = [f"{_where(one)}: {sentence(one.standing, lambda who: label_of(*who[:2]))}" for one in shown]
-    return Table(VERDICTS, "Verdicts", (), (), (*sentences, *_cautions(shown)))
+    return Table(VERDICTS, "Verdicts", (), (), (*sentences(shown), *cautions(shown))) if shown else None
+
+
+def sentences(found: Sequence[Verdict]) -> list[str]:
+    """One of each verdict."""
+    return [f"{_where(one)}: {sentence(one.standing, lambda who: label_of(*who[:2]))}" for one in found]
 
 
 def said(found: Sequence[Verdict]) -> list[Verdict]:
@@ -50,8 +52,9 @@ def _where(verdict: Verdict) -> str:
     return f"{verdict.metric} {'↑' if verdict.higher_is_better else '↓'}, {place}"
 
 
-def _cautions(found: Sequence[Verdict]) -> list[str]:
-    cautions = [METHOD]
+def cautions(found: Sequence[Verdict]) -> list[str]:
+    """What all of them mean, and what is not in them."""
+    told = [METHOD]
     trained = [one.standing.trainings for one in found if one.stage != EVALUATION]
-    cautions += [ONE_TRAINING] if trained and min(trained) < 2 else []
-    return cautions + ([OF_DISTANCES] if any(one.over != "assets" for one in found) else [])
+    told += [ONE_TRAINING] if trained and min(trained) < 2 else []
+    return told + ([OF_DISTANCES] if any(one.over != "assets" for one in found) else [])

@@ -1,11 +1,13 @@
-"""Names beside points of a chart, where they hide little."""
+"""Names beside points of a chart, where they lie on no point and no other name, and across few lines."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .style import GREY, MARKER, shortened
 
@@ -18,56 +20,102 @@ LINE = 1.25 * SIZE  # height of a line
 LETTER = 0.58 * SIZE  # about the width of a letter, whose font may be a page's
 LETTERS = 30  # of a name
 ASIDE = 4.5  # from the middle of a marker to its name
-PLACES = [(side, line) for line in (0, 1, -1, 2, -2, 3, -3) for side in (1, -1)]  # right or left, lines up
+FARTHER = 22.0  # to one that finds no room there
+SAMPLES = 24  # points of a line of which it is asked whether they lie under a name
+CROSSED = 1.5  # lines of distance that a line under a name is as bad as
+HIDDEN = 50.0  # from here on a place is none
+
+Path = Sequence[tuple[float, float]]  # corners of a line, in data
 
 
-def write_names(axes: Axes, points: Sequence[tuple[float, float]], names: Mapping[int, str]) -> None:
-    """Write a name beside some points, where it lies on no other name and on as few points as possible.
+class Place(NamedTuple):
+    """side: 1 right, -1 left of the point. aside: how far. line: lines above it."""
+
+    side: int
+    aside: float
+    line: int
+
+    @property
+    def distance(self) -> float:
+        """As bad as so many lines."""
+        return abs(self.line) / 2 + (self.aside - ASIDE) / LINE
+
+
+PLACES = [
+    Place(side, aside, line)
+    for aside in (ASIDE, FARTHER)
+    for line in sorted(range(-7, 8), key=lambda line: (abs(line), -line))
+    for side in (1, -1)
+    if aside == ASIDE or line
+]
+
+
+def write_names(
+    axes: Axes,
+    points: Sequence[tuple[float, float]],
+    names: Mapping[int, str],
+    lines: Sequence[Path] = (),
+    boxes: Sequence[Bbox] = (),
+) -> None:
+    """Write a name beside some points. One that finds no free place is left out: the legend has it.
 
     Args:
         points: (x, y) of all points, in data.
         names: By the number of a point, which is in the gid of the artist: label-i. The first have the first choice.
+        lines: What else is drawn. boxes: Where no name may lie, in points.
     """
     from matplotlib.transforms import Affine2D
 
-    to_points = Affine2D().scale(72 / axes.figure.dpi)
-    at = to_points.transform(axes.transData.transform(points))
-    inside = axes.bbox.transformed(to_points)
-    taken: list[Bbox] = []
+    to_points = axes.transData + Affine2D().scale(72 / axes.figure.dpi)
+    at = to_points.transform(points)
+    inside = axes.bbox.transformed(Affine2D().scale(72 / axes.figure.dpi))
+    drawn = [_sampled(to_points.transform(pair)) for line in lines for pair in itertools.pairwise(line)]
+    samples = np.array(drawn).reshape(-1, SAMPLES, 2)
+    taken = list(boxes)
     for i, name in names.items():
         text = shortened(name, LETTERS)
-        boxes = {place: _box(at[i], LETTER * len(text), *place) for place in PLACES}
-        place = min(PLACES, key=lambda place: _badness(boxes[place], place[1], inside, taken, at))
-        taken.append(boxes[place])
-        _write(axes, text, points[i], place, f"label-{i}")
+        found = [(_box(at[i], LETTER * len(text), place), place) for place in PLACES]
+        box, place = min(found, key=lambda one: _badness(*one, inside, taken, at, samples))
+        if _badness(box, place, inside, taken, at, samples) < HIDDEN:
+            taken.append(box)
+            _write(axes, text, points[i], place, f"label-{i}")
 
 
-def _box(at: np.ndarray, width: float, side: int, line: int) -> Bbox:
+def _sampled(ends: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[SAMPLES, 2] of a straight line."""
+    return ends[0] + np.linspace(0, 1, SAMPLES)[:, None] * (ends[1] - ends[0])
+
+
+def _box(at: NDArray[np.float64], width: float, place: Place) -> Bbox:
     from matplotlib.transforms import Bbox
 
-    left = at[0] + (ASIDE if side > 0 else -ASIDE - width)
-    return Bbox.from_bounds(left, at[1] + (line - 0.5) * LINE, width, LINE)
+    left = at[0] + (place.aside if place.side > 0 else -place.aside - width)
+    return Bbox.from_bounds(left, at[1] + (place.line - 0.5) * LINE, width, LINE)
 
 
-def _badness(box: Bbox, line: int, inside: Bbox, taken: Sequence[Bbox], at: np.ndarray) -> tuple[int, float]:
-    """Names that it lies on or the edge; then points that it hides, and how far off it is: two lines are as bad."""
+def _badness(
+    box: Bbox, place: Place, inside: Bbox, taken: Sequence[Bbox], at: NDArray[np.float64], samples: NDArray[np.float64]
+) -> float:
+    """In lines of distance: names, points and the edge that it lies on count most, lines that it crosses some."""
     within = inside.count_contains(box.corners()) == 4
-    return box.count_overlaps(taken) + (not within), box.padded(MARKER / 2).count_contains(at) + abs(line) / 2
+    hidden = box.count_overlaps(taken) + (not within) + box.padded(MARKER / 2).count_contains(at)
+    under = ((samples > box.min) & (samples < box.max)).all(-1).any(-1).sum()
+    return HIDDEN * hidden + CROSSED * float(under) + place.distance
 
 
-def _write(axes: Axes, text: str, point: tuple[float, float], place: tuple[int, int], gid: str) -> None:
-    """Joined to its point by a line, where it is above or below."""
-    side, line = place
+def _write(axes: Axes, text: str, point: tuple[float, float], place: Place, gid: str) -> None:
+    """Joined to its point by a line, where it is not right beside it."""
     joint = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": MARKER / 2}
+    joined = place.line or place.aside > ASIDE
     axes.annotate(
         text,
         point,
-        (side * ASIDE, line * LINE),
+        (place.side * place.aside, place.line * LINE),
         textcoords="offset points",
-        ha="left" if side > 0 else "right",
+        ha="left" if place.side > 0 else "right",
         va="center_baseline",
         fontsize=SIZE,
-        arrowprops={**joint, "relpos": (0 if side > 0 else 1, 0.5)} if line else None,
+        arrowprops={**joint, "relpos": (0 if place.side > 0 else 1, 0.5)} if joined else None,
         gid=gid,
         zorder=4,
     )

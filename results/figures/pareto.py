@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.transforms import Bbox
 
 AGAINST = {"nfe": "nfe", "seconds": LATENCY_METRIC}
 HEIGHT = 2.3  # inches, of the axes and their labels
@@ -118,7 +120,7 @@ def draw_chart(data: Pareto, looks: Looks) -> Figure:
     with settings():
         figure, axes, xs = _drawn(data, looks)
         points = [(x, spot.value) for x, spot in zip(xs, data.spots, strict=True)]
-        write_names(axes, points, {i: name_of(data.spots[i]) for i in reversed(data.best)})  # most room at the right
+        write_names(axes, points, _names(data), _drawn_lines(data, points), _level_boxes(axes, data))
     return figure
 
 
@@ -126,6 +128,43 @@ def name_of(spot: Spot) -> str:
     """A point's line as the table spells it, with its steps."""
     steps = f", {spot.line.cells[1].text}" if spot.line.steps is not None else ""
     return f"{spot.line.cells[0].text}{steps}"
+
+
+def _names(data: Pareto) -> dict[int, str]:
+    """Of the points of the front, the costliest first, as there is most room; of equal points together."""
+    places: dict[tuple[float, float], list[int]] = {}
+    for i in reversed(data.best):
+        places.setdefault((data.spots[i].cost, data.spots[i].value), []).append(i)
+    names = {}
+    for mine in places.values():
+        first, *others = sorted(mine)
+        if len(others) < 2:
+            names |= {i: name_of(data.spots[i]) for i in mine}
+        else:
+            names[first] = f"{name_of(data.spots[first])} and {len(others)} more"
+    return names
+
+
+def _drawn_lines(data: Pareto, points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """Bars, the lines of methods and the front, as corners."""
+    lines = [[(x, y - spot.sd), (x, y + spot.sd)] for (x, y), spot in zip(points, data.spots, strict=True) if spot.sd]
+    for who, sampler in _entrants(data):
+        mine = [i for i, spot in enumerate(data.spots) if (spot.who, _sampler(spot)) == (who, sampler)]
+        lines.append([points[i] for i in sorted(mine, key=lambda i: data.spots[i].cost)])
+    front = [points[i] for i in data.best]
+    steps = [corner for (_, y), after in itertools.pairwise(front) for corner in ((after[0], y), after)]
+    return [*lines, [*front[:1], *steps]]
+
+
+def _level_boxes(axes: Axes, data: Pareto) -> list[Bbox]:
+    """Where names of references stand, in points."""
+    from matplotlib.transforms import Affine2D, Bbox
+
+    scale = Affine2D().scale(72 / axes.figure.dpi)
+    right = axes.bbox.transformed(scale).x1
+    ys = (axes.transData + scale).transform([(0.0, value) for value in data.levels.values()] or [(0.0, 0.0)])[:, 1]
+    widths = [0.58 * SMALL * len(name) for name in data.levels]
+    return [Bbox.from_bounds(right - width, y, width, SMALL + 2) for y, width in zip(ys, widths, strict=False)]
 
 
 def _table_and_metric(tables: Sequence[Table], metric: str) -> tuple[Table, Column]:

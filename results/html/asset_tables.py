@@ -12,13 +12,14 @@ from ..asset_values import AssetValue
 from ..cells import NO_VALUE, Column
 from ..frames import records
 from ..places import ALL_METHODS, Key, Place, block_places, control_places, key_of, keyed, other_methods
-from ..rows import BOTH, COST_METRICS, STRUCTURE, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT
+from ..rows import BOTH, COST_METRICS, EVALUATION, STRUCTURE, STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT
 
 STAGE_TITLES = {
     BOTH: "Whole assets",
     STRUCTURE_THEN_TEACHER: "Whole assets, SLAT the teacher's",
     TEACHER_THEN_SLAT: "Whole assets, structure the teacher's",
     STRUCTURE: "Structures",
+    EVALUATION: "Whole assets",
 }
 
 
@@ -77,6 +78,17 @@ class Layout:
         """Whole assets first."""
         order = [*STAGE_TITLES, *dict.fromkeys(place.stage for place in self.places)]
         return [stage for stage in dict.fromkeys(order) if self.stage_places(stage)]
+
+
+def maker_of(place: Place) -> str:
+    """The folder of exports of a line's whole assets."""
+    return maker_name(place.method, place.variant, place.steps, place.stage)
+
+
+def maker_name(method: str, variant: str, steps: int | None, stage: str) -> str:
+    """The folder of exports of a method's whole assets; of a system that was evaluated its name."""
+    name = f"{method}_{variant}" if variant else method
+    return name if stage == EVALUATION else f"{name}-{steps}x2"
 
 
 def by_place(values: Iterable[AssetValue]) -> dict[Key, list[AssetValue]]:

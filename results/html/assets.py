@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,24 +14,34 @@ from jinja2 import Environment
 from ...base.files import write_text
 from ..asset_values import AssetValue
 from ..places import Place
-from ..rows import BOTH
-from .asset_tables import Layout, by_place, failure, mean, spelled, value_tables
+from ..rows import BOTH, EVALUATION
+from .asset_tables import Layout, by_place, failure, maker_of, mean, spelled, value_tables
 from .data import ReportData
 from .environment import copy_package_files
+from .gallery import COLUMNS, FAILED, NO_PICTURE, Gallery, GalleryRow, Tile, chosen_makers, notes_of
 from .media import CONDITION, MEDIA, TRUTH, Exported, MediaFolder, Shown, page_name, read_exported
 
 PAGES: Final = "assets"  # folder of the pages
 LIST_PAGE: Final = "assets.html"
+GRID: Final = "grid.png"  # in the run's folder
 CHUNK: Final = 500  # assets per script of the list
 LABELS: Final = {CONDITION: "Condition", TRUTH: "Ground truth"}
 
 
 @dataclass(frozen=True)
 class AssetIndex:
-    """Where the pages are. pages, thumbnails: by asset id, relative to the report's folder."""
+    """Where the pages are. pages, thumbnails: by asset id, relative to the report's folder.
+
+    Attributes:
+        pictures: by asset id and by folder of exports: of one method's.
+        gallery: None where there are no pictures of single assets. grid: the run's own picture of structures then.
+    """
 
     pages: Mapping[str, str]
     thumbnails: Mapping[str, str]
+    pictures: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    gallery: Gallery | None = None
+    grid: str = ""
 
     @property
     def count(self) -> int:
@@ -41,11 +51,16 @@ class AssetIndex:
         """A small picture of the asset, None where there is none."""
         return self.thumbnails.get(asset_id)
 
+    def picture(self, asset_id: str, maker: str) -> str | None:
+        """What one method made of it, None where there is no picture."""
+        return self.pictures.get((asset_id, maker))
+
 
 @dataclass(frozen=True)
 class Card:
-    """A picture or mesh on an asset's page. reason: why there is none."""
+    """A picture or mesh on an asset's page. maker: its folder of exports. reason: why there is none."""
 
+    maker: str
     label: str
     steps: str
     shown: Shown
@@ -89,7 +104,40 @@ def write_asset_pages(data: ReportData, out: Path, env: Environment) -> AssetInd
     if any(subject.has_models for subject in subjects):
         copy_package_files("vendor", out)  # the viewer, with its licence
     thumbnails = {subject.id: subject.thumbnail for subject in subjects if subject.thumbnail}
-    return AssetIndex({subject.id: subject.page for subject in subjects}, thumbnails)
+    pictures = {
+        (subject.id, card.maker): card.shown.picture
+        for subject in subjects
+        for card in subject.cards
+        if card.shown.picture
+    }
+    pages = {subject.id: subject.page for subject in subjects}
+    gallery, grid = _gallery(subjects, layout), data.folder / GRID
+    placed = MediaFolder(out).placed(grid, f"{MEDIA}/{GRID}") if not gallery and grid.is_file() else ""
+    return AssetIndex(pages, thumbnails, pictures, gallery, placed)
+
+
+def _gallery(subjects: Sequence[Subject], layout: Layout) -> Gallery | None:
+    """Of the first assets that somebody made."""
+    places = _whole(layout)
+    made = [one for one in subjects if any(card.maker in places and card.shown.picture for card in one.cards)]
+    if not made:
+        return None
+    shown = made[:COLUMNS]
+    cards = {(one.id, card.maker): card for one in shown for card in one.cards}
+    there = {card.maker for one in made for card in one.cards}
+    rows = []
+    for maker in (maker for maker in chosen_makers(places) if maker in there):
+        place = places.get(maker)
+        label, steps = (place.label, place.sampling) if place else (LABELS[maker], "")
+        rows.append(GalleryRow(label, steps, tuple(_tile(cards.get((one.id, maker))) for one in shown)))
+    assets = tuple((one.id, one.page) for one in shown)
+    return Gallery(assets, tuple(rows), notes_of(rows, assets))
+
+
+def _tile(card: Card | None) -> Tile:
+    if card and card.shown.picture:
+        return Tile(card.shown.picture)
+    return Tile(None, FAILED, card.reason) if card and card.reason else Tile(None, NO_PICTURE)
 
 
 def _subjects(data: ReportData, out: Path) -> list[Subject]:
@@ -118,7 +166,7 @@ def _subjects(data: ReportData, out: Path) -> list[Subject]:
 def _cards(asset_id: str, exported: Exported, media: MediaFolder, layout: Layout) -> Iterable[Card]:
     """Condition, ground truth, then methods in the order of the run's tables."""
     found = exported.files.get(asset_id, {})
-    whole = {maker_of(place): place for place in layout.stage_places(BOTH) if not place.other_sampler}
+    whole = _whole(layout)
     known = [maker for maker in (CONDITION, TRUTH, *whole) if maker in found]
     for maker in (*known, *(maker for maker in found if maker not in known)):
         place = whole.get(maker)
@@ -126,13 +174,13 @@ def _cards(asset_id: str, exported: Exported, media: MediaFolder, layout: Layout
         if found[maker] or reason:
             label = place.label if place else LABELS.get(maker, maker)
             steps = f"{place.sampling} steps" if place else ""
-            yield Card(label, steps, media.show(maker, asset_id, found[maker]), reason)
+            yield Card(maker, label, steps, media.show(maker, asset_id, found[maker]), reason)
 
 
-def maker_of(place: Place) -> str:
-    """The folder of exports of a method's whole assets."""
-    name = f"{place.method}_{place.variant}" if place.variant else place.method
-    return f"{name}-{place.steps}x2"
+def _whole(layout: Layout) -> dict[str, Place]:
+    """The lines of whole assets, by folder of exports."""
+    places = [place for stage in (BOTH, EVALUATION) for place in layout.stage_places(stage)]
+    return {maker_of(place): place for place in places if not place.other_sampler}
 
 
 def _write_pages(subjects: Sequence[Subject], layout: Layout, out: Path, env: Environment) -> None:

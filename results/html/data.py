@@ -13,11 +13,11 @@ from pandas import DataFrame
 from ...base.errors import MissingError
 from ...base.files import read_json
 from ..asset_values import AssetValue, read_asset_values
-from ..report import read_run, with_verdicts
+from ..report import read_run, tables_marked
 from ..students import StudentRecord
 from ..sweep import SweepRecord
 from ..tables import Table
-from ..verdict_table import VERDICTS
+from ..verdicts import Verdict, verdicts
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class ReportData:
         folder: Of the run.
         manifest: `manifest.json`: configuration, versions, machine.
         failures: Test assets that could not be prepared.
-        verdicts: In words.
+        verdicts: Of students, or of systems.
         asset_values: A value per asset, method and metric, of metrics that have one.
     """
 
     folder: Path
     rows: DataFrame
     tables: Sequence[Table]
-    verdicts: Sequence[str] = ()
+    verdicts: Sequence[Verdict] = ()
     students: Sequence[StudentRecord] = ()
     sweeps: tuple[SweepRecord, ...] = ()
     manifest: Mapping[str, Any] | None = None
@@ -60,12 +60,12 @@ class ReportData:
 def read_data(folder: Path) -> ReportData:
     """Raises MissingError when there are no rows or a file is damaged, UsageError when rows do not fit in one table."""
     run = read_run(folder)
-    shown = with_verdicts(run)
+    found = tuple(verdicts(run.rows, run.assets))
     return ReportData(
         folder=folder,
         rows=run.rows,
-        tables=[table for table in shown if table.name != VERDICTS],
-        verdicts=[note for table in shown if table.name == VERDICTS for note in table.notes],
+        tables=tables_marked(run, found),
+        verdicts=found,
         students=run.students,
         sweeps=run.sweeps,
         manifest=_read_manifest(folder),

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from ...base.errors import RunError
 
@@ -17,7 +18,7 @@ def environment() -> Environment:
 
     A page sets `root`, the relative path to the report's folder: "" or "../".
     """
-    return Environment(
+    made = Environment(
         loader=PackageLoader(PACKAGE),
         autoescape=True,
         undefined=StrictUndefined,
@@ -25,6 +26,14 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    made.filters["ticked"] = ticked
+    return made
+
+
+def ticked(text: str) -> Markup:
+    """Text as HTML, what is between backticks as code."""
+    parts = [escape(part) for part in text.split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def copy_package_files(folder: str, out: Path) -> None:

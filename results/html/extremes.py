@@ -13,7 +13,8 @@ from ..asset_values import AssetValue, Extremes, worst_and_best
 from ..cells import Column
 from ..frames import records
 from ..places import CONTROLS, NO_STEPS, TEACHERS_PART, key_of, label_of, stage_order
-from ..rows import COST_METRICS, WHOLE_ASSETS
+from ..rows import BOTH, COST_METRICS, EVALUATION, WHOLE_ASSETS
+from .asset_tables import maker_name
 
 OF_ALL, PER_LINE = 5, 3  # assets at either end: over all students, and per line
 SHOWN_CONTROLS = ("teacher", "none")  # they generate; the others have no assets of their own
@@ -23,10 +24,11 @@ LineKey = tuple[str, str, str, int]  # method, variant, other sampler, order of 
 
 @dataclass(frozen=True)
 class LineExtremes:
-    """The ends of one line. label, steps: as in the tables."""
+    """The ends of one line. label, steps: as in the tables. maker: its folder of exports, "" where there is none."""
 
     label: str
     steps: str
+    maker: str
     ends: Extremes
 
 
@@ -55,14 +57,14 @@ def extremes(rows: DataFrame, values: Sequence[AssetValue]) -> tuple[MetricExtre
 
 def stage_title(stage: str) -> str:
     """A stage in words."""
-    if stage not in WHOLE_ASSETS:
+    if stage not in (*WHOLE_ASSETS, EVALUATION):
         return f"{stage.capitalize()} stage"
-    return ", ".join(part for part in ("Whole assets", TEACHERS_PART[stage]) if part)
+    return ", ".join(part for part in ("Whole assets", TEACHERS_PART.get(stage)) if part)
 
 
 def _rank(stage: str) -> tuple:
     """Whole assets first, as the tables are."""
-    return stage not in WHOLE_ASSETS, stage_order(stage), stage
+    return stage not in (*WHOLE_ASSETS, EVALUATION), stage_order(stage), stage
 
 
 def averaged(values: Iterable[AssetValue]) -> list[AssetValue]:
@@ -101,7 +103,10 @@ def _of_metric(
     name, higher = row["metric"], row["higher_is_better"]
     of_lines = [
         LineExtremes(
-            label_of(*who), "" if order == NO_STEPS else str(order), worst_and_best(mine, name, higher, PER_LINE)
+            label_of(*who),
+            "" if order == NO_STEPS else str(order),
+            _maker(stage, who, order),
+            worst_and_best(mine, name, higher, PER_LINE),
         )
         for (*who, order), mine in lines.items()
         if any(name in value.values for value in mine)
@@ -109,3 +114,10 @@ def _of_metric(
     of_all = worst_and_best(overall, name, higher, OF_ALL) if overall else None
     heading = Column(name, name, "metric", higher, row["unit"]).heading
     return MetricExtremes(stage_title(stage), name, heading, of_all, tuple(of_lines))
+
+
+def _maker(stage: str, who: Sequence[str], order: int) -> str:
+    method, variant, other_sampler = who
+    if other_sampler or stage not in (BOTH, EVALUATION):
+        return ""
+    return maker_name(method, variant, order, stage)

@@ -107,7 +107,7 @@ class MediaFolder:
         picture = next((path for path in files if path.suffix == ".png"), None)
         models = sorted((path for path in files if path.suffix == ".glb"), key=lambda path: path.stat().st_size)
         target = f"{MEDIA}/{page_name(maker)}/{page_name(asset_id)}"
-        url = self._placed(picture, f"{target}.png") if picture else None
+        url = self.placed(picture, f"{target}.png") if picture else None
         if not models:
             return Shown(url)
         size = models[0].stat().st_size
@@ -130,7 +130,7 @@ class MediaFolder:
             small.save(part, format="JPEG", quality=85)
         return url
 
-    def _placed(self, source: Path, url: str) -> str:
+    def placed(self, source: Path, url: str) -> str:
         """Link the file, which costs no disk, or copy it where that is impossible. The folder is new: see `assets`."""
         target = self.out / url
         try:

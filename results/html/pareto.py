@@ -12,9 +12,11 @@ from ..figures.pareto import Pareto, draw_chart, name_of, pareto_of_spots
 from ..figures.style import Looks
 from ..pareto import COSTS, Spot, spots_of
 from ..tables import Table
+from ..verdict_table import LEADING
 from .asset_tables import spelled
 from .inline_svg import inline_svg
 
+NFE = "nfe"
 WHOLE = "Whole assets"  # the title of Table 1's figures
 
 
@@ -42,6 +44,17 @@ def families(tables: Sequence[Table], looks: Looks) -> tuple[Family, ...]:
     """The figures of tables; none of a metric that too few lines have."""
     found = [Family(_title(table), _figures(table, looks), _whos(table, looks)) for table in tables]
     return tuple(family for family in found if family.figures)
+
+
+def first_charts(tables: Sequence[Table], looks: Looks) -> tuple[Markup, ...]:
+    """The leading metrics of the first table that has any against forward passes, for the head of the index."""
+    for table in tables:
+        spots = {column: spots_of(table, column.key, NFE) for column in table.columns if column.kind == "metric"}
+        shown = [(column, mine) for column, mine in spots.items() if len({spot.cost for spot in mine}) > 1][:LEADING]
+        if shown:
+            charts = [(column, pareto_of_spots(table, column, NFE, mine)) for column, mine in shown]
+            return tuple(_chart(f"first-{column.key}", data, looks) for column, data in charts)
+    return ()
 
 
 def _title(table: Table) -> str:

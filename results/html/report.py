@@ -14,6 +14,8 @@ from ...base.errors import UsageError
 from ...base.files import write_json, write_text
 from ..figures.style import Look, draw_sample, looks_of_run
 from ..pareto import plotted_tables
+from ..verdict_table import cautions, said, sentences
+from .answers import answers
 from .assets import AssetIndex, write_asset_pages
 from .curves import stages
 from .data import ReportData, read_data
@@ -21,10 +23,10 @@ from .environment import copy_package_files, environment
 from .extremes import extremes
 from .inline_svg import inline_svg
 from .logs import TrainingLog, read_logs
-from .pareto import families
+from .pareto import families, first_charts
 from .provenance import provenances
 from .summary import LISTED, controls, failed_assets, failed_students, failed_values, head
-from .tables import view
+from .tables import view, with_notes_once
 
 MARKER: Final = "report.json"  # tells a folder that this module made, and may write again
 OWN_FOLDERS: Final = ("assets", "media")  # of an earlier report: their pages may be of assets that are gone
@@ -64,11 +66,18 @@ def _content(data: ReportData, logs: Sequence[TrainingLog], assets: AssetIndex) 
     figures = families(plots, looks)
     plotted = {who for family in figures for who in family.whos}
     trained = {(log.method, log.variant) for log in logs}
+    judged, first = said(data.verdicts), answers(data.verdicts, data.rows, data.tables)
+    shown, common = with_notes_once([view(table) for table in data.tables])
     return {
         "head": head(data),
-        "verdicts": data.verdicts,
-        "tables": [view(table) for table in data.tables],
+        "answers": first,
+        "verdicts": sentences(judged),
+        "cautions": [one for one in (cautions(judged) if judged else []) if one not in first.cautions],
+        "tables": shown,
+        "common_notes": common,
+        "first_charts": first_charts(plots, looks),
         "families": figures,
+        "first_legend": _legend("first", [look for who, look in looks.items() if who in plotted], marker=True),
         "plotted": _legend("cost", [look for who, look in looks.items() if who in plotted], marker=True),
         "trained": _legend("training", [look for who, look in looks.items() if who in trained], marker=False),
         "stages": stages(logs, looks),

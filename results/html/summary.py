@@ -12,6 +12,7 @@ from pandas import DataFrame
 from ..cells import reason_of
 from ..frames import distinct
 from ..places import CONTROLS, LINE, NO_STEPS, Key, key_of, keyed, label_of
+from ..rows import EVALUATION
 from .data import ReportData
 
 CONTROL_SENTENCES = {
@@ -55,40 +56,44 @@ class Head:
 
 
 def head(data: ReportData) -> Head:
-    """Which run, of what, when, on what; nothing about who is better."""
+    """Which run or system, of what, when, on what; nothing about who is better."""
     manifest = data.manifest or {}
     last = data.rows.sort_values("created_utc", ascending=False, kind="stable").iloc[0]
     config = manifest.get("config") or {}
     runs = distinct(data.rows["run_id"])
+    folder, systems = data.folder.resolve().name, distinct(data.rows.loc[data.rows["stage"] == EVALUATION, "method"])
+    systems = [name for name in systems if name not in CONTROLS]
+    what = "System" if systems else "Run"
+    title = f"{what}{'s' * (len(systems or runs) > 1)} {', '.join(systems) or folder}"
     facts = (
-        ("Folder", data.folder.resolve().name),
+        ("Run" if len(runs) == 1 else "Runs", ", ".join(runs)),
+        ("Folder", folder if systems else ""),
         ("Protocol", _text(manifest, "protocol", "name")),
         ("World", str(config.get("world", ""))),
-        ("Test assets", _text(manifest, "test", "source")),
+        ("Test assets", _text(manifest, "test", "source") or _text(manifest, "reference", "name")),
         ("Finished", last["created_utc"][:16].replace("T", " ")),
         ("Device", last["device"]),
     )
-    title = f"Run{'s' * (len(runs) > 1)} {', '.join(runs)}"
     notes = tuple(manifest.get("notes", ()))
     return Head(title, sentence(data.rows), tuple(fact for fact in facts if fact[1]), notes)
 
 
 def sentence(rows: DataFrame) -> str:
-    """How much was measured."""
+    """How much was measured, and what could not be."""
     students = rows[~rows["method"].isin(CONTROLS)]
     methods = students[["method", "variant"]].drop_duplicates()
     steps = sorted(distinct(students["steps"]))
     assets, seeds, train_seeds = int(rows["n_total"].max()), rows["seed"].nunique(), rows["train_seed"].nunique()
     missing = Counter(rows.loc[rows["value"].isna(), "status"])
     parts = [
-        _counted(len(methods), "method"),
+        _counted(len(methods), "system" if (rows["stage"] == EVALUATION).any() else "method"),
         f"at {_listed(steps)} step{'s' * (steps != [1])}" if steps else "",
         f"on {_counted(assets, 'asset')}" if assets else "",
         f"with {_counted(seeds, 'generation seed')}" if seeds else "",
         f"and {_counted(train_seeds, 'training seed')}" if seeds and train_seeds else "",
     ]
-    values = [_counted(len(rows), "value"), *(f"{count} of them {status}" for status, count in missing.items())]
-    return f"{' '.join(part for part in parts if part)}; {', '.join(values)}."
+    lost = [f"{_counted(count, 'value')} {status}" for status, count in missing.items()]
+    return f"{'; '.join([' '.join(part for part in parts if part), *lost])}."
 
 
 def controls(rows: DataFrame) -> tuple[Control, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..cells import FAILED, Cell, Column
 from ..tables import Line, Table
 
+MARKED = "Marked:"  # how the note begins that the page has once, above all tables
 SD = " ± "  # between mean and spread in a cell's text
 NO_BREAK = "\u00a0"  # a space that no line ends in
 
@@ -71,7 +73,15 @@ def view(table: Table) -> TableView:
     heads = tuple(_head(column) for column in table.columns)
     bodies = tuple(Body(group, _lines(table.columns, lines)) for group, lines in table.groups())
     has_paper = any(column.kind == "paper" for column in table.columns)
-    return TableView(identifier(table.name), table.title, heads, bodies, table.notes, table.footnotes, has_paper)
+    notes = tuple(note for note in table.notes if not note.startswith(MARKED))
+    return TableView(identifier(table.name), table.title, heads, bodies, notes, table.footnotes, has_paper)
+
+
+def with_notes_once(tables: Sequence[TableView]) -> tuple[list[TableView], list[str]]:
+    """The tables without the notes that several of them have, and these."""
+    counts = Counter(note for table in tables for note in table.notes)
+    common = [note for note, count in counts.items() if count > 1]
+    return [replace(one, notes=tuple(note for note in one.notes if counts[note] == 1)) for one in tables], common
 
 
 def identifier(name: str) -> str:

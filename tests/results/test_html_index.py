@@ -454,11 +454,11 @@ def test_provenance_shows_what_the_manifest_says(make, tmp_path):
 
 def test_the_first_sentence_counts(make):
     assert sentence(rows_frame(make.run())) == (
-        "5 methods at 1 and 2 steps on 64 assets with 3 generation seeds and 1 training seed; 97 values."
+        "5 methods at 1 and 2 steps on 64 assets with 3 generation seeds and 1 training seed."
     )
-    assert sentence(rows_frame([make.row(value=None)])).endswith("1 value, 1 of them failed.")
+    assert sentence(rows_frame([make.row(value=None)])).endswith("; 1 value failed.")
     both = [make.row(value=None), make.row("vm", value=None, status="lost", error="out of memory")]
-    assert sentence(rows_frame(both)).endswith("2 values, 1 of them failed, 1 of them lost.")
+    assert sentence(rows_frame(both)).endswith("; 1 value failed; 1 value lost.")
 
 
 def test_lists_of_failures_tell_what_was_lost_and_with_which_sampler(make, tmp_path):
