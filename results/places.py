@@ -19,6 +19,7 @@ LABELS = {
     "cm": "CM",
     "pcm": "PCM",
     "scm": "sCM",
+    "ect": "ECT",
     "vm": "VM",
     "mdt": "VM+VD",
     "gd": "Guidance only",

@@ -18,7 +18,7 @@ from mdtbench.methods import METHODS, Distillation, Loss, Step
 F64 = torch.float64
 # Earliest time of the tests: one backward difference of 0.01 above the path's sigma_min, as in training.
 T_MIN = 0.01001
-DISTILLATIONS = ("cm", "mdt", "pcm", "scm", "vm")  # those that learn from their own target
+DISTILLATIONS = ("cm", "ect", "mdt", "pcm", "scm", "vm")  # those that learn from their own target
 CONTROLS = ("gd", "kd")
 # Every method in every variant that differs from its default.
 LABELS = tuple(

@@ -27,7 +27,7 @@ def test_unknown_method_suggests_the_nearest():
     assert "mdtbench.methods" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["cm", "mdt", "scm", "vm"])
+@pytest.mark.parametrize("name", ["cm", "ect", "mdt", "scm", "vm"])
 def test_students_that_jump_to_the_data_are_renoised(name: str):
     assert method(name, rescale_t=3.0).sampler(2) == Renoise(2, 3.0)
 

@@ -128,7 +128,7 @@ def test_sums_are_made_in_a_fixed_tree():
     assert not torch.equal(summed(items), sum(items[1:], start=items[0]))  # one after the other rounds otherwise
 
 
-@pytest.mark.parametrize("name", ["cm", "pcm", "scm", "scm:adaptive", "vm", "mdt", "gd", "kd"])
+@pytest.mark.parametrize("name", ["cm", "ect", "pcm", "scm", "scm:adaptive", "vm", "mdt", "gd", "kd"])
 def test_parts_have_the_gradient_of_the_whole_batch(name: str, task: StageTask, tmp_path: Path):
     """Samples are of different size, and some methods draw numbers of their own, which parts must not draw anew."""
 

@@ -246,7 +246,7 @@ def test_a_shared_pair_belongs_to_one_time(task: StageTask):
 
 
 def test_methods_have_the_settings_of_the_teacher_s_sampler():
-    for name in ("cm", "pcm", "scm", "vm", "mdt", "gd", "kd", "teacher"):
+    for name in ("cm", "ect", "pcm", "scm", "vm", "mdt", "gd", "kd", "teacher"):
         method = entrant(name, {}, TEACHER).method
         assert (method.cfg_strength, method.cfg_interval, method.rescale_t) == (3.0, (0.48, 0.8), 2.0)
     for steps in (7, 12):
