@@ -16,6 +16,12 @@ class GuidedVelocity(Protocol):
     def __call__(self, x: Tensor, t: Tensor, cfg_strength: float) -> Tensor: ...
 
 
+class GuidedFlowMap(Protocol):
+    """phi(x, t, t_end) of a student with two times: the average velocity of the trajectory from t down to t_end."""
+
+    def __call__(self, x: Tensor, t: Tensor, cfg_strength: float, t_end: Tensor) -> Tensor: ...
+
+
 def combine(v_cond: Tensor, v_neg: Tensor, cfg_strength: float | Tensor) -> Tensor:
     """`(1 + s) v_cond - s v_neg`, TRELLIS' form: s = 0 is no guidance. Others call g = 1 + s the scale."""
     return (1 + cfg_strength) * v_cond - cfg_strength * v_neg
@@ -25,14 +31,14 @@ class Guided:
     """A guided velocity that evaluates the negative condition only when guidance is on.
 
     Args:
-        cond: velocity under the condition.
+        cond: velocity under the condition; of a student with two times it takes the end of the jump as a third one.
         pair: (v_cond, v_neg) in one batched network call.
 
     Attributes:
         nfe: network forward passes per sample so far; a guided evaluation counts two.
     """
 
-    def __init__(self, cond: Velocity, pair: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]):
+    def __init__(self, cond: Callable[..., Tensor], pair: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]):
         self._cond = cond
         self._pair = pair
         self.nfe = 0
@@ -42,10 +48,13 @@ class Guided:
         self.nfe += 2
         return self._pair(x, t)
 
-    def __call__(self, x: Tensor, t: Tensor, cfg_strength: float) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, cfg_strength: float, t_end: Tensor | None = None) -> Tensor:
+        """Raises ValueError for guidance with two times: guidance is distilled into such students."""
         if cfg_strength == 0:
             self.nfe += 1
-            return self._cond(x, t)
+            return self._cond(x, t) if t_end is None else self._cond(x, t, t_end)
+        if t_end is not None:
+            raise ValueError(f"a student with two times takes no guidance (got {cfg_strength}) - sample it with 0")
         return combine(*self.pair(x, t), cfg_strength)
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ..base.errors import unknown_name
-from .guidance import GuidedVelocity
+from .guidance import GuidedFlowMap, GuidedVelocity
 from .layout import Layout
 from .times import sampling_times
 
@@ -36,14 +36,30 @@ class Computation:
     fresh_noise: bool = False
 
 
+@dataclass(frozen=True)
+class Jumps(Computation):
+    """Of a student that is told where each of its steps ends."""
+
+    to_next: bool = True
+
+
 @runtime_checkable
 class Sampler(Protocol):
-    name: ClassVar[str]  # as in `SAMPLERS` for those that are there
+    """What turns noise into data. A method may have one of its own: these four are all that is asked of it.
+
+    Attributes:
+        name: as in `SAMPLERS` for those that are there.
+        steps: network evaluations of a student, one after the other.
+    """
+
+    name: ClassVar[str]
 
     @property
     def steps(self) -> int: ...
 
-    def computation(self) -> Computation: ...
+    def computation(self) -> Computation:
+        """What it does, under no name: cells whose computations are equal are made once."""
+        ...
 
     def sample(
         self, velocity: GuidedVelocity, noise: Tensor, layout: Layout, generators: Sequence[torch.Generator]
@@ -138,6 +154,37 @@ class Phase:
         if self.steps == self.phases:
             return ""
         return f"{self.steps} step(s) of a student trained for {self.phases} phases: out of its design"
+
+
+@dataclass(frozen=True)
+class FlowMap:
+    """Jumps of a student with two times, each told where it ends: x <- x - (t - t_next) phi(x, t, t_next).
+
+    Exact for a perfect student at any number of steps. A network with one time is stepped as by Euler.
+    Source: AYF (arXiv:2506.14603) and MeanFlow (arXiv:2505.13447).
+    """
+
+    name: ClassVar[str] = "flow_map"
+    steps: int
+    rescale_t: float = 1.0
+
+    def computation(self) -> Computation:
+        times = tuple(sampling_times(self.steps, self.rescale_t))
+        # One jump to the data is what every student is asked for when nothing else is said.
+        return (Jumps if self.steps > 1 else Computation)(times, (0.0,) * self.steps)
+
+    def sample(
+        self, velocity: GuidedVelocity, noise: Tensor, layout: Layout, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        del generators
+        x, jump_to = noise, cast(GuidedFlowMap, velocity)
+        for t, t_next in pairwise(sampling_times(self.steps, self.rescale_t)):
+            ends = _batch_of(t_next, x, layout)
+            x = x - (t - t_next) * jump_to(x, _batch_of(t, x, layout), 0.0, ends)
+        return x
+
+    def note(self) -> str:
+        return ""
 
 
 def _batch_of(t: float, x: Tensor, layout: Layout) -> Tensor:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..base.registry import Registry
 from ..flow.derivative import total_derivative
-from ..flow.guidance import GuidedVelocity, Velocity
+from ..flow.guidance import GuidedVelocity
 from ..flow.layout import Layout
 from ..flow.samplers import Sampler
 from ..flow.times import UNIFORM, LogitNormal, TimeDensity
@@ -37,7 +39,8 @@ class Step:
         index: training step, from 0; `total` of them are planned.
         x_0, noise, x_t: data, standard normal, point of the path at t; all in `layout`.
         t: [B] times in [t_min, 1].
-        student: velocity with the student's weights; gradients flow.
+        student: velocity with the student's weights; gradients flow. Of a method with `two_times` phi(x, t, t_end), the
+            average velocity from t down to t_end, or phi(x, t) with the data as the end.
         frozen_student: velocity with the target weights (the online ones, or their moving average when the
             method has a `target_decay`). Use it through `target` and `target_derivative`.
         teacher: guided teacher velocity, no gradient; guidance acts at the times of the method's `cfg_interval`. Its
@@ -54,11 +57,19 @@ class Step:
     t_min: float
     x_t: Tensor
     layout: Layout
-    student: Velocity
-    frozen_student: Velocity
+    student: Callable[..., Tensor]
+    frozen_student: Callable[..., Tensor]
     teacher: GuidedVelocity
     generator: torch.Generator
     auxiliary: nn.Module | None = None
+
+    def towards(self, t_end: Tensor) -> Step:
+        """The step of a method with `two_times`, with all jumps of the student ending at t_end [B].
+
+        Its `student(x, t)`, `target(x, t)` and `target_derivative(x, t, v)` are those of phi(x, t, t_end).
+        """
+        student, frozen = self.student, self.frozen_student
+        return replace(self, student=lambda x, t: student(x, t, t_end), frozen_student=lambda x, t: frozen(x, t, t_end))
 
     def target(self, x: Tensor, t: Tensor) -> Tensor:
         """phi of the target weights; no gradient flows through it."""
@@ -109,11 +120,14 @@ class Distillation(Method, ABC):
     """A method that trains a student, initialised from the teacher.
 
     Attributes:
+        two_times: whether the student is told where a jump ends. Its network then has a second time, whose embedding
+            is zero at first: the student begins as the teacher's velocity, wherever it is to jump.
         lr: learning rate of AdamW.
         target_decay: decay of the moving average used as target weights; 0 = the online weights.
         times: density of the training times. Methods of equal density share the teacher's pair of a batch.
     """
 
+    two_times: ClassVar[bool] = False
     lr: float = 1e-4
     target_decay: float = 0.0
     times: TimeDensity = field(

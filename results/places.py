@@ -20,6 +20,8 @@ LABELS = {
     "pcm": "PCM",
     "scm": "sCM",
     "ect": "ECT",
+    "meanflow": "MeanFlow",
+    "ayf": "AYF",
     "vm": "VM",
     "mdt": "VM+VD",
     "gd": "Guidance only",

@@ -18,7 +18,7 @@ from mdtbench.methods import METHODS, Distillation, Loss, Step
 F64 = torch.float64
 # Earliest time of the tests: one backward difference of 0.01 above the path's sigma_min, as in training.
 T_MIN = 0.01001
-DISTILLATIONS = ("cm", "ect", "mdt", "pcm", "scm", "vm")  # those that learn from their own target
+DISTILLATIONS = ("ayf", "cm", "ect", "mdt", "meanflow", "pcm", "scm", "vm")  # those that learn from their own target
 CONTROLS = ("gd", "kd")
 # Every method in every variant that differs from its default.
 LABELS = tuple(
@@ -66,25 +66,38 @@ def ragged(lengths: tuple[int, ...], channels: int) -> SparseLayout:
 
 
 class Mlp(nn.Module):
-    """phi(x, t) of the last axis and the time alone, so that it means the same in every layout."""
+    """phi(x, t) of the last axis and the time alone, so that it means the same in every layout.
 
-    def __init__(self, channels: int, seed: int, width: int = 16, size: float = 1.0):
+    With two times phi(x, t, t_end), t_end being 0 when it is not given.
+    """
+
+    def __init__(self, channels: int, seed: int, width: int = 16, size: float = 1.0, two_times: bool = False):
         super().__init__()
+        self.two_times = two_times
         self.first = nn.Linear(channels + 1, width, dtype=F64)
         self.last = nn.Linear(width, channels, dtype=F64)
+        if two_times:
+            self.end = nn.Parameter(torch.empty(width, dtype=F64))
         generator = seeded(seed)
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.normal_(generator=generator).mul_(size / parameter.shape[-1] ** 0.5)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """time: t of each row, broadcastable to x[..., :1]."""
-        hidden = torch.cat([x, time.expand_as(x[..., :1])], -1)
-        return self.last(torch.tanh(self.first(hidden)))
+    def forward(self, x: Tensor, time: Tensor, end: Tensor | None = None) -> Tensor:
+        """time, end: t and t_end of each row, broadcastable to x[..., :1]."""
+        hidden = self.first(torch.cat([x, time.expand_as(x[..., :1])], -1))
+        if self.two_times:
+            hidden = hidden + (time if end is None else time - end) * self.end
+        return self.last(torch.tanh(hidden))
 
 
-def bind(network: nn.Module, layout: Layout) -> Velocity:
-    return lambda x, t: network(x, layout.expand(t))
+def student_for(label: str, channels: int, seed: int) -> Mlp:
+    """A small student with as many times as the method asks for."""
+    return Mlp(channels, seed, two_times=method(label).two_times)
+
+
+def bind(network: nn.Module, layout: Layout) -> Callable[..., Tensor]:
+    return lambda x, *times: network(x, *(layout.expand(t) for t in times))
 
 
 def unguided(velocity: Velocity) -> Callable[[Tensor, Tensor, float], Tensor]:
@@ -198,5 +211,5 @@ class Correction(nn.Module):
         self.slope = nn.Parameter(torch.zeros(channels, dtype=F64))
         self.bias = nn.Parameter(torch.zeros(channels, dtype=F64))
 
-    def around(self, velocity: Velocity) -> Velocity:
-        return lambda x, t: velocity(x, t) + x @ self.weight + t[:, None] * self.slope + self.bias
+    def around(self, velocity: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda x, t, *t_end: velocity(x, t, *t_end) + x @ self.weight + t[:, None] * self.slope + self.bias

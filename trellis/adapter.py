@@ -15,10 +15,10 @@ T_SCALE = 1000.0  # TRELLIS' networks take times on the scale of 0 to 1000
 
 
 def bind(network: Callable[..., Tensor], cond: Tensor) -> Velocity:
-    """Velocity of a dense flow network under `cond`. cond: [B, T, C]."""
+    """Velocity of a dense flow network under `cond`. cond: [B, T, C]. One with two times takes t_end as a third."""
 
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        return network(x, T_SCALE * t, cond)
+    def velocity(x: Tensor, t: Tensor, *t_end: Tensor) -> Tensor:
+        return network(x, T_SCALE * t, cond, *(T_SCALE * end for end in t_end))
 
     return velocity
 
@@ -29,10 +29,10 @@ def bind_guided(network: Callable[..., Tensor], cond: Tensor) -> Guided:
 
 
 def bind_sparse(network: Callable[..., SparseTensor], cond: Tensor, voxels: Voxels) -> Velocity:
-    """Velocity of a sparse flow network under `cond`, of features [N, C] on `voxels`. cond: [B, T, C]."""
+    """As `bind`, of features [N, C] on `voxels`."""
 
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        return network(SparseTensor(x, voxels), T_SCALE * t, cond).feats
+    def velocity(x: Tensor, t: Tensor, *t_end: Tensor) -> Tensor:
+        return network(SparseTensor(x, voxels), T_SCALE * t, cond, *(T_SCALE * end for end in t_end)).feats
 
     return velocity
 

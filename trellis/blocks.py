@@ -57,6 +57,21 @@ class TimeEmbedder(nn.Module):
         return self.mlp(time_features(t, at_least_float32(weight_dtype)).to(weight_dtype))
 
 
+class EndTimeEmbedder(TimeEmbedder):
+    """t - t_end [B] on the 0..1000 scale -> [B, C], zero at first: what a network is told of where a jump ends."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        for parameter in self.mlp[-1].parameters():
+            nn.init.zeros_(parameter)
+
+
+def embedded_times(start: TimeEmbedder, end: EndTimeEmbedder | None, t: Tensor, t_end: Tensor | None) -> Tensor:
+    """Of a jump from t to t_end (None: to 0). A network without an embedding of the end knows t alone. [B, C]."""
+    embedding = start(t)
+    return embedding if end is None else embedding + end(t if t_end is None else t - t_end)
+
+
 class WideLayerNorm(nn.LayerNorm):
     """Layer norm that computes in at least float32 and returns the dtype of its input."""
 

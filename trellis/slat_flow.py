@@ -16,10 +16,12 @@ from torch.nn import functional as F
 from ..base.errors import UsageError
 from .blocks import (
     BLOCK_NORM_EPS,
+    EndTimeEmbedder,
     ModulatedCrossBlock,
     TimeEmbedder,
     WideLayerNorm,
     check_transformer,
+    embedded_times,
     initialise_transformer,
     modulation,
     position_features,
@@ -100,12 +102,14 @@ class SLatFlowModel(nn.Module):
         self.resolution = resolution
         self.in_channels = in_channels
         self.out_channels = out_channels
+        self.model_channels = model_channels
         self.cond_channels = cond_channels
         self.patch_size = patch_size
         self.num_io_res_blocks = num_io_res_blocks
         self.use_skip_connection = use_skip_connection
 
         self.t_embedder = TimeEmbedder(model_channels)
+        self.end_time: EndTimeEmbedder | None = None
         self.adaLN_modulation = modulation(model_channels) if share_mod else nn.Identity()
         self.input_layer = nn.Linear(in_channels, widths[0])
         self.input_blocks = nn.ModuleList(
@@ -135,20 +139,25 @@ class SLatFlowModel(nn.Module):
             for torso in (self.input_blocks, self.blocks, self.out_blocks):
                 half_torso(torso)
 
-    def forward(self, x: SparseTensor, t: Tensor, cond: Tensor) -> SparseTensor:
+    def add_end_time(self) -> None:
+        """Take a second time from here on; see `end_time`."""
+        self.end_time = EndTimeEmbedder(self.model_channels)
+
+    def forward(self, x: SparseTensor, t: Tensor, cond: Tensor, t_end: Tensor | None = None) -> SparseTensor:
         """Velocity at (x, t).
 
         Args:
             x: in_channels features on every voxel.
             t: [B], time on the 0..1000 scale.
             cond: [B, T, cond_channels], T of any size.
+            t_end: [B] where a jump from t ends, on the same scale; None: at 0. Without `add_end_time` of no effect.
         Returns:
             out_channels features on the voxels of `x`.
         """
         if x.feats.shape[1] != self.in_channels:
             raise UsageError(f"The latent has {x.feats.shape[1]} channels; this network takes {self.in_channels}.")
         dtype = linear_dtype(self.blocks)
-        emb = self.adaLN_modulation(self.t_embedder(t)).to(dtype)
+        emb = self.adaLN_modulation(embedded_times(self.t_embedder, self.end_time, t, t_end)).to(dtype)
         h = x.replace(self.input_layer(x.feats).to(dtype))
         opposite: list[tuple[Voxels, Tensor]] = []  # of each input block: the voxels it was given, what it returned
         for i, block in enumerate(self.input_blocks):

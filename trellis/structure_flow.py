@@ -12,9 +12,11 @@ from torch.nn import functional as F
 
 from ..base.errors import UsageError
 from .blocks import (
+    EndTimeEmbedder,
     ModulatedCrossBlock,
     TimeEmbedder,
     check_transformer,
+    embedded_times,
     initialise_transformer,
     modulation,
     position_features,
@@ -80,6 +82,7 @@ class SparseStructureFlowModel(StructureFlow):
         self.patch_size = patch_size
 
         self.t_embedder = TimeEmbedder(model_channels)
+        self.end_time: EndTimeEmbedder | None = None
         self.adaLN_modulation = modulation(model_channels) if share_mod else nn.Identity()
         axis = torch.arange(resolution // patch_size)
         coords = torch.cartesian_prod(axis, axis, axis)  # [L, 3], the last axis runs fastest
@@ -103,13 +106,18 @@ class SparseStructureFlowModel(StructureFlow):
         if use_fp16:
             half_torso(self.blocks)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    def add_end_time(self) -> None:
+        """Take a second time from here on; see `end_time`."""
+        self.end_time = EndTimeEmbedder(self.pos_emb.shape[1])
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor, t_end: Tensor | None = None) -> Tensor:
         """Velocity at (x, t).
 
         Args:
             x: [B, in_channels, R, R, R].
             t: [B], time on the 0..1000 scale.
             cond: [B, T, cond_channels], T of any size.
+            t_end: [B] where a jump from t ends, on the same scale; None: at 0. Without `add_end_time` of no effect.
         Returns:
             [B, out_channels, R, R, R].
         """
@@ -118,7 +126,7 @@ class SparseStructureFlowModel(StructureFlow):
             raise UsageError(f"The structure latent has shape {list(x.shape)}; this network takes [B, {expected}].")
         dtype = linear_dtype(self.blocks)
         h = self.input_layer(to_patches(x, self.patch_size)) + self.pos_emb
-        mod = self.adaLN_modulation(self.t_embedder(t)).to(dtype)
+        mod = self.adaLN_modulation(embedded_times(self.t_embedder, self.end_time, t, t_end)).to(dtype)
         h, cond = h.to(dtype), cond.to(dtype)
         for block in self.blocks:
             h = block(h, mod, cond)

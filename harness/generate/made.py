@@ -23,6 +23,7 @@ from ...flow.samplers import Sampler
 from ...geometry.gaussians import Gaussians
 from ...geometry.mesh import Mesh
 from ...render.appearance import coarse_coords
+from ...trellis.end_time import add_end_time, has_end_time
 from ...trellis.pipeline import StructurePipeline
 from ...trellis.slat_pipeline import SlatPipeline
 from ...trellis.sparse import Voxels
@@ -303,6 +304,8 @@ def with_weights(teacher: nn.Module, weights: Path) -> nn.Module:
     """A copy of a teacher with a student's weights. Raises MissingError when they do not fit."""
     network = copy.deepcopy(teacher)
     tensors = read_tensors(weights)
+    if has_end_time(tensors):
+        add_end_time(network)
     check_fit(weights, network, tensors)
     network.load_state_dict(tensors)
     return network.eval()

@@ -63,7 +63,7 @@ class Family(Protocol):
         ...
 
     def student(self, seed: int) -> nn.Module:
-        """A new student, which starts as the teacher; called as network(x, t, classes)."""
+        """A new student, which starts as the teacher: network(x, t, classes), with t_end after `add_end_time`."""
         ...
 
     def teacher(self, classes: Tensor) -> Guided: ...
@@ -103,7 +103,7 @@ class Exam:
         """Of a student's network, or of the teacher."""
         if network is None:
             return self.family.teacher(self.classes)
-        return lambda x, t, cfg_strength: network.eval()(x, t, self.classes)
+        return lambda x, t, cfg_strength, *t_end: network.eval()(x, t, self.classes, *t_end)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class LawTask:
         return self.family.student(seed_of("oracle student", self.seed))
 
     def bind(self, network: Callable[..., Tensor], batch: Batch) -> Velocity:
-        return lambda x, t: network(x, t, batch.cond)
+        return lambda x, t, *t_end: network(x, t, batch.cond, *t_end)
 
     def teacher(self, batch: Batch) -> Guided:
         return self.family.teacher(batch.cond)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...base.files import write_json
 from ...base.seeds import seed_of
 from ...methods import StoredPairs
+from ...trellis.end_time import add_end_time, has_end_time
 from ..engine.files import save_tensors
 from ..engine.workers import tick
 from ..settings.methods import Entrant
@@ -143,7 +144,10 @@ def network_of(config: OracleConfig, out: Path, training: Training | None) -> nn
     if training is None:
         return None
     network = family(config).student(0)
-    network.load_state_dict(load_file(student_file(out / training.folder)))
+    tensors = load_file(student_file(out / training.folder))
+    if has_end_time(tensors):
+        add_end_time(network)
+    network.load_state_dict(tensors)
     return network
 
 

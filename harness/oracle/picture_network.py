@@ -32,7 +32,10 @@ class Block(nn.Module):
 
 
 class PictureNet(nn.Module):
-    """Velocity of a picture under its class: x [B, DIM], t [B] in [0, 1], classes [B] -> [B, DIM]."""
+    """Velocity of a picture under its class: x [B, DIM], t [B] in [0, 1], classes [B] -> [B, DIM].
+
+    With `add_end_time` the average velocity from t down to t_end [B], by default 0.
+    """
 
     frequencies: Tensor
 
@@ -40,15 +43,28 @@ class PictureNet(nn.Module):
         super().__init__()
         self.register_buffer("frequencies", torch.logspace(0, math.log10(HIGHEST), FREQUENCIES), persistent=False)
         self.time = nn.Linear(2 * FREQUENCIES, EMBEDDING)
+        self.end_time: nn.Linear | None = None
         self.label = nn.Embedding(CLASSES, EMBEDDING)
         self.first = nn.Linear(DIM, WIDTH)
         self.blocks = nn.ModuleList(Block() for _ in range(BLOCKS))
         self.last = nn.Linear(WIDTH, DIM)
 
-    def forward(self, x: Tensor, t: Tensor, classes: Tensor) -> Tensor:
-        angles = t[:, None] * self.frequencies
-        embedding = nn.functional.silu(self.time(torch.cat([angles.cos(), angles.sin()], 1)) + self.label(classes))
+    def add_end_time(self) -> None:
+        """Take the end of a jump as a second time."""
+        self.end_time = nn.Linear(2 * FREQUENCIES, EMBEDDING)
+        nn.init.zeros_(self.end_time.weight)
+        nn.init.zeros_(self.end_time.bias)
+
+    def forward(self, x: Tensor, t: Tensor, classes: Tensor, t_end: Tensor | None = None) -> Tensor:
+        hidden = self.time(self._waves(t)) + self.label(classes)
+        if self.end_time is not None:
+            hidden = hidden + self.end_time(self._waves(t if t_end is None else t - t_end))
+        embedding = nn.functional.silu(hidden)
         h = self.first(x)
         for block in self.blocks:
             h = block(h, embedding)
         return self.last(h)
+
+    def _waves(self, t: Tensor) -> Tensor:
+        angles = t[:, None] * self.frequencies
+        return torch.cat([angles.cos(), angles.sin()], 1)

@@ -49,15 +49,28 @@ class Bank:
         return x.unflatten(0, (self.size, -1))
 
 
+class EndTimes(nn.Module):
+    """What the length t - t_end [P, B] of a jump adds to each first layer [P, B, width]; zero at first."""
+
+    def __init__(self, size: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(size, 2, width))
+
+    def forward(self, length: Tensor) -> Tensor:
+        return torch.stack([length, torch.cos(math.pi * length)], 2) @ self.weight
+
+
 class BankStudent(nn.Module):
     """phi(x, t, class) = teacher's conditional velocity + networks that are zero at first, one per problem.
 
-    So distillation starts at the teacher, as a copy of its weights would.
+    So distillation starts at the teacher, as a copy of its weights would. With `add_end_time` the networks are told
+    where a jump ends as well.
     """
 
     def __init__(self, bank: Bank, width: int, seed: int):
         super().__init__()
         self._bank = bank
+        self.end_time: EndTimes | None = None
         sizes = (FEATURES, width, width, DIM)
         self.weights = nn.ParameterList(torch.zeros(bank.size, a, b) for a, b in pairwise(sizes))
         self.biases = nn.ParameterList(torch.zeros(bank.size, 1, b) for b in sizes[1:])
@@ -66,13 +79,19 @@ class BankStudent(nn.Module):
             for parameter, fan_in in [(self.weights[i], sizes[i]) for i in (0, 1)] + [(self.biases[0], FEATURES)]:
                 parameter.uniform_(-1, 1, generator=generator).div_(math.sqrt(fan_in))
 
-    def forward(self, x: Tensor, t: Tensor, classes: Tensor) -> Tensor:
-        """x: [P B, D], t: [P B] in [0, 1], classes: [P B]."""
+    def add_end_time(self) -> None:
+        self.end_time = EndTimes(self._bank.size, self.biases[0].shape[-1])
+
+    def forward(self, x: Tensor, t: Tensor, classes: Tensor, t_end: Tensor | None = None) -> Tensor:
+        """x: [P B, D], t, t_end: [P B] in [0, 1], classes: [P B]."""
         time, label = t[:, None], nn.functional.one_hot(classes, CLASSES).to(x.dtype)
         hidden = self._bank.split(torch.cat([x, time, torch.cos(math.pi * time), label], 1))
         layers = list(zip(self.weights, self.biases, strict=True))
-        for weight, bias in layers[:-1]:
-            hidden = nn.functional.silu(torch.baddbmm(bias, hidden, weight))
+        for i, (weight, bias) in enumerate(layers[:-1]):
+            hidden = torch.baddbmm(bias, hidden, weight)
+            if i == 0 and self.end_time is not None:
+                hidden = hidden + self.end_time(self._bank.split(t if t_end is None else t - t_end))
+            hidden = nn.functional.silu(hidden)
         weight, bias = layers[-1]
         return self._bank.velocity(x, t, classes) + torch.baddbmm(bias, hidden, weight).flatten(0, 1)
 

@@ -24,6 +24,7 @@ from ...base.errors import UsageError
 from ...base.files import write_json, write_text
 from ...base.seeds import seed_of
 from ...methods import Distillation, Step
+from ...trellis.end_time import add_end_time
 from ..engine.device import clock
 from ..engine.files import save_tensors
 from ..engine.logs import read_log, write_log
@@ -70,7 +71,8 @@ class Student:
         seconds: time in this student's steps, all calls together, as if it had trained alone.
 
     Raises:
-        UsageError: activations are to be recomputed and the network has no blocks that can.
+        UsageError: activations are to be recomputed and the network has no blocks that can, or the method has two
+            times and the network can have one only.
     """
 
     def __init__(
@@ -88,6 +90,8 @@ class Student:
         self.method = method
         self.folder = folder
         self.train = train
+        if method.two_times:
+            add_end_time(network, seed_of("end time", label, seed))
         self.network = network.train().requires_grad_(True)
         self.device = next(network.parameters()).device
         if train.checkpoint_blocks:

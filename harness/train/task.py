@@ -187,14 +187,14 @@ def autocast(x: Tensor, precision: Precision) -> Iterator[None]:
         yield
 
 
-def lowered(velocity: Velocity, precision: Precision) -> Velocity:
+def lowered(velocity: Callable[..., Tensor], precision: Precision) -> Callable[..., Tensor]:
     """A velocity computed in `precision` and returned in float32, so that differences of two are float32 too."""
     if precision == "float32":
         return velocity
 
-    def half(x: Tensor, t: Tensor) -> Tensor:
+    def half(x: Tensor, *times: Tensor) -> Tensor:
         with autocast(x, precision):
-            return velocity(x, t).float()
+            return velocity(x, *times).float()
 
     return half
 

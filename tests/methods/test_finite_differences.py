@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 
 import pytest
 import torch
-from steps import LABELS, Mlp, bind, dense, gradient, make_step, method, ragged, randn, times, twin
+from steps import LABELS, Mlp, bind, dense, gradient, make_step, method, ragged, randn, student_for, times, twin
 from torch import Tensor, nn
 
 from mdtbench.flow.layout import Layout
@@ -49,7 +49,7 @@ def moved(network: nn.Module, direction: list[Tensor], size: float) -> None:
 @pytest.mark.parametrize("layout", [dense(4, 3), ragged((3, 1), 3)], ids=["dense", "sparse"])
 @pytest.mark.parametrize("label", LABELS)
 def test_gradient_is_the_slope_of_the_loss(label: str, layout: Layout, monkeypatch: pytest.MonkeyPatch):
-    student, teacher, made, tape = Mlp(3, 1), Mlp(3, 2), method(label), Tape()
+    student, teacher, made, tape = student_for(label, 3, 1), Mlp(3, 2), method(label), Tape()
     target = bind(twin(student, 3, 0.2), layout)
     t = times(layout.batch_size, 4)
     step = make_step(layout, t, bind(student, layout), bind(teacher, layout), frozen=target)

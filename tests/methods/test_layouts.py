@@ -19,6 +19,7 @@ from steps import (
     method,
     ragged,
     seeded,
+    student_for,
     times,
     twin,
     worst,
@@ -42,7 +43,7 @@ class Scripted(SparseLayout):
 
 @pytest.mark.parametrize("name", LABELS)
 def test_samples_of_one_length_give_the_dense_result(name: str):
-    student, teacher = Mlp(3, 1), Mlp(3, 2)
+    student, teacher = student_for(name, 3, 1), Mlp(3, 2)
     target, t, results = twin(student, 3, 0.2), times(4, 4), []
     for layout in (dense(4, 5, 3), ragged((5, 5, 5, 5), 3)):
         step = make_step(layout, t, bind(student, layout), bind(teacher, layout), frozen=bind(target, layout))
@@ -56,8 +57,8 @@ def test_samples_of_one_length_give_the_dense_result(name: str):
 
 
 @pytest.mark.parametrize(
-    "name", ["cm", "gd", "kd", "pcm", "pcm:weighted", "scm", "scm:adaptive", "vm", "vm:paper"]
-)  # VD draws per batch: see test_gradients
+    "name", ["cm", "ect", "gd", "kd", "pcm", "pcm:weighted", "scm", "scm:adaptive", "vm", "vm:paper"]
+)  # VD and ends of jumps are drawn per batch
 def test_a_batch_of_two_objects_is_the_mean_of_two_batches_of_one(name: str):
     """Objects of different size weigh the same."""
     student, teacher, lengths = Mlp(3, 1), Mlp(3, 2), (2, 7)
@@ -88,7 +89,7 @@ def test_matching_term_of_mdt_is_that_of_vm():
     assert torch.equal(of_mdt, gradient(method("vm").loss(step).value, student))
 
 
-@pytest.mark.parametrize("name", ["cm:weighted", "gd", "kd", "mdt", "mdt:paper", "pcm", "scm:adaptive", "vm"])
+@pytest.mark.parametrize("name", ["cm:weighted", "ect", "gd", "kd", "mdt", "mdt:paper", "pcm", "scm:adaptive", "vm"])
 def test_per_voxel_reduction_weighs_objects_by_their_voxels(name: str):
     """The mean over all voxels: what a batch of one gives, weighted 2 : 7. VD's draws are the step's, to be shared."""
     student, teacher, lengths = Mlp(3, 1), Mlp(3, 2), (2, 7)

@@ -20,6 +20,7 @@ from steps import (
     loss_of,
     make_step,
     method,
+    student_for,
     times,
     twin,
     worst,
@@ -29,7 +30,7 @@ from torch import Tensor
 from mdtbench.flow.layout import DenseLayout
 from mdtbench.methods import METHODS, Distillation, Step
 
-LAYOUT, T = dense(6, 4), times(6, 1)
+LAYOUT, T = dense(24, 4), times(24, 1)  # enough that some sample of every kind is there
 
 
 def test_all_distillations_are_tested():
@@ -40,7 +41,7 @@ def test_all_distillations_are_tested():
 
 @pytest.mark.parametrize("name", LABELS)
 def test_only_the_student_gets_a_gradient(name: str):
-    student, teacher = Mlp(4, 1), Mlp(4, 2)
+    student, teacher = student_for(name, 4, 1), Mlp(4, 2)
     target = twin(student, 3, 0.1)
     step = make_step(LAYOUT, T, bind(student, LAYOUT), bind(teacher, LAYOUT), frozen=bind(target, LAYOUT))
     loss = loss_of(method(name), step)
@@ -53,7 +54,7 @@ def test_only_the_student_gets_a_gradient(name: str):
 @pytest.mark.parametrize("name", TARGETED)
 def test_online_target_is_a_constant(name: str):
     """The target's values matter, its dependence on the weights does not; a leak would change the gradient."""
-    student, teacher = Mlp(4, 1), Mlp(4, 2)
+    student, teacher = student_for(name, 4, 1), Mlp(4, 2)
 
     def run(frozen: torch.nn.Module, kind: type[Step] = Step) -> tuple[Tensor, Tensor]:
         step = make_step(
@@ -95,7 +96,7 @@ def test_a_teacher_that_forgets_to_stop_changes_nothing(name: str):
 @pytest.mark.parametrize("at_start", [True, False])
 def test_loss_and_gradient_are_finite_at_the_ends_of_time(name: str, t_min: float, dtype: torch.dtype, at_start: bool):
     """Also where nothing is left to learn: at the start the student is the teacher, and a gap can be exactly zero."""
-    layout, student = DenseLayout((2, 4), dtype), Mlp(4, 1).to(dtype)
+    layout, student = DenseLayout((2, 4), dtype), student_for(name, 4, 1).to(dtype)
     teacher = student if at_start else Mlp(4, 2).to(dtype)
     t = torch.tensor([t_min, 1.0], dtype=dtype)
     for index in (0, 1):
@@ -109,7 +110,7 @@ def test_loss_and_gradient_are_finite_at_the_ends_of_time(name: str, t_min: floa
 @pytest.mark.parametrize("index", [0, 1])
 def test_scm_has_no_signal_at_pure_noise(index: int):
     """g = 0 at t = 1."""
-    student, t = Mlp(4, 1), torch.ones(6, dtype=F64)
+    student, t = Mlp(4, 1), torch.ones(24, dtype=F64)
     step = make_step(LAYOUT, t, bind(student, LAYOUT), bind(Mlp(4, 2), LAYOUT), index=index)
     loss, gradient = loss_and_gradient(method("scm"), step, student)
     assert loss.value == 0
@@ -119,16 +120,16 @@ def test_scm_has_no_signal_at_pure_noise(index: int):
 @pytest.mark.parametrize("name", LABELS)
 def test_cost_counts_the_forward_passes(name: str):
     """Teacher 2 (both conditions), forward 1, forward mode 3, backward 2 per differentiated forward."""
-    velocity, spent = bind(Mlp(4, 1), LAYOUT), []
+    velocity, spent = bind(student_for(name, 4, 1), LAYOUT), []
 
     class Counting(Step):
         def target_derivative(self, x: Tensor, t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
             spent.append(2)  # beside the pass that the network itself counts
             return super().target_derivative(x, t, v)
 
-    def network(x: Tensor, t: Tensor) -> Tensor:
+    def network(x: Tensor, *times: Tensor) -> Tensor:
         spent.append(3 if torch.is_grad_enabled() else 1)
-        return velocity(x, t)
+        return velocity(x, *times)
 
     def teacher(x: Tensor, t: Tensor) -> Tensor:
         spent.append(2)

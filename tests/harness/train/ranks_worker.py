@@ -27,7 +27,7 @@ from mdtbench.harness.train.task import StageTask
 from mdtbench.methods import Loss, Step
 from mdtbench.methods.vm import VelocityMatching
 
-NAMES = ("mdt", "cm")  # mdt draws times and noise of its own, here with an averaged target
+NAMES = ("mdt", "cm", "meanflow")  # mdt and meanflow draw numbers of their own, mdt here with an averaged target
 SIZES = (1, 2, 4)
 STAGES: tuple[Stage, ...] = ("structure", "slat")
 CHANGES = {"mdt": {"target_decay": 0.9}}
