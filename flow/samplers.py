@@ -105,11 +105,15 @@ class Euler:
 
 @dataclass(frozen=True)
 class Renoise:
-    """Jump to the data, add fresh noise of the next time, jump again (multistep consistency sampling)."""
+    """Jump to the data, add fresh noise of the next time, jump again (multistep consistency sampling).
+
+    made_for: the one number of steps that the student was trained for; 0: it may take any.
+    """
 
     name: ClassVar[str] = "renoise"
     steps: int
     rescale_t: float = 1.0
+    made_for: int = 0
 
     def computation(self) -> Computation:
         times = sampling_times(self.steps, self.rescale_t)
@@ -127,7 +131,9 @@ class Renoise:
         raise ValueError("a sampler needs at least one step")
 
     def note(self) -> str:
-        return ""
+        if self.made_for in (0, self.steps):
+            return ""
+        return f"{self.steps} step(s) of a student trained for {self.made_for}: out of its design"
 
 
 @dataclass(frozen=True)

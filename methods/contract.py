@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -47,6 +47,9 @@ class Step:
             networks run once per batch at (x_t, t), however many methods and guidance strengths ask.
         generator: private to the method and this step, for draws beyond the shared x_0, noise and t.
         auxiliary: the method's `auxiliary()` network; trained with the student, by the same optimiser.
+        networks: the method's `networks()` by name: velocities of copies of the flow network, and heads as they are.
+            Gradients flow, but for those that stay as they are.
+        averages: the same with averaged weights, of those that have an average.
     """
 
     index: int
@@ -62,6 +65,8 @@ class Step:
     teacher: GuidedVelocity
     generator: torch.Generator
     auxiliary: nn.Module | None = None
+    networks: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    averages: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
 
     def towards(self, t_end: Tensor) -> Step:
         """The step of a method with `two_times`, with all jumps of the student ending at t_end [B].
@@ -99,6 +104,30 @@ class Method(ABC):
     @abstractmethod
     def sampler(self, n_steps: int) -> Sampler:
         """The sampler whose results are reported for `n_steps` steps."""
+
+
+STUDENT = "student"  # its name beside those of `Distillation.networks`
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that a method has beside its student: a critic, a frozen reference, a small head.
+
+    Attributes:
+        rate: peak learning rate of its own optimiser, as a multiple of the student's; 0: it stays as it is.
+        period: steps from one of its updates to the next.
+        average: decay of its moving average; 0: it has none.
+        weights: whether a copy begins with the weights of the student's own beginning (the teacher's, or those of the
+            student that a chained training begins as), or every tensor is drawn anew with its mean and spread.
+        head: builds another module in place of such a copy, from the network that would be copied. Its weights are
+            drawn from torch's global generator, which is seeded for it.
+    """
+
+    rate: float = 1.0
+    period: int = 1
+    average: float = 0.0
+    weights: bool = True
+    head: Callable[[nn.Module], nn.Module] | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +170,22 @@ class Distillation(Method, ABC):
     @abstractmethod
     def cost(self) -> float:
         """Network forward passes per sample and training step; a backward pass counts 2, a JVP 3."""
+
+    def networks(self) -> Mapping[str, Network]:
+        """Networks beside the student, by names that are the method's own; most methods have none.
+
+        Each has its own optimiser, clipping and average. The loss of a step is the sum of what all of them learn: keep
+        with `detach` and `no_grad` from one what is another's.
+        """
+        return {}
+
+    def student_period(self) -> int:
+        """Steps from one update of the student to the next; most methods update it in every step."""
+        return 1
+
+    def updates(self, name: str, index: int) -> bool:
+        """Whether training step `index` moves STUDENT, or the network of this name. Step 0 moves all."""
+        return index % (self.student_period() if name == STUDENT else self.networks()[name].period) == 0
 
     def auxiliary(self) -> nn.Module | None:
         """A small network that the loss learns beside the student; most methods have none."""

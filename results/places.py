@@ -22,6 +22,7 @@ LABELS = {
     "ect": "ECT",
     "meanflow": "MeanFlow",
     "ayf": "AYF",
+    "dmd2": "DMD2",
     "vm": "VM",
     "mdt": "VM+VD",
     "gd": "Guidance only",

@@ -20,15 +20,16 @@ F64 = torch.float64
 T_MIN = 0.01001
 DISTILLATIONS = ("ayf", "cm", "ect", "mdt", "meanflow", "pcm", "scm", "vm")  # those that learn from their own target
 CONTROLS = ("gd", "kd")
+MATCHING = ("dmd2",)  # those that learn from a critic
 # Every method in every variant that differs from its default.
 LABELS = tuple(
     f"{name}:{variant}" if variant else name
-    for name in (*DISTILLATIONS, *CONTROLS)
+    for name in (*DISTILLATIONS, *MATCHING, *CONTROLS)
     for variant, parameters in (METHODS.get(name).variants or {"": {}}).items()
     if parameters or not variant
 )
 # Those whose target is the student itself, through `Step.target` or `Step.target_derivative`.
-TARGETED = tuple(label for label in LABELS if label not in CONTROLS)
+TARGETED = tuple(label for label in LABELS if label.partition(":")[0] in DISTILLATIONS)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -119,7 +120,7 @@ def make_step(
     *,
     frozen: Velocity | None = None,
     seed: int = 0,
-    index: int = 1,
+    index: int = 20,  # at which all networks move
     total: int = 1,
     x_t: Tensor | None = None,
     kind: type[Step] = Step,
@@ -164,10 +165,29 @@ def method(label: str, **parameters) -> Distillation:
     return made
 
 
+def networks_of(made: Distillation, step: Step) -> dict[str, nn.Module]:
+    """Small networks in the place of those that the method has beside its student."""
+    like = Mlp(step.x_t.shape[-1], 31)
+    with torch.random.fork_rng():
+        torch.manual_seed(32)
+        found = {
+            name: kind.head(like) if kind.head else Mlp(step.x_t.shape[-1], 33 + i)
+            for i, (name, kind) in enumerate(made.networks().items())
+        }
+    return {name: network.to(step.x_t.dtype) for name, network in found.items()}
+
+
+def with_networks(made: Distillation, step: Step, networks: dict[str, nn.Module] | None = None) -> Step:
+    """The step with all that the method has beside its student; by default made anew, always the same."""
+    networks = networks_of(made, step) if networks is None else networks
+    kinds = made.networks()
+    bound = {name: one if kinds[name].head else bind(one, step.layout) for name, one in networks.items()}
+    return replace(step, auxiliary=made.auxiliary(), networks=bound, averages=bound)
+
+
 def loss_of(made: Distillation, step: Step) -> Loss:
-    """The loss, with a fresh auxiliary network where the method has one."""
-    network = made.auxiliary()
-    return made.loss(replace(step, auxiliary=network))
+    """The loss, with fresh networks where the method has some."""
+    return made.loss(with_networks(made, step))
 
 
 def times(batch: int, seed: int) -> Tensor:

@@ -177,6 +177,11 @@ class Learner:
         self.done += 1
         return norm
 
+    def rest(self) -> float:
+        """A step of training that moves other networks alone. Returns the norm of no gradient, 0."""
+        self.done += 1
+        return 0.0
+
     def _update(self) -> None:
         for optimiser, peak in self.optimisers:
             for group in optimiser.param_groups:

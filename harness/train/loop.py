@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import resource
 import sys
@@ -23,7 +24,7 @@ from ...base.blame import is_ours, raised_in, summary, written_at
 from ...base.errors import UsageError
 from ...base.files import write_json, write_text
 from ...base.seeds import seed_of
-from ...methods import Distillation, Step
+from ...methods import STUDENT, Distillation, Step
 from ...trellis.end_time import add_end_time
 from ..engine.device import clock
 from ..engine.files import save_tensors
@@ -34,6 +35,7 @@ from ..settings.config import Train
 from ..settings.contract import loss_of
 from ..settings.methods import Entrant
 from .learner import Learner, Recipe, blend
+from .networks import Networks, gradients_of, set_gradients_of
 from .pairs import HeldOut
 from .parts import Cut, CutDraws, Part, TreeSum, parts_of
 from .ranks import Ranks, joined
@@ -90,7 +92,9 @@ class Student:
         self.method = method
         self.folder = folder
         self.train = train
+        begin = network  # named networks are copies of it without a second time
         if method.two_times:
+            begin = copy.deepcopy(network) if method.networks() else network
             add_end_time(network, seed_of("end time", label, seed))
         self.network = network.train().requires_grad_(True)
         self.device = next(network.parameters()).device
@@ -111,6 +115,7 @@ class Student:
             clip_percentile=train.clip_percentile,
             scale_loss=train.precision == "float16",
         )
+        self.networks = Networks(method, begin, recipe, (label, seed))
         self.learner = Learner(nn.ModuleDict(parts), recipe)
         own_target = method.target_decay != 0  # else the target is the network, and no copy takes memory
         self.target = {n: p.detach().clone() for n, p in self.network.named_parameters()} if own_target else {}
@@ -155,25 +160,37 @@ class Student:
         Returns:
             Loss and diagnostics, weighted and added up likewise.
         """
-        names, total = (), TreeSum()
+        names, total, moved = (), TreeSum(), self._moved(shares[0].step.index)
         for share in shares:
             self.learner.forget()
+            self.networks.forget()
             with CutDraws(share.step.generator, share.cut) if share.cut else nullcontext():
                 loss = loss_of(self.method.loss(share.step))
             self.learner.backward(loss.value * share.weight)
             values = {"loss": loss.value.detach(), **loss.diagnostics}
             names = tuple(values)
             numbers = torch.tensor([float(value) * share.weight for value in values.values()], dtype=torch.float64)
-            total.add([numbers, *self.learner.gradients()])
+            total.add([numbers, *gradients_of(moved)])
         numbers, *gradients = total.value
-        self.learner.set_gradients(gradients)
+        set_gradients_of(moved, gradients)
         return dict(zip(names, numbers.tolist(), strict=True))
+
+    def gradients(self, index: int) -> list[Tensor]:
+        """Of all that step `index` moves."""
+        return gradients_of(self._moved(index))
+
+    def _moved(self, index: int) -> list[Learner]:
+        """What step `index` moves: the student, other networks, or both."""
+        own = [self.learner] if self.method.updates(STUDENT, index) else []
+        return [*own, *self.networks.updated(index)]
 
     def apply(self, totals: Mapping[str, float], index: int, elapsed: float) -> None:
         """Update the weights with the gradients of the whole batch, of which `totals` are loss and diagnostics."""
         started = clock(self.device)
-        norm = self.learner.advance(math.isfinite(totals["loss"]))
-        if self.method.target_decay:
+        finite, moved = math.isfinite(totals["loss"]), self.method.updates(STUDENT, index)
+        norm = self.learner.advance(finite) if moved else self.learner.rest()
+        self.networks.advance(index, finite)
+        if self.method.target_decay and moved:
             blend(self.target, dict(self.network.named_parameters()), self.method.target_decay)
         elapsed += clock(self.device) - started
         self.seconds += elapsed
@@ -190,7 +207,8 @@ class Student:
         targets = {f"target/{name}": value for name, value in self.target.items()}
         seconds = torch.tensor(self.seconds, dtype=torch.float64)
         watched = {} if self.held_out is None else {"held_out": self.held_out.state()}
-        save_tensors(self._checkpoint, self.learner.state() | targets | watched | {"seconds": seconds})
+        others = targets | watched | self.networks.state()
+        save_tensors(self._checkpoint, self.learner.state() | others | {"seconds": seconds})
 
     def finish(self) -> None:
         """Write the averaged weights, the result of training, and what it took."""
@@ -230,7 +248,8 @@ class Student:
         self.seconds = float(state.pop("seconds"))
         if self.held_out is not None:
             self.held_out.restore(state.pop("held_out"))
-        self.learner.restore({key: v for key, v in state.items() if key not in targets})
+        self.networks.restore(state)
+        self.learner.restore({k: v for k, v in state.items() if k not in targets and not k.startswith("networks/")})
         self.log = [entry for entry in read_log(self.folder / LOG_FILE) if entry["step"] < self.learner.done]
 
 
@@ -405,7 +424,7 @@ def _updated(student: Student, shares: Sequence[Share], index: int, draw_s: floa
         lost = ranks.any(failure is not None and failure.lost)  # all processes must go on with the same students
         elsewhere = Failure(f"failed in another process (step {index}, {student.folder / 'failure.txt'})")
         return replace(failure or elsewhere, lost=lost)
-    totals = _summed(totals, student.learner.gradients(), ranks)
+    totals = _summed(totals, student.gradients(index), ranks)
     elapsed = clock(student.device) - started + draw_s + sum(share.teacher.owed_s for share in shares)
     student.apply(totals, index, elapsed)
     if not student.fault:
@@ -441,6 +460,10 @@ def _summed(totals: dict[str, float], gradients: Sequence[Tensor], ranks: Ranks)
 def _share(student: Student, task: Task, part: Part, points: Points, seed: int, index: int) -> Share:
     batch, point, precision = points.batch, points.at(student.method.times), student.train.precision
     teacher = ChargedTeacher(point, batch.layout, student.method.cfg_interval)
+
+    def bind(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lowered(task.bind(network, batch), precision)
+
     step = Step(
         index=index,
         total=student.learner.recipe.steps,
@@ -450,10 +473,12 @@ def _share(student: Student, task: Task, part: Part, points: Points, seed: int, 
         t_min=points.t_min,
         x_t=point.x_t,
         layout=batch.layout,
-        student=lowered(task.bind(student.network, batch), precision),
-        frozen_student=lowered(task.bind(student.frozen(), batch), precision),
+        student=bind(student.network),
+        frozen_student=bind(student.frozen()),
         teacher=teacher,
         generator=torch.Generator().manual_seed(seed_of("method", student.label, seed, index)),
         auxiliary=student.auxiliary,
+        networks=student.networks.bound(bind),
+        averages=student.networks.averages(bind),
     )
     return Share(step, part.share, part.cut, teacher)

@@ -12,7 +12,21 @@ from typing import TypeVar, cast
 
 import pytest
 import torch
-from steps import LABELS, Mlp, bind, dense, gradient, make_step, method, ragged, randn, student_for, times, twin
+from steps import (
+    LABELS,
+    Mlp,
+    bind,
+    dense,
+    gradient,
+    make_step,
+    method,
+    ragged,
+    randn,
+    student_for,
+    times,
+    twin,
+    with_networks,
+)
 from torch import Tensor, nn
 
 from mdtbench.flow.layout import Layout
@@ -53,7 +67,7 @@ def test_gradient_is_the_slope_of_the_loss(label: str, layout: Layout, monkeypat
     target = bind(twin(student, 3, 0.2), layout)
     t = times(layout.batch_size, 4)
     step = make_step(layout, t, bind(student, layout), bind(teacher, layout), frozen=target)
-    step = replace(step, auxiliary=made.auxiliary(), teacher=tape.wrap(step.teacher))
+    step = replace(with_networks(made, step), teacher=tape.wrap(step.teacher))
     monkeypatch.setattr(torch.Tensor, "detach", tape.wrap(torch.Tensor.detach))
     monkeypatch.setattr(Step, "target", tape.wrap(Step.target))
     monkeypatch.setattr(Step, "target_derivative", tape.wrap(Step.target_derivative))

@@ -19,7 +19,7 @@ ORACLE, LAYOUT = gaussian(DIM, 1), dense(BATCH, DIM)
 T = torch.cat([0.05 + 0.44 * rand(BATCH // 2, seed=2), 0.55 + 0.45 * rand(BATCH // 2, seed=3)])
 
 
-def gradient_at(velocity: Velocity, made, index: int = 1) -> Tensor:
+def gradient_at(velocity: Velocity, made, index: int = 20) -> Tensor:
     """Gradient of a method's loss at a student that equals `velocity`."""
     network = Correction(DIM)
     step = make_step(LAYOUT, T, network.around(velocity), ORACLE.velocity, index=index)

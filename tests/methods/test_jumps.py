@@ -56,7 +56,7 @@ def around_perfect(network: Correction) -> Callable[..., Tensor]:
     return network.around(perfect)
 
 
-def step_of(velocity: Callable[..., Tensor], index: int = 1, kind: type[Step] = Step) -> Step:
+def step_of(velocity: Callable[..., Tensor], index: int = 20, kind: type[Step] = Step) -> Step:
     return make_step(LAYOUT, T, velocity, ORACLE.velocity, index=index, kind=kind)
 
 

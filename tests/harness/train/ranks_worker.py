@@ -27,7 +27,8 @@ from mdtbench.harness.train.task import StageTask
 from mdtbench.methods import Loss, Step
 from mdtbench.methods.vm import VelocityMatching
 
-NAMES = ("mdt", "cm", "meanflow")  # mdt and meanflow draw numbers of their own, mdt here with an averaged target
+# mdt, meanflow and dmd2 draw numbers of their own, mdt here with an averaged target; dmd2 has a critic.
+NAMES = ("mdt", "cm", "meanflow", "dmd2")
 SIZES = (1, 2, 4)
 STAGES: tuple[Stage, ...] = ("structure", "slat")
 CHANGES = {"mdt": {"target_decay": 0.9}}

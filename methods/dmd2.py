@@ -1,0 +1,125 @@
+"""Distribution matching distillation (DMD2) without its adversarial term: the teacher's score against a critic's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..flow.guidance import Velocity
+from ..flow.layout import Layout, rms
+from ..flow.path import conditional_velocity, diffuse, jump
+from ..flow.samplers import Renoise, Sampler
+from ..flow.times import TimeDensity, sampling_times
+from .contract import METHODS, STUDENT, Distillation, Loss, Network, Step
+from .jumps import uniform
+from .reduction import REDUCTIONS, PerSample, Reduction, reduced_mean
+
+CRITIC = "critic"
+VARIANTS = {
+    "": {},
+    "two": {"jumps": 2},
+    "four": {"jumps": 4},
+    # DEVIATION(DMD2): without the adversarial term and the regression; its critic moves in every step, as here.
+    "paper": {"period": 5, "lr": 2e-6},
+}
+
+
+@METHODS.register("dmd2", version=1, source="Yin et al., DMD2, arXiv:2405.14867, Eq. 1 and Sec. 4.2", variants=VARIANTS)
+@dataclass(frozen=True, kw_only=True)
+class DistributionMatching(Distillation):
+    """The student's samples x' are pushed along (x0_F - x0_T) / mean|x' - x0_T|.
+
+    x0_T and x0_F are what teacher and critic predict as the data of x'_t, a sample diffused to a time t. The critic is
+    a copy of the teacher that learns the velocity of the student's own samples, in every step; the student moves in
+    every `period`-th, so that the critic can keep up with it.
+
+    Attributes:
+        jumps: steps of the sampler that the student is made for. With more than one it begins at their times, from
+            data that is diffused to them.
+        period: steps from one update of the student to the next.
+        critic_rate: learning rate of the critic, as a multiple of the student's.
+        reduction: how samples of different size weigh.
+    """
+
+    lr: float = 3e-4
+    jumps: int = 1
+    # DEVIATION(DMD2): 5. A training of a few hundred steps would move the student in less than a hundred of them.
+    period: int = 2
+    critic_rate: float = 1.0
+    reduction: Reduction = field(default=PerSample(), metadata={"choices": REDUCTIONS})
+
+    def networks(self) -> Mapping[str, Network]:
+        return {CRITIC: Network(self.critic_rate)}
+
+    def student_period(self) -> int:
+        return self.period
+
+    def loss(self, step: Step) -> Loss:
+        layout, moves = step.layout, self.updates(STUDENT, step.index)
+        with torch.set_grad_enabled(moves):
+            sample = self.sample(step)
+        at = judged(step, sample, step.networks[CRITIC], self.times)
+        value = reduced_mean(layout, at.error.square(), self.reduction)
+        sizes = {"rms_critic_error": at.error}
+        if moves:
+            v = step.teacher(at.x_t, at.t, self.cfg_strength)
+            push = matching_push(sample, at, v, layout)
+            sizes |= {"rms_push": push, "rms_scores_apart": v - at.velocity}
+            # A surrogate: its gradient in the sample is the push.
+            value = value + reduced_mean(layout, push * sample, self.reduction)
+        return Loss(value, {name: rms(layout, one.detach()).mean() for name, one in sizes.items()})
+
+    def sample(self, step: Step) -> Tensor:
+        """What the student makes of noise, or of data diffused to one of its sampler's times."""
+        layout = step.layout
+        x, t = layout.randn([step.generator]), torch.ones_like(step.t)
+        if self.jumps > 1:
+            times = torch.tensor(sampling_times(self.jumps, self.rescale_t)[:-1], dtype=t.dtype, device=t.device)
+            t = times[(uniform(step) * self.jumps).long()]
+            x = torch.where(layout.expand(t) < 1, diffuse(step.x_0, x, t, layout), x)
+        return jump(x, step.student(x, t), t, torch.zeros_like(t), layout)
+
+    def sampler(self, n_steps: int) -> Sampler:
+        return Renoise(n_steps, self.rescale_t, self.jumps)
+
+    def cost(self) -> float:
+        sampled, judged, matched = 1, 1 + 2, 2 + 2  # student; critic and backward; teacher pair and backward
+        return sampled + judged + matched / self.period
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A sample of the student, diffused, and what the critic says of it.
+
+    Attributes:
+        x_t, t: the diffused sample, without gradient, and its times [B].
+        velocity: the critic's there, with its gradient. error: of it, against the sample's own path.
+    """
+
+    x_t: Tensor
+    t: Tensor
+    velocity: Tensor
+    error: Tensor
+
+
+def judged(step: Step, sample: Tensor, critic: Velocity, times: TimeDensity) -> Judged:
+    """Diffuse a sample, which gets no gradient, to private times, and ask the critic for its velocity."""
+    t = times.times(uniform(step), step.t_min)
+    noise, still = step.layout.randn([step.generator]), sample.detach()
+    x_t = diffuse(still, noise, t, step.layout)
+    velocity = critic(x_t, t)
+    return Judged(x_t, t, velocity, velocity - conditional_velocity(still, noise))
+
+
+def matching_push(sample: Tensor, at: Judged, v: Tensor, layout: Layout) -> Tensor:
+    """(x0_F - x0_T) / mean|x' - x0_T|, the mean over a sample's elements; no gradient.
+
+    v: the teacher's velocity at (x_t, t).
+    """
+    zero = torch.zeros_like(at.t)
+    real, fake = (jump(at.x_t, one.detach(), at.t, zero, layout) for one in (v, at.velocity))
+    scale = layout.sum((sample.detach() - real).abs()) / layout.count(real)
+    return (fake - real) / layout.expand(scale + 1e-6)
