@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -166,6 +166,13 @@ class Distillation(Method, ABC):
     @abstractmethod
     def loss(self, step: Step) -> Loss:
         """The loss of one step; see Step."""
+
+    def losses(self, step: Step) -> Iterator[Loss]:
+        """Terms that add up to `loss`, each differentiated before the next is computed.
+
+        So no two graphs are in memory at once. Methods of one term leave this as it is.
+        """
+        yield self.loss(step)
 
     @abstractmethod
     def cost(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
@@ -142,12 +142,15 @@ class VelocityMatchingDistillation(Distillation):
             )
 
     def loss(self, step: Step) -> Loss:
+        matching, distillation = self.losses(step)
+        return Loss(matching.value + distillation.value, {**matching.diagnostics, **distillation.diagnostics})
+
+    def losses(self, step: Step) -> Iterator[Loss]:
+        """VM, then VD: at full size the graphs of both together do not fit a GPU."""
         matching = matching_loss(step, self)
+        yield Loss(self.lambda_vm * matching.value, matching.diagnostics)
         distillation = self.distillation(step)
-        return Loss(
-            self.lambda_vm * matching.value + self.lambda_vd * distillation.value,
-            {**matching.diagnostics, **distillation.diagnostics},
-        )
+        yield Loss(self.lambda_vd * distillation.value, distillation.diagnostics)
 
     def distillation(self, step: Step) -> Loss:
         """The VD term. Its value is a surrogate; only the generator phi(z', 1) is differentiated."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 AUTO = "auto"
 VARLEN, XFORMERS, SDPA = "varlen", "xformers", "sdpa"  # attention
@@ -83,7 +84,9 @@ def refusal(attempt: Callable[[], Tensor]) -> str:
     """
     try:
         with torch.enable_grad():
-            attempt().sum().item()  # waits for the device, as kernels fail late
+            found = attempt().sum()
+            if not isinstance(found, FakeTensor):  # which has no value: only shapes are computed
+                found.item()  # waits for the device, as kernels fail late
     except torch.OutOfMemoryError:
         raise
     except REFUSALS as error:

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, cat, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ..base.errors import UsageError
 from .blocks import (
@@ -29,14 +31,19 @@ from .blocks import (
 from .precision import half_torso, linear_dtype
 from .sparse import SparseTensor, Voxels, downsample, upsample
 from .sparse_blocks import tokens_of
-from .sparse_convolution import SparseConv3d
+from .sparse_convolution import SparseConv3d, products_come_first
 
 
 class SparseResBlock3d(nn.Module):
-    """Residual block of two convolutions, modulated by the time."""
+    """Residual block of two convolutions, modulated by the time.
 
-    def __init__(self, channels: int, emb_channels: int, out_channels: int):
+    Args:
+        use_checkpoint: Recompute it in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(self, channels: int, emb_channels: int, out_channels: int, *, use_checkpoint: bool = False):
         super().__init__()
+        self.use_checkpoint = use_checkpoint
         self.norm1 = WideLayerNorm(channels, eps=BLOCK_NORM_EPS)
         self.norm2 = WideLayerNorm(out_channels, eps=BLOCK_NORM_EPS, elementwise_affine=False)
         self.conv1 = SparseConv3d(channels, out_channels, 3)
@@ -46,12 +53,23 @@ class SparseResBlock3d(nn.Module):
         nn.init.zeros_(self.conv2.conv.weight)  # an untrained block adds nothing to its input
         nn.init.zeros_(self.conv2.conv.bias)
 
-    def forward(self, x: SparseTensor, emb: Tensor) -> SparseTensor:
-        """emb: [B, emb_channels]."""
-        scale, shift = self.emb_layers(emb).index_select(0, x.voxels.sample).chunk(2, dim=1)
-        h = self.conv1(x.replace(F.silu(self.norm1(x.feats))))
+    def forward(self, x: SparseTensor, emb: Tensor, fine: Voxels | None = None) -> SparseTensor:
+        """emb: [B, emb_channels]. fine: of twice the resolution, where x is to be upsampled to it; None: x stays."""
+        if self.use_checkpoint and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, emb, fine, use_reentrant=False)
+        return self._forward(x, emb, fine)
+
+    def _forward(self, x: SparseTensor, emb: Tensor, fine: Voxels | None) -> SparseTensor:
+        if fine is not None and not products_come_first(x.feats):
+            x, fine = upsample(x, fine), None
+        voxels = x.voxels if fine is None else fine
+        scale, shift = self.emb_layers(emb).index_select(0, voxels.sample).chunk(2, dim=1)
+        h = x.replace(F.silu(self.norm1(x.feats)))
+        h = self.conv1(h) if fine is None else self.conv1.on_finer(h, fine)
         h = h.replace(F.silu(shift.addcmul(self.norm2(h.feats), 1 + scale)))
-        return x.replace(self.conv2(h).feats + self.skip_connection(x.feats))
+        skipped = x.replace(self.skip_connection(x.feats))
+        skipped = skipped if fine is None else upsample(skipped, fine)
+        return h.replace(self.conv2(h).feats + skipped.feats)
 
 
 class SLatFlowModel(nn.Module):
@@ -64,7 +82,8 @@ class SLatFlowModel(nn.Module):
             and patch_size is without effect.
         pe_mode: Only "ape" (absolute positions): "rope" does not run in the public implementation either.
         use_fp16: Store and compute the blocks in float16; embeddings, norms, first and last layer in float32.
-        use_checkpoint: Recompute each transformer block in the backward pass instead of keeping its activations.
+        use_checkpoint: Recompute each block, residual ones too, in the backward pass instead of keeping its
+            activations.
         use_skip_connection: Blocks after the transformer also read what the block opposite has returned.
         share_mod: One modulation for all blocks; needs io_block_channels None.
 
@@ -113,7 +132,8 @@ class SLatFlowModel(nn.Module):
         self.adaLN_modulation = modulation(model_channels) if share_mod else nn.Identity()
         self.input_layer = nn.Linear(in_channels, widths[0])
         self.input_blocks = nn.ModuleList(
-            SparseResBlock3d(width, model_channels, out) for width, out in _inward(widths, num_io_res_blocks)
+            SparseResBlock3d(width, model_channels, out, use_checkpoint=use_checkpoint)
+            for width, out in _inward(widths, num_io_res_blocks)
         )
         self.blocks = nn.ModuleList(
             ModulatedCrossBlock(
@@ -130,7 +150,7 @@ class SLatFlowModel(nn.Module):
         )
         read = 2 if use_skip_connection else 1
         self.out_blocks = nn.ModuleList(
-            SparseResBlock3d(read * out, model_channels, width)
+            SparseResBlock3d(read * out, model_channels, width, use_checkpoint=use_checkpoint)
             for width, out in reversed(_inward(widths, num_io_res_blocks))
         )
         self.out_layer = nn.Linear(widths[0], out_channels)
@@ -168,7 +188,7 @@ class SLatFlowModel(nn.Module):
         for block in self.out_blocks:
             fine, skip = opposite.pop()
             h = h.replace(cat([h.feats, skip], dim=1)) if self.use_skip_connection else h
-            h = block(upsample(h, fine) if fine is not h.voxels else h, emb)
+            h = block(h, emb, fine if fine is not h.voxels else None)
         feats = h.feats.to(x.feats.dtype)
         return x.replace(self.out_layer(F.layer_norm(feats, feats.shape[-1:])))  # eps 1e-5, unlike the other norms
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,10 +20,10 @@ from ...trellis.sparse_attention import RAGGED, attend_within, attention_choice
 from ...trellis.sparse_convolution import SparseConv3d, convolution_choice
 from ..engine.progress import Reporter
 from ..engine.provenance import processor
+from .full_size import CONDITION_TOKENS, SLAT_FLOW, Shell
 
 FORWARD, BOTH_WAYS = "forward", "forward + backward"
 BACKWARD = 2  # in forward passes
-RADIUS = 0.4  # of the sphere of voxels, in sides of the grid
 LARGE, LARGE_REPETITIONS = 10_000, 3  # voxels from which at most so many repetitions are made
 WINDOW = 8  # cells
 
@@ -40,36 +40,6 @@ TINY_FLOW = {
     "io_block_channels": [16],
     "qk_rms_norm": True,
 }
-TRELLIS_FLOW = {  # slat_flow_img_dit_L_64l8p2_fp16
-    "resolution": 64,
-    "in_channels": 8,
-    "out_channels": 8,
-    "model_channels": 1024,
-    "cond_channels": 1024,
-    "num_blocks": 24,
-    "num_heads": 16,
-    "patch_size": 2,
-    "num_io_res_blocks": 2,
-    "io_block_channels": [128],
-    "qk_rms_norm": True,
-    "use_fp16": True,
-}
-
-
-@dataclass(frozen=True)
-class Shell:
-    """Voxels on a sphere, as those of a decoded structure lie on its surface. side: cells along the grid's."""
-
-    count: int
-    side: int
-
-    def voxels(self, device: str) -> Voxels:
-        """The cells nearest to the sphere, as one sample."""
-        centre = (torch.arange(self.side) + 0.5) / self.side - 0.5
-        distance = (torch.cartesian_prod(centre, centre, centre).norm(dim=1) - RADIUS).abs()
-        cell = distance.argsort(stable=True)[: self.count].sort().values
-        coords = torch.stack([torch.zeros_like(cell), cell // self.side**2, cell // self.side % self.side], 1)
-        return Voxels.of(torch.cat([coords, cell[:, None] % self.side], 1), 1).to(device)
 
 
 TINY, MIDDLE, WHOLE = Shell(600, 16), Shell(5000, 40), Shell(20_000, 64)  # an asset has about 20,000 in TRELLIS
@@ -159,7 +129,7 @@ def cuda_makers() -> Makers:
         *cpu_makers(),
         *(partial(convolution, shell, n, by=SPCONV) for shell, n in CONVOLUTIONS.items() if _convolves(n)),
         *(partial(half, by=name) for name in (SDPA, *RAGGED) if _attends(name)),
-        partial(flow_step, "TRELLIS' flow network, float16", TRELLIS_FLOW, WHOLE, 1374),
+        partial(flow_step, "TRELLIS' flow network, float16", SLAT_FLOW, WHOLE, CONDITION_TOKENS),
     ]
 
 
@@ -216,7 +186,7 @@ def windowed_attention(
     return Work(part, by, shell.count, gflop, forward, (q, k, v))
 
 
-def flow_step(part: str, args: dict[str, Any], shell: Shell, n_tokens: int, device: str) -> Work:
+def flow_step(part: str, args: Mapping[str, Any], shell: Shell, n_tokens: int, device: str) -> Work:
     """A whole network of the second stage on one asset."""
     voxels, network = shell.voxels(device), SLatFlowModel(**args).to(device)
     x = SparseTensor(_randn(shell.count, network.in_channels, device=device), voxels)

@@ -114,7 +114,8 @@ class TrainJob:
 
     def task(self) -> StageTask:
         world = load_cached(self.world, self.device)
-        return StageTask(self.stage, world.stage(self.stage), self.data.open(world, self.out), self.train.batch)
+        data, train = self.data.open(world, self.out), self.train
+        return StageTask(self.stage, world.stage(self.stage), data, train.batch, train.precision)
 
 
 @dataclass(frozen=True)
@@ -284,7 +285,12 @@ def _timed(who: Entrant, task: Task, train: Train) -> float | None:
         for index in range(1 + TIMED_STEPS):
             trainee = Trainee(who.label, who.distillation, task.student(), train, 1, Path(folder) / str(index))
             started = clock(trainee.device)
-            if train_together([trainee], task, train, index):
+            failure = train_together([trainee], task, train, index).get(trainee.folder.name)
+            if failure and failure.lost:  # which says nothing about the method: a time that is wanting would stay so
+                raise RunError(
+                    f"The machine failed while steps were timed: {failure.reason}. The same command tries again."
+                )
+            if failure:
                 return None
             seconds.append(clock(trainee.device) - started)
     return statistics.median(seconds[1:])

@@ -153,13 +153,17 @@ class LineSection(Section):
 
 
 class Machine(Section):
-    """What a machine does: seconds of a forward pass of one sample and stage, or peak and the share it achieves."""
+    """What a machine does: seconds of a forward pass of one sample and stage, or peak and the share it achieves.
+
+    memory_gb: what a training step must fit (`mdtbench bench memory`).
+    """
 
     name: str
     structure_s: float | None = Field(default=None, gt=0)
     slat_s: float | None = Field(default=None, gt=0)
     peak_tflops: float | None = Field(default=None, gt=0)
     share: float = Field(default=1.0, gt=0, le=1)
+    memory_gb: float | None = Field(default=None, gt=0)
 
 
 class Estimate(Section):

@@ -164,10 +164,12 @@ class Student:
         for share in shares:
             self.learner.forget()
             self.networks.forget()
+            values: dict[str, Tensor] = {}
             with CutDraws(share.step.generator, share.cut) if share.cut else nullcontext():
-                loss = loss_of(self.method.loss(share.step))
-            self.learner.backward(loss.value * share.weight)
-            values = {"loss": loss.value.detach(), **loss.diagnostics}
+                for term in map(loss_of, self.method.losses(share.step)):
+                    self.learner.backward(term.value * share.weight)
+                    value = term.value.detach()
+                    values |= {"loss": values["loss"] + value if values else value, **term.diagnostics}
             names = tuple(values)
             numbers = torch.tensor([float(value) * share.weight for value in values.values()], dtype=torch.float64)
             total.add([numbers, *gradients_of(moved)])
@@ -435,9 +437,10 @@ def _updated(student: Student, shares: Sequence[Share], index: int, draw_s: floa
 
 def is_device_fault(error: BaseException) -> bool:
     """Whether an exception tells of the machine (memory, a GPU, a link between GPUs) and not of anybody's code."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError):
         return True
-    words = ("CUDA error", "CUDA out of memory", "CUBLAS_STATUS", "CUDNN_STATUS", "NCCL error", "can't allocate memory")
+    words = ("CUDA error", "CUDA out of memory", "CUBLAS_STATUS", "CUDNN_STATUS", "CUSOLVER_STATUS", "NCCL error")
+    words += ("can't allocate memory",)
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -152,14 +153,38 @@ def student_of(teacher: nn.Module) -> nn.Module:
     return network
 
 
+def in_precision(network: nn.Module, precision: Precision) -> nn.Module:
+    """The network for autocast in `precision`: a copy with that dtype where its torso has the other half precision.
+
+    Autocast mixes float32 with either of them, and refuses to mix the two.
+    """
+    other = {"bfloat16": torch.float16, "float16": torch.bfloat16}.get(precision)
+    if all(parameter.dtype != other for parameter in network.parameters()):
+        return network
+    made = copy.deepcopy(network)
+    for parameter in made.parameters():
+        if parameter.dtype == other:
+            parameter.data = parameter.data.to(HALF[precision])
+    return made
+
+
 @dataclass(frozen=True)
 class StageTask:
-    """A stage of a world: latents under image conditions. Batches are drawn of `data`."""
+    """A stage of a world: latents under image conditions. Batches are drawn of `data`.
+
+    Attributes:
+        precision: that the teacher computes in beside its students.
+    """
 
     name: Stage
     pipeline: StructurePipeline | SlatPipeline
     data: Data
     batch_size: int
+    precision: Precision = "float32"
+
+    @cached_property
+    def _teacher(self) -> nn.Module:
+        return in_precision(self.pipeline.flow, self.precision)
 
     def draw(self, seed: int, index: int) -> Batch:
         source = np.random.Generator(np.random.PCG64(seed_of(BATCHES[self.name], seed, index)))
@@ -173,7 +198,7 @@ class StageTask:
         return self.pipeline.bind(network, batch.cond, batch.layout)
 
     def teacher(self, batch: Batch) -> Guided:
-        return self.pipeline.velocity(self.pipeline.flow, batch.cond, batch.layout)
+        return self.pipeline.velocity(self._teacher, batch.cond, batch.layout)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mdtbench.base.errors import UsageError
-from mdtbench.trellis import create
+from mdtbench.trellis import create, sparse_convolution
 from mdtbench.trellis.adapter import bind, bind_guided, bind_guided_sparse, bind_sparse
 from mdtbench.trellis.sparse import SparseTensor, Voxels
 from mdtbench.trellis.sparse_blocks import tokens_of
@@ -157,6 +157,19 @@ def test_checkpointing_changes_no_gradient():
         model(*small_inputs()).feats.square().mean().backward()
     for (name, a), b in zip(plain.named_parameters(), recomputed.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-7, msg=name)
+
+
+def test_a_network_whose_convolutions_multiply_first_is_the_same(monkeypatch):
+    """As on a GPU: also where blocks go back to finer voxels, with and without recomputed activations."""
+    plain, first, recomputed = small_model(), small_model(), small_model(use_checkpoint=True)
+    for model in (plain, first, recomputed):
+        model.double()
+        monkeypatch.setattr(sparse_convolution, "PRODUCTS_FIRST", set() if model is plain else {"cpu"})
+        x, t, cond = small_inputs()
+        model(x.replace(x.feats.double()), t.double(), cond.double()).feats.square().mean().backward()
+    for (name, a), b, c in zip(plain.named_parameters(), first.parameters(), recomputed.parameters(), strict=True):
+        for other in (b, c):  # float64, sums in another order; times' features are float32
+            torch.testing.assert_close(a.grad, other.grad, rtol=1e-9, atol=1e-12, msg=name)
 
 
 def test_float16_torso_agrees_with_float32():

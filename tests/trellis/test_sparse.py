@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mdtbench.base.errors import UsageError
+from mdtbench.trellis import sparse_convolution
 from mdtbench.trellis.attention import attend
 from mdtbench.trellis.sparse import SparseTensor, Voxels, downsample, subdivide, upsample
 from mdtbench.trellis.sparse_attention import attend_context, attend_within
@@ -223,3 +224,45 @@ def test_a_convolution_of_children_is_that_of_the_subdivided_voxels():
 def test_neighbours_of_children_are_those_that_a_search_finds():
     children, _ = random_voxels(4, 25, 0, 12).subdivided()
     assert torch.equal(children.neighbours, Voxels(children.coords, 3).neighbours)
+
+
+@pytest.fixture
+def products_first(monkeypatch):
+    """As on a GPU."""
+    monkeypatch.setattr(sparse_convolution, "PRODUCTS_FIRST", {"cpu"})
+
+
+@pytest.mark.parametrize("lengths", [(60,), (30, 0, 125, 1)])
+def test_products_may_come_before_they_are_gathered(lengths, products_first):
+    voxels, conv = random_voxels(5, *lengths), SparseConv3d(3, 4, 3).double()
+    x = SparseTensor(randn(len(voxels), 3).requires_grad_(), voxels)
+    out, expected = conv(x).feats, convolve(x.feats, conv.conv.weight, conv.conv.bias, voxels.neighbours)
+    assert "ProductsFirst" in type(out.grad_fn).__name__
+    inputs, pull = [x.feats, *conv.parameters()], randn(*out.shape, seed=4)
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)  # sums of 81 terms in another order
+    for a, b in zip(*(torch.autograd.grad((y * pull).sum(), inputs) for y in (out, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_a_convolution_of_upsampled_rows_reads_the_coarse_ones(products_first):
+    voxels, conv = random_voxels(6, 70, 0, 25), SparseConv3d(3, 5, 3).double()
+    coarse = voxels.halved()[0]
+    x = SparseTensor(randn(len(coarse), 3).requires_grad_(), coarse)
+    out, expected = conv.on_finer(x, voxels), conv(upsample(x, voxels))
+    assert out.voxels is voxels
+    torch.testing.assert_close(out.feats, expected.feats, rtol=1e-12, atol=1e-12)
+    pull = randn(*out.feats.shape, seed=5)
+    inputs = [x.feats, *conv.parameters()]
+    for a, b in zip(*(torch.autograd.grad((y.feats * pull).sum(), inputs) for y in (out, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_products_are_half_precision_under_autocast_and_their_sums_are_not(products_first):
+    voxels, conv = random_voxels(5, 80), SparseConv3d(16, 8, 3)
+    x = SparseTensor(randn(80, 16).float().requires_grad_(), voxels)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = conv(x).feats
+    gradients = torch.autograd.grad(out.square().sum(), [x.feats, *conv.parameters()])
+    assert (out.dtype, {g.dtype for g in gradients}) == (torch.bfloat16, {torch.float32})
+    exact = convolve(x.feats, conv.conv.weight, conv.conv.bias, voxels.neighbours)
+    assert (out - exact).abs().max() < 2e-2 * exact.abs().max()  # bfloat16: 2^-8 of each of 27 products

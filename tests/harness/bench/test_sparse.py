@@ -10,11 +10,11 @@ import torch
 from silent import Silent
 from torch.nn import functional as F
 
+from mdtbench.harness.bench.full_size import Shell
 from mdtbench.harness.bench.sparse import (
     BOTH_WAYS,
     FORWARD,
     LARGE_REPETITIONS,
-    Shell,
     Timing,
     Work,
     convolution,

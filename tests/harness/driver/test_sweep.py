@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from plans import planned
 
+from mdtbench.base.errors import RunError
 from mdtbench.harness.driver import students as training
 from mdtbench.harness.driver import sweep as sweeping
 from mdtbench.harness.driver.run import Options, Outcome, run
@@ -221,6 +222,19 @@ def test_seconds_of_a_step_are_measured_once(
     larger = small("train.budget=seconds", "train.batch=3", stages=stages)
     assert step_seconds(larger, tmp_path, engine_of(Inline()))["structure"] == {"cm": 1.0, "vm": 1.0}
     assert None in json.loads((tmp_path / BUDGET_FILE).read_text(encoding="utf-8")).values()  # nor is a failure
+
+
+def test_a_time_that_the_machine_lost_is_not_kept(
+    small: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(self: VelocityMatching, step: Step) -> Loss:
+        raise MemoryError
+
+    plan = small("train.budget=seconds")
+    monkeypatch.setattr(VelocityMatching, "loss", full)
+    with pytest.raises(RunError, match=r"machine failed while steps were timed: MemoryError.* tries again"):
+        step_seconds(plan, tmp_path, engine_of(Inline()))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_groups_are_a_partition_into_parts_of_similar_cost(small: Callable[..., Plan]):

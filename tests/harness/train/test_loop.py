@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +26,10 @@ from mdtbench.harness.train.loop import Failure, Student, recompute_blocks, stud
 from mdtbench.harness.train.ranks import Ranks
 from mdtbench.harness.train.task import Batch, StageTask
 from mdtbench.methods import Distillation, Loss, Step
+from mdtbench.methods.mdt import VelocityMatchingDistillation
 from mdtbench.methods.scm import ContinuousConsistencyDistillation
 from mdtbench.methods.vm import VelocityMatching
+from mdtbench.trellis.precision import LINEAR_LAYERS
 
 TRAIN = Train(steps=3, batch=4, warmup=1, ema=0.9)
 SEED = 7
@@ -55,6 +58,11 @@ def trained(label: str, task: StageTask, folder: Path, **changes: object) -> Stu
     made = student(label, task, folder, train)
     assert train_together([made], task, train, SEED) == {}
     return made
+
+
+def given(task: StageTask) -> dict[str, object]:
+    """What it was made with."""
+    return {one.name: getattr(task, one.name) for one in fields(task)}
 
 
 def tensors(made: Student) -> dict[str, Tensor]:
@@ -203,7 +211,7 @@ def interrupted(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
         with pytest.raises(KeyboardInterrupt):
-            train_together(students, Stopping(**vars(task)), train, SEED)
+            train_together(students, Stopping(**given(task)), train, SEED)
 
 
 def test_an_interrupted_training_goes_on_bit_for_bit(
@@ -372,6 +380,8 @@ def test_a_loss_of_the_wrong_kind_is_told_with_the_line_of_the_method(
         torch.OutOfMemoryError("Tried to allocate 2.00 GiB"),
         MemoryError(),
         RuntimeError("CUDA error: an illegal memory access was encountered"),
+        torch.AcceleratorError("device-side assert triggered", 710),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnCreate(handle)`"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
     ],
 )
@@ -409,7 +419,7 @@ def test_outside_of_methods_only_a_fault_of_the_machine_is_no_error(
             return super().draw(seed, index)
 
     students = [student("vm", structure_task, tmp_path), student("gd", structure_task, tmp_path)]
-    task = Full(**vars(structure_task))
+    task = Full(**given(structure_task))
     if isinstance(error, ValueError):
         with pytest.raises(ValueError, match="no such picture"):
             train_together(students, task, TRAIN, SEED)
@@ -559,10 +569,53 @@ def test_half_precision_is_for_the_networks_insides_only(
     assert torch.cosine_similarity(movement(made, task), movement(full, task), dim=0) > 0.9
 
 
+@pytest.mark.parametrize("teacher", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "float32"])
+def test_students_learn_beside_a_teacher_of_another_half_precision(
+    precision: str, teacher: torch.dtype, task: StageTask, tmp_path: Path
+):
+    """TRELLIS' weights are float16; autocast in bfloat16 refuses to mix the two. Its own dtypes stay as they were."""
+    flow = copy.deepcopy(task.pipeline.flow)
+    for name in ("input_blocks", "blocks", "out_blocks"):
+        for layer in getattr(flow, name, nn.ModuleList()).modules():
+            if isinstance(layer, LINEAR_LAYERS):
+                layer.to(teacher)
+    stored = {name: p.clone() for name, p in flow.named_parameters()}
+    half = replace(task, pipeline=replace(task.pipeline, flow=flow), precision=precision)
+    inside: set[torch.dtype] = set()
+    start = half.student().state_dict()
+    assert torch.equal(start["blocks.0.mlp.mlp.0.weight"], stored["blocks.0.mlp.mlp.0.weight"].float())
+    made = student("mdt", half, tmp_path, TRAIN.model_copy(update={"precision": precision, "steps": 1}))
+    half._teacher.blocks[0].mlp.register_forward_hook(lambda _, __, out: inside.add(out.dtype))  # not in the student
+    assert train_together([made], half, made.train, SEED) == {}
+    assert inside == {teacher if precision == "float32" else getattr(torch, precision)}
+    assert {name: p.dtype for name, p in flow.named_parameters()} == {name: p.dtype for name, p in stored.items()}
+    assert all(torch.equal(p, stored[name]) for name, p in flow.named_parameters())
+
+
+def test_terms_of_a_loss_one_after_the_other_have_its_gradient_to_the_bit(task: StageTask, tmp_path: Path):
+    """And its value and diagnostics: VM and VD apart are VM+VD."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class AtOnce(VelocityMatchingDistillation):
+        def losses(self, step: Step) -> Iterator[Loss]:
+            first, second = VelocityMatchingDistillation.losses(self, step)
+            yield Loss(first.value + second.value, {**first.diagnostics, **second.diagnostics})
+
+    apart = of_method(VelocityMatchingDistillation(cfg_strength=2.0), task, tmp_path / "apart", label="mdt")
+    at_once = of_method(AtOnce(cfg_strength=2.0), task, tmp_path / "at_once", label="mdt")
+    for made in (apart, at_once):
+        assert train_together([made], task, TRAIN, SEED) == {}
+    assert differing(tensors(apart), tensors(at_once)) == []
+    assert log_of(apart) == log_of(at_once)
+    assert "residual_own" in " ".join(log_of(apart)[0])
+
+
 def test_recomputed_blocks_change_no_gradient(task: StageTask, tmp_path: Path):
     plain = trained("mdt", task, tmp_path / "plain", steps=1)
     recomputed = trained("mdt", task, tmp_path / "recomputed", steps=1, checkpoint_blocks=True)
-    assert all(block.use_checkpoint for block in recomputed.network.blocks)
+    blocks = [*recomputed.network.blocks, *getattr(recomputed.network, "input_blocks", ())]
+    assert all(block.use_checkpoint for block in blocks)
     assert not any(block.use_checkpoint for block in task.pipeline.flow.blocks)
     for (name, a), b in zip(plain.network.named_parameters(), recomputed.network.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-7, msg=name)
