@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+REPEAT, MIRROR, CLAMP = "repeat", "mirror", "clamp"
+# What a face's `cutoff` is where its alpha says nothing, and where its alpha is opacity.
+OPAQUE, BLENDED = 0.0, -1.0
 
 # Side of the cube that a normalised shape fits in. A unit cube would touch |ndc| = 1.04 in the protocol's
 # camera (radius 2, field of view 40 degrees, pitch 30 degrees) and be cut; 0.97 is the largest side that fits.
@@ -14,11 +18,22 @@ NORMALISED_SIDE = 0.95
 
 
 @dataclass(frozen=True)
+class Sampler:
+    """How a texture goes on beyond its edges, along u and v, and between its texels: blended, or the nearest one."""
+
+    wrap: tuple[str, str] = (REPEAT, REPEAT)
+    nearest: bool = False
+
+
+PLAIN = Sampler()
+
+
+@dataclass(frozen=True)
 class Mesh:
     """A triangle mesh with colours. z is up.
 
     The colour of a surface point is the barycentric mean of its corners' colours, times the texture where
-    the face has one. Colours are sRGB values (as stored in image files), never linear ones.
+    the face has one; so is its alpha. Colours are sRGB values (as stored in image files), never linear ones.
 
     Attributes:
         vertices: [V, 3] float64 positions.
@@ -27,6 +42,10 @@ class Mesh:
         corner_uv: [F, 3, 2] float32 texture coordinates, v up (trimesh's convention); zeros where unused.
         texture: [F] int64 index into `textures`, -1 for none.
         textures: images [H, W, 4] uint8, sRGB and alpha.
+        samplers: one for each texture; none: all as `PLAIN`.
+        cutoff: [F] float32, what is not seen of a face: points whose alpha is below it. `OPAQUE`: alpha says nothing;
+            `BLENDED`: alpha is opacity. None: all faces are opaque.
+        notes: what was not shown as the file says; one sentence each.
     """
 
     vertices: NDArray[np.float64]
@@ -34,7 +53,10 @@ class Mesh:
     corner_rgba: NDArray[np.float32]
     corner_uv: NDArray[np.float32]
     texture: NDArray[np.int64]
-    textures: tuple[NDArray[np.uint8], ...] = field(default=())
+    textures: tuple[NDArray[np.uint8], ...] = ()
+    samplers: tuple[Sampler, ...] = ()
+    cutoff: NDArray[np.float32] | None = None
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def of_faces(vertices: NDArray, faces: NDArray, face_rgb: NDArray) -> Mesh:
@@ -49,6 +71,15 @@ class Mesh:
             np.zeros((n_faces, 3, 2), np.float32),
             np.full(n_faces, -1, np.int64),
         )
+
+    def sampler(self, texture: int) -> Sampler:
+        """That of a texture."""
+        return self.samplers[texture] if self.samplers else PLAIN
+
+    @property
+    def see_through(self) -> NDArray[np.bool_]:
+        """[F] whether a ray may go on behind each face."""
+        return np.zeros(len(self.faces), bool) if self.cutoff is None else self.cutoff != OPAQUE
 
     @property
     def triangles(self) -> NDArray[np.float64]:
@@ -68,7 +99,7 @@ class Mesh:
 
 
 def concatenate(meshes: Sequence[Mesh]) -> Mesh:
-    """One mesh of all parts, in order; textures are kept."""
+    """One mesh of all parts, in order; textures are kept, each note once."""
     vertex_start = np.cumsum([0, *(len(m.vertices) for m in meshes)])
     texture_start = np.cumsum([0, *(len(m.textures) for m in meshes)])
     return Mesh(
@@ -80,4 +111,7 @@ def concatenate(meshes: Sequence[Mesh]) -> Mesh:
             [np.where(m.texture < 0, -1, m.texture + start) for m, start in zip(meshes, texture_start, strict=False)]
         ),
         tuple(texture for m in meshes for texture in m.textures),
+        tuple(m.sampler(i) for m in meshes for i in range(len(m.textures))),
+        np.concatenate([np.full(len(m.faces), OPAQUE, np.float32) if m.cutoff is None else m.cutoff for m in meshes]),
+        tuple(dict.fromkeys(note for m in meshes for note in m.notes)),
     )

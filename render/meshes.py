@@ -14,12 +14,18 @@ from embreex.rtcore_scene import EmbreeScene
 from numpy.typing import NDArray
 
 from ..geometry.cameras import Camera
-from ..geometry.mesh import Mesh
+from ..geometry.mesh import BLENDED, CLAMP, MIRROR, Mesh, Sampler
 
 # Rays cast at once; bounds memory to about 100 MB whatever the resolution.
 RAYS_PER_CHUNK = 1 << 18
 # Keeps k / 255, once rounded to float32, at k when it is truncated to 8 bits. Far below one level.
 TRUNCATION_GUARD = 1e-3
+# Surfaces behind each other that a ray sees; through more, it sees nothing.
+MOST_LAYERS = 64
+# A ray goes on so far behind a surface, in units of its depth; rounding in float32 is a hundredth of it.
+STEP = 1e-5
+# What shines through less than this is not looked for: half a level of 8 bits.
+FAINT = 0.5 / 255
 
 
 @dataclass(frozen=True)
@@ -54,12 +60,13 @@ class Window:
 class MeshRenderer:
     """Casts rays at one mesh; several views share its search tree.
 
-    Surfaces are two-sided and opaque: the alpha of vertices and textures is ignored, as under glTF's default
-    alphaMode OPAQUE. Alpha in the pictures tells the shape from the background.
+    Surfaces are two-sided. Through what a face's `cutoff` takes away, and through blended faces, rays go on; blending
+    is of sRGB values, as in browsers. Alpha in the pictures tells the shape from the background.
     """
 
     def __init__(self, mesh: Mesh):
         self.mesh = mesh
+        self._see_through = mesh.see_through
         self._scene = EmbreeScene()
         # Embree may not be given an empty mesh; the reference keeps the buffers alive.
         self._triangles = (
@@ -69,7 +76,7 @@ class MeshRenderer:
         )
 
     def cast(self, origin: NDArray, directions: NDArray) -> Hits:
-        """First hits of rays from `origin` [3] along `directions` [N, 3]."""
+        """First hits of rays from `origin` [3] or [N, 3] along `directions` [N, 3]."""
         if self._triangles is None:
             nothing = np.zeros(0, np.int64)
             return Hits(nothing, nothing, np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
@@ -97,11 +104,31 @@ class MeshRenderer:
             part = Window(rows, window.columns)
             height, width = len(rows) * supersampling, len(window.columns) * supersampling
             samples = np.zeros((height * width, 4), np.float32)
-            hits = self._cast_window(camera, part, resolution, supersampling)
+            directions = _directions(camera, part, resolution, supersampling)
+            hits = self.cast(camera.eye, directions)
             samples[hits.ray, :3] = surface_colours(self.mesh, hits.face, hits.uv)
             samples[hits.ray, 3] = 1.0
+            if self._see_through.any():
+                self._look_through(samples, camera.eye, directions, hits)
             picture[part.slices] = _box_average(samples.reshape(height, width, 4), supersampling)
         return picture
+
+    def _look_through(self, samples: NDArray[np.float32], origin: NDArray, directions: NDArray, hits: Hits) -> None:
+        """Put what is seen through the first hits, front to back, into the samples [N, 4] of all rays."""
+        first = self._see_through[hits.face]
+        ray, face, uv = hits.ray[first], hits.face[first], hits.uv[first]
+        depth = hits.depth[first].astype(np.float64)
+        samples[ray] = 0
+        for _ in range(MOST_LAYERS):
+            left = (1 - samples[ray, 3]) * surface_opacity(self.mesh, face, uv)
+            samples[ray, :3] += left[:, None] * surface_colours(self.mesh, face, uv)
+            samples[ray, 3] += left
+            on = samples[ray, 3] < 1 - FAINT
+            ray, depth = ray[on], depth[on] + STEP
+            if not len(ray):
+                return
+            behind = self.cast(origin + depth[:, None] * directions[ray], directions[ray])
+            ray, face, uv, depth = ray[behind.ray], behind.face, behind.uv, depth[behind.ray] + behind.depth
 
     def depth(self, camera: Camera, resolution: int) -> NDArray[np.float32]:
         """[resolution, resolution] depth z at the pixel centres, inf where nothing is."""
@@ -109,19 +136,11 @@ class MeshRenderer:
         window = self._window(camera, resolution)
         for rows in _row_chunks(window.rows, len(window.columns)):
             part = Window(rows, window.columns)
-            hits = self._cast_window(camera, part, resolution, 1)
+            hits = self.cast(camera.eye, _directions(camera, part, resolution, 1))
             values = np.full(len(rows) * len(window.columns), np.inf, np.float32)
             values[hits.ray] = hits.depth
             depth[part.slices] = values.reshape(len(rows), -1)
         return depth
-
-    def _cast_window(self, camera: Camera, window: Window, resolution: int, supersampling: int) -> Hits:
-        fine = resolution * supersampling
-        u, v = (
-            (np.arange(pixels.start * supersampling, pixels.stop * supersampling) + 0.5) / fine
-            for pixels in (window.columns, window.rows)
-        )
-        return self.cast(camera.eye, camera.directions(u, v).reshape(-1, 3))
 
     def _window(self, camera: Camera, resolution: int) -> Window:
         """The pixels that the bounding box can touch: no ray outside can hit."""
@@ -138,6 +157,16 @@ class MeshRenderer:
         last = np.ceil(projected[:, :2].max(0) * resolution).astype(int) + 1
         (left, top), (right, bottom) = np.clip([first, last], 0, resolution)
         return Window(range(top, bottom), range(left, right))
+
+
+def _directions(camera: Camera, window: Window, resolution: int, supersampling: int) -> NDArray:
+    """[N, 3] of the rays of a window, row by row."""
+    fine = resolution * supersampling
+    u, v = (
+        (np.arange(pixels.start * supersampling, pixels.stop * supersampling) + 0.5) / fine
+        for pixels in (window.columns, window.rows)
+    )
+    return camera.directions(u, v).reshape(-1, 3)
 
 
 def on_background(rgba: NDArray, rgb: float = 0.0) -> NDArray[np.float32]:
@@ -159,15 +188,28 @@ def surface_colours(mesh: Mesh, face: NDArray, uv: NDArray) -> NDArray[np.float3
     Returns:
         [K, 3] float32 sRGB: the corners' mean times the texture where the face has one.
     """
-    rgb = _barycentric(mesh.corner_rgba[..., :3], face, uv)
+    return _surface(mesh, face, uv, slice(0, 3))
+
+
+def surface_opacity(mesh: Mesh, face: NDArray, uv: NDArray) -> NDArray[np.float32]:
+    """[K] how much of the light behind surface points is kept out; see `surface_colours`."""
+    if mesh.cutoff is None:
+        return np.ones(len(face), np.float32)
+    alpha, cutoff = _surface(mesh, face, uv, slice(3, 4))[:, 0], mesh.cutoff[face]
+    return np.where(cutoff == BLENDED, np.clip(alpha, 0, 1), alpha >= cutoff).astype(np.float32)
+
+
+def _surface(mesh: Mesh, face: NDArray, uv: NDArray, channels: slice) -> NDArray[np.float32]:
+    """[K, C] some channels of surface points: the corners' mean times the texture where the face has one."""
+    values = _barycentric(mesh.corner_rgba[..., channels], face, uv)
     if not mesh.textures:
-        return rgb
+        return values
     texture = mesh.texture[face]
     for index in np.unique(texture[texture >= 0]):
         points = np.flatnonzero(texture == index)
         texture_uv = _barycentric(mesh.corner_uv.astype(np.float64), face[points], uv[points])
-        rgb[points] *= _bilinear(mesh.textures[index], texture_uv)
-    return rgb
+        values[points] *= _texels(mesh.textures[index][..., channels], texture_uv, mesh.sampler(index))
+    return values
 
 
 def _barycentric(corners: NDArray, face: NDArray, uv: NDArray) -> NDArray:
@@ -176,19 +218,33 @@ def _barycentric(corners: NDArray, face: NDArray, uv: NDArray) -> NDArray:
     return first + uv[:, 0:1] * (second - first) + uv[:, 1:2] * (third - first)
 
 
-def _bilinear(texture: NDArray[np.uint8], uv: NDArray) -> NDArray[np.float32]:
-    """[K, 3] texture values in [0, 1]; v up, repeated beyond the edges, texel centres at +0.5."""
+def _texels(texture: NDArray[np.uint8], uv: NDArray, sampler: Sampler) -> NDArray[np.float32]:
+    """[K, C] texture values in [0, 1]; v up, texel centres at +0.5."""
     height, width = texture.shape[:2]
-    column = uv[:, 0] * width - 0.5
-    row = (1.0 - uv[:, 1]) * height - 0.5
+    across, down = sampler.wrap
+    column, row = uv[:, 0] * width, (1.0 - uv[:, 1]) * height
+    if sampler.nearest:
+        rows, columns = (_wrapped(np.floor(at), *how) for at, how in ((row, (height, down)), (column, (width, across))))
+        return (texture[rows, columns] / 255.0).astype(np.float32)
+    column, row = column - 0.5, row - 0.5
     left, top = np.floor(column), np.floor(row)
-    across, down = (column - left)[:, None], (row - top)[:, None]
-    left, top = left.astype(np.int64), top.astype(np.int64)
-    columns = left % width, (left + 1) % width
-    rows = top % height, (top + 1) % height
-    (a, b), (c, d) = ([texture[r, k, :3].astype(np.float64) for k in columns] for r in rows)
-    upper, lower = a + across * (b - a), c + across * (d - c)
-    return ((upper + down * (lower - upper)) / 255.0).astype(np.float32)
+    x, y = (column - left)[:, None], (row - top)[:, None]
+    columns = [_wrapped(left + i, width, across) for i in range(2)]
+    rows = [_wrapped(top + i, height, down) for i in range(2)]
+    (a, b), (c, d) = ([texture[r, k].astype(np.float64) for k in columns] for r in rows)
+    upper, lower = a + x * (b - a), c + x * (d - c)
+    return ((upper + y * (lower - upper)) / 255.0).astype(np.float32)
+
+
+def _wrapped(index: NDArray, size: int, wrap: str) -> NDArray[np.int64]:
+    """Texels that stand for those of any index."""
+    index = index.astype(np.int64)
+    if wrap == CLAMP:
+        return index.clip(0, size - 1)
+    if wrap == MIRROR:
+        index = index % (2 * size)
+        return np.minimum(index, 2 * size - 1 - index)
+    return index % size
 
 
 def _row_chunks(rows: range, rays_per_row: int) -> Iterator[range]:

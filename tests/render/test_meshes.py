@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from views import views_of
 
 from mdtbench.geometry.cameras import Camera, orbit, protocol_views
-from mdtbench.geometry.mesh import Mesh, concatenate
+from mdtbench.geometry.mesh import BLENDED, CLAMP, MIRROR, REPEAT, Mesh, Sampler, concatenate
 from mdtbench.render.meshes import MeshRenderer, on_background, to_uint8
 
 HALF = 0.4
@@ -232,3 +234,45 @@ def test_toys_of_the_normalised_size_fit_the_protocol_views():
     for picture in views_of(box, 128):
         border = np.concatenate([picture[:, 0], picture[:, -1], picture[:, :, 0], picture[:, :, -1]], axis=1)
         assert not border.any()
+
+
+@pytest.mark.parametrize(
+    ("wrap", "expected"), [(REPEAT, "rg rg rg"), (MIRROR, "gr rg gr"), (CLAMP, "rr rg gg")], ids=str
+)
+def test_samplers_wrap_and_take_the_nearest_texel(wrap, expected):
+    """A texture of two texels, seen three times side by side."""
+    texture = np.array([[[255, 0, 0, 255], [0, 255, 0, 255]]], np.uint8)
+    uv = np.array([[-1, 0], [2, 0], [2, 1], [-1, 1]], np.float32)
+    mesh = replace(quad(texture), corner_uv=uv[quad(texture).faces], samplers=(Sampler((wrap, REPEAT), nearest=True),))
+    row = MeshRenderer(mesh).render(filling_camera(), 60)[30, :, :3]
+    colours = {"r": [1, 0, 0], "g": [0, 1, 0]}
+    np.testing.assert_array_equal(row, np.repeat([colours[c] for c in expected.replace(" ", "")], 10, axis=0))
+
+
+def test_linear_filter_at_a_clamped_edge_does_not_bleed():
+    texture = np.array([[[255, 0, 0, 255], [0, 255, 0, 255]]], np.uint8)
+    mesh = replace(quad(texture), samplers=(Sampler((CLAMP, CLAMP)),))
+    row = MeshRenderer(mesh).render(filling_camera(), 40)[20, :, :3]
+    np.testing.assert_array_equal(row[:10], [[1, 0, 0]] * 10)
+    assert 0 < row[20, 1] < 1
+
+
+def test_cut_and_blended_surfaces_show_what_is_behind():
+    """Three squares behind each other: half of the first is cut away, the second lets 3/4 of the light through."""
+    texture = np.full((1, 2, 4), 255, np.uint8)
+    texture[0, 0] = 0, 0, 255, 100
+    front = replace(quad(texture), cutoff=np.full(2, 100 / 255, np.float32), samplers=(Sampler(nearest=True),))
+    texture = texture.copy()
+    texture[0, 0, 3] = 99
+    cut = replace(front, textures=(texture,))
+    rgba = np.zeros((2, 3, 4), np.float32)
+    rgba[..., 0], rgba[..., 3] = 1, 0.25
+    blended = replace(quad(texture), textures=(), texture=np.full(2, -1), corner_rgba=rgba)
+    blended = replace(blended, vertices=blended.vertices - [0, 1e-3, 0], cutoff=np.full(2, BLENDED, np.float32))
+    wall = Mesh.of_faces(blended.vertices - [0, 1e-3, 0], blended.faces, np.array([[0, 1, 0]] * 2))
+    for first, left in ((front, [0, 0, 1, 1]), (cut, [0.25, 0.75, 0, 1])):
+        row = MeshRenderer(concatenate([first, blended, wall])).render(filling_camera(), 40)[20]
+        np.testing.assert_allclose(row[1:19], [left] * 18, atol=1e-6)  # sums of float32
+        np.testing.assert_array_equal(row[21:39], [[1, 1, 1, 1]] * 18)
+    row = MeshRenderer(concatenate([cut, blended])).render(filling_camera(), 40)[20]
+    np.testing.assert_allclose(row[1:19], [[0.25, 0, 0, 0.25]] * 18, atol=1e-6)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mdtbench.base.errors import AssetError
-from mdtbench.geometry.mesh import Mesh
+from mdtbench.geometry.mesh import BLENDED, Mesh
 from mdtbench.render.points import sample_surface
 
 
@@ -84,3 +86,22 @@ def test_no_area_is_an_asset_error(faces):
     mesh = Mesh.of_faces(two_triangles().vertices, faces, np.zeros((len(faces), 3)))
     with pytest.raises(AssetError, match="positive area"):
         sample_surface(mesh, 10, rng())
+
+
+def test_points_lie_where_something_is_seen():
+    """Half of the first square is cut away; the second lets three quarters of the light through."""
+    square = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], np.float64)
+    vertices = np.concatenate([square, square + np.array([2, 0, 0])])
+    faces = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
+    rgba = np.ones((4, 3, 4), np.float32)
+    rgba[:2, :, 3] = vertices[faces[:2]][..., 0]
+    rgba[2:, :, 3] = 0.25
+    cutoff = np.array([0.5, 0.5, BLENDED, BLENDED], np.float32)
+    mesh = replace(Mesh.of_faces(vertices, faces, np.ones((4, 3))), corner_rgba=rgba, cutoff=cutoff)
+    points = sample_surface(mesh, 3000, np.random.Generator(np.random.PCG64(0)))
+    left = points[:, 0] < 1.5
+    assert points[left, 0].min() >= 0.5
+    # areas seen are 1/2 and 1/4; four standard deviations of a share of 3,000 points
+    assert left.mean() == pytest.approx(2 / 3, abs=4 * np.sqrt(2 / 9 / 3000))
+    with pytest.raises(AssetError, match="transparent"):
+        sample_surface(replace(mesh, corner_rgba=rgba * 0), 10, np.random.Generator(np.random.PCG64(0)))
