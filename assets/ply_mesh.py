@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,35 +12,51 @@ from plyfile import PlyData, PlyElement
 
 from ..base.errors import AssetError
 from ..geometry.polygons import triangulate
+from .file_colours import Part, corners, of_faces, unit_rgba
 from .ply_files import columns, scalars
 
 _INDICES = ("vertex_indices", "vertex_index")
 _COLOURS = (("red", "green", "blue", "alpha"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b", "a"))
+_LIKE_COLOURS = re.compile(r"(vertex_|face_|diffuse_)?(r|red|g|green|b|blue|rgba?|colou?r|f_dc|albedo)(_?\d|$)", re.I)
 _COORDINATES = (("texture_u", "texture_v"), ("u", "v"), ("s", "t"))
 
 
-def mesh_part(ply: PlyData, *, textured: bool) -> dict[str, Any]:
-    """Vertices, triangles and colours under the names that trimesh uses; coordinates of a texture as `corner_uv`.
+def mesh_part(ply: PlyData, note: Callable[[str], None], *, textured: bool) -> Part | None:
+    """Its triangles; None where it has none. Colours of vertices come before those of faces.
 
     Raises:
-        AssetError: it is no mesh, or not one that is read.
+        AssetError: it is not a mesh that is read.
     """
     if "tristrips" in ply:
         raise AssetError("it has triangle strips, which are not read: export triangles")
     if "face" not in ply or ply["face"].count == 0:
-        return {}
-    vertices = columns(ply, "vertex", "xyz")
-    corners, sizes = _lists(ply["face"], _INDICES)
-    corners = corners.astype(np.int64)
-    triangles, polygon = triangulate(vertices, corners, sizes)
-    face_colours = _colours(ply, "face")
-    return {
-        "vertices": vertices,
-        "faces": corners[triangles],
-        "vertex_colors": _colours(ply, "vertex"),
-        "face_colors": None if face_colours is None else face_colours[polygon],
-        "corner_uv": _corner_uv(ply, corners, sizes, triangles) if textured else None,
-    }
+        return None
+    vertices = columns(ply, "vertex", "xyz").astype(np.float64)
+    corner, sizes = _lists(ply["face"], _INDICES)
+    corner = corner.astype(np.int64)
+    triangles, polygon = triangulate(vertices, corner, sizes)
+    faces = corner[triangles]
+    uv = _corner_uv(ply, corner, sizes, triangles)
+    of_vertices, face_colours = _colours(ply, "vertex", note), _colours(ply, "face", note)
+    if uv is not None and not textured:
+        note("it has texture coordinates, but names no texture")
+    if textured and uv is not None:
+        return Part(vertices, faces, None, uv)
+    if of_vertices is not None:
+        if face_colours is not None:
+            note("it has colours of vertices and of faces: those of vertices are shown")
+        return Part(vertices, faces, corners(of_vertices, faces))
+    if face_colours is not None:
+        return Part(vertices, faces, of_faces(face_colours[polygon]))
+    _refuse_other_colours(ply)
+    return Part(vertices, faces, None)
+
+
+def _refuse_other_colours(ply: PlyData) -> None:
+    """Raises AssetError: there are no colours, and properties that are named like some."""
+    found = [name for kind in ("vertex", "face") for name in sorted(scalars(ply[kind])) if _LIKE_COLOURS.match(name)]
+    if found:
+        raise AssetError(f"its colours ({', '.join(found[:4])}) are not read: export them as red, green, blue")
 
 
 def texture_name(ply: PlyData) -> str | None:
@@ -73,12 +90,15 @@ def _lists(element: PlyElement, names: tuple[str, ...]) -> tuple[NDArray[Any], N
     raise AssetError(f"its faces have no {' or '.join(names)}: export it again")
 
 
-def _colours(ply: PlyData, name: str) -> NDArray | None:
-    """[N, 3 or 4] as in the file."""
+def _colours(ply: PlyData, name: str, note: Callable[[str], None]) -> NDArray[np.float64] | None:
+    """[N, 4] in [0, 1]; None where there are none. Their alpha is not shown."""
     there = scalars(ply[name])
     for names in _COLOURS:
         if there.issuperset(names[:3]):
-            return columns(ply, name, [item for item in names if item in there])
+            rgba = unit_rgba(columns(ply, name, [item for item in names if item in there]), note)
+            if (rgba[:, 3] < 1).any():
+                note("its colours are partly transparent and are shown opaque")
+            return rgba
     return None
 
 
