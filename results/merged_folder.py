@@ -10,20 +10,19 @@ from tempfile import TemporaryDirectory
 
 from ..base.files import read_json, write_json
 from .asset_values import read_asset_values, write_asset_values
+from .exported import EXPORT, EXPORTS
 from .frames import to_rows
 from .merge import read_runs
 from .rows import write_rows
 from .students import write_students
 from .sweep import write_sweeps
 
-EXPORT = "export"  # files of whole assets in a run's folder
-
 
 @contextmanager
 def merged_folder(folders: Sequence[Path]) -> Iterator[Path]:
     """A folder with the rows, students, training logs and values of assets of all runs, there while it is needed.
 
-    Files of whole assets are those of the first run that has any. The manifest holds those of all runs.
+    Files of whole assets are those of all runs, of equal lines those of the first. The manifest holds all of theirs.
 
     Raises:
         MissingError: a run has no rows, or a file of it is damaged.
@@ -52,6 +51,6 @@ def _link(into: Path, folders: Sequence[Path]) -> None:
         link = into / "students" / student.name
         if not link.exists():
             link.symlink_to(student.resolve(), target_is_directory=True)
-    exported = next((folder / EXPORT for folder in folders if (folder / EXPORT).is_dir()), None)
-    if exported:
-        (into / EXPORT).symlink_to(exported.resolve(), target_is_directory=True)
+    exports = [str((folder / EXPORT).resolve()) for folder in folders if (folder / EXPORT).is_dir()]
+    if exports:
+        write_json(into / EXPORTS, exports)

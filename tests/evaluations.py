@@ -20,6 +20,7 @@ from mdtbench.assets.gaussian_ply import write_gaussians
 from mdtbench.assets.mesh_export import write_glb
 from mdtbench.geometry.gaussians import Gaussians
 from mdtbench.harness.driver.evaluate import evaluate
+from mdtbench.harness.driver.evaluated_files import LABEL
 from mdtbench.harness.driver.evaluation import EvaluateOptions, Evaluation, resolve
 from mdtbench.harness.driver.run import Outcome
 from mdtbench.harness.measure import extractors
@@ -121,12 +122,13 @@ class Files:
         engine, team = in_process()
         found = self.resolved(**changes)
         outcome = evaluate(found, self.root / out, engine)
-        return Evaluated(found, outcome, self.root / out, team.given, team.reporter.notes)
+        done = Counter({label: count for label, count in team.given.items() if label != LABEL})
+        return Evaluated(found, outcome, self.root / out, done, team.reporter.notes)
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """jobs: how many of each label were done."""
+    """jobs: how many of each label were done, without files for pages."""
 
     found: Evaluation
     outcome: Outcome

@@ -2,6 +2,7 @@
 
 OUT/rows.jsonl, assets.jsonl    measured values, and those of single assets
 OUT/failures.csv                files that failed, assets of the reference that cannot be used
+OUT/export/                     pictures of all assets, meshes of the first few, for the pages of the report
 OUT/manifest.json               what was measured, by what; with its times last
 """
 
@@ -30,6 +31,7 @@ from ..measure.rows import Measurement, joined, measurement, seconds_row, stamp
 from ..measure.scores import Scored, ScoresJob
 from ..protocol.calibration import Calibration, Teacher, calibrate
 from .controls import Control
+from .evaluated_files import write_shown
 from .evaluation import Evaluation, some
 from .measuring import unseen
 from .run import MANIFEST, Outcome, write_failures
@@ -64,6 +66,7 @@ def _evaluate(found: Evaluation, out: Path, engine: Engine, board: Board) -> Out
     calibration = calibration_of(found, system.read())
     measured = joined(_measurements(found, system, lines, calibration))
     rows, failures = keep_time(list(measured.rows), out / "rows.jsonl"), tuple(_failures(system))
+    write_shown(found, out, engine)
     write_failures(out, [*(("reference", *one) for one in found.dropped), *failures])
     write_asset_values(out, measured.assets)  # first: no rows stand beside the values of an earlier call
     write_rows(out / "rows.jsonl", rows)

@@ -36,6 +36,7 @@ from ..protocol.model import DEFAULT, Protocol, load_protocol
 from ..settings.config import ProtocolSection
 from ..settings.methods import code_digest
 from .controls import Control, controls
+from .export_folder import CONDITION
 from .measuring import extractor_names
 
 LISTED = 5  # names in a message
@@ -290,9 +291,10 @@ def _key(
 
 def check_name(name: str) -> None:
     """Raises UsageError for a name that cannot be a line of a table or part of a folder's name."""
-    if name in CONTROLS:
+    if name in (*CONTROLS, CONDITION):
+        taken = ", ".join((*CONTROLS, CONDITION))
         raise UsageError(
-            f"--name {name} is that of a control - any but {', '.join(CONTROLS)} is allowed - name the system."
+            f"--name {name} is that of a control or of its pictures - any but {taken} is allowed - name the system."
         )
     if not name.strip() or not name.isprintable() or set(name) & set("/\\"):
         raise UsageError(f"--name takes a name for the table (got '{name}') - no slashes - for example FlashVDM.")

@@ -5,76 +5,54 @@ A run writes pictures of all and meshes of the first few, which its pages show; 
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ...assets.gaussian_ply import write_gaussians
 from ...assets.mesh_export import write_glb
 from ...assets.source import Asset
 from ...base.errors import AssetError, UsageError, unknown_name
-from ...base.files import digest_of, replacing, write_json, write_text
+from ...base.files import digest_of
 from ...geometry.mesh import Mesh
 from ..engine.jobs import Engine
 from ..engine.store import Arrays
 from ..engine.workers import tick
 from ..generate.made import SHARD, AssetsJob, Decoded
 from ..generate.pictures import gaussians_picture, mesh_picture
-from ..generate.viewing import VIEWED_FACES, viewed
+from ..generate.viewing import VIEWED_FACES
 from ..inputs.cells import ragged
 from ..inputs.paths import safe_path
 from ..inputs.subjects import TestSet, conditioning_images
 from ..inputs.world import load_cached
 from ..plan.plan import Cell
+from .export_folder import (
+    CONDITION,
+    FAILURES,
+    FEW,
+    FOLDER,
+    PICTURE_SIDE,
+    TRUTH,
+    Target,
+    claim,
+    write_failures,
+    write_index,
+    write_png,
+    write_viewed,
+)
 from .grid import first_of_each
 from .measuring import Measuring
 
-FOLDER = "export"  # in the run's
-CONDITION, TRUTH, VIEW = "condition", "truth", "view"  # in it, beside the folders of the methods
-INDEX, INDEX_FORMAT = "index.json", 1
-FAILURES = "failures.csv"
-SOURCE = "source.txt"  # beside the assets of a cell: which cell it was
-PICTURE_SIDE = 256  # pixels
-FEW = 4  # assets of which there are meshes, where none are asked for
 PICTURE = "png"
 NONE = "none"  # the word for no files
 
 
-@dataclass(frozen=True)
-class Target:
-    """Where files of an asset go, and of which formats.
-
-    Attributes:
-        root: the folder of exports. maker: a folder in it. name: path without the ending.
-        formats: those to write.
-    """
-
-    root: Path
-    maker: str
-    name: Path
-    formats: tuple[str, ...] = ()
-
-    def file(self, ending: str) -> Path:
-        return self._file(self.root / self.maker, ending)
-
-    @property
-    def view(self) -> Path:
-        """Of the mesh with few faces, where the whole one has many."""
-        return self._file(self.root / VIEW / self.maker, "glb")
-
-    def _file(self, folder: Path, ending: str) -> Path:
-        return folder / self.name.with_name(f"{self.name.name}.{ending}")  # not with_suffix: names may have dots
-
-
 def _write_mesh(target: Target, asset: Decoded) -> None:
     if len(asset.mesh.faces) > VIEWED_FACES:
-        _write_viewed(target.view, asset.mesh)
+        write_viewed(target.view, asset.mesh)
     write_glb(target.file("glb"), asset.mesh.vertices, asset.mesh.faces, vertex_colours(asset.mesh))
 
 
@@ -83,15 +61,15 @@ def _write_gaussians(target: Target, asset: Decoded) -> None:
 
 
 def _write_picture(target: Target, asset: Decoded) -> None:
-    _write_png(target.file(PICTURE), gaussians_picture(asset.gaussians, PICTURE_SIDE))
+    write_png(target.file(PICTURE), gaussians_picture(asset.gaussians, PICTURE_SIDE))
 
 
 def _write_truth(target: Target, mesh: Mesh) -> None:
-    _write_viewed(target.file("glb"), mesh)
+    write_viewed(target.file("glb"), mesh)
 
 
 def _write_truths_picture(target: Target, mesh: Mesh) -> None:
-    _write_png(target.file(PICTURE), mesh_picture(mesh, PICTURE_SIDE))
+    write_png(target.file(PICTURE), mesh_picture(mesh, PICTURE_SIDE))
 
 
 FORMATS: dict[str, Callable[[Target, Decoded], None]] = {
@@ -155,10 +133,11 @@ def export(measuring: Measuring, cells: Sequence[Cell], engine: Engine, out: Pat
     """Write OUT/export/<method>-<steps>x2/<asset id>.<format> and what they are judged beside; returns how many failed.
 
     Of each line's whole assets those of the first training and generation seed are written. Beside them, whatever
-    the formats: condition/<asset id>.png, the picture that the networks were shown; truth/<asset id>.png; where there
-    are meshes, truth/<asset id>.glb of few faces; for meshes of many faces view/<method>-<steps>x2/<asset id>.glb, of
-    few; failures.csv; and last index.json, which lists the files of each asset. Files that are there stay as they are,
-    unless they are another cell's or source's: of an earlier run to this folder with other settings.
+    the formats: condition/<asset id>.png, the picture that the networks were shown, of all test assets; of those that
+    are made whole truth/<asset id>.png and, where methods have meshes, .glb of few faces; for meshes of many faces
+    view/<method>-<steps>x2/<asset id>.glb, of few; failures.csv; and last index.json, which lists the files of each
+    asset. Files that are there stay as they are, unless they are another cell's or source's: of an earlier run to this
+    folder with other settings.
 
     Args:
         cells: whose whole assets there are.
@@ -167,19 +146,19 @@ def export(measuring: Measuring, cells: Sequence[Cell], engine: Engine, out: Pat
         RunError: a file cannot be written.
     """
     root, tests = out / FOLDER, measuring.of("assets")
-    _write_conditions(root, tests)
+    _write_conditions(root, measuring.tests)
     failures = _export_truth(root, tests, engine, exports)
     jobs: list[tuple[str, ExportJob]] = []
     for cell in first_of_each(cells):
         maker, made = folder_name(cell), measuring.assets(cell)
-        _claim(root, maker, digest_of([job.place.digest for job in made]))
+        claim(root, maker, digest_of([job.place.digest for job in made]))
         targets = _targets(root, maker, tests, exports)
         jobs += [(maker, ExportJob(job, tuple(targets[one.id] for one in job.subjects))) for job in made]
     total = sum(len(job.targets) for _, job in jobs)
     failed = engine.networks.map(run_export, [job for _, job in jobs], "export", total)
     failures += [(name, *pair) for (name, _), pairs in zip(jobs, failed, strict=True) for pair in pairs]
-    _write_failures(root / FAILURES, failures)
-    _write_index(root, tests.ids, dict.fromkeys(name for name, _ in jobs))
+    write_failures(root / FAILURES, failures)
+    write_index(root, measuring.tests.ids, {name: name for name, _ in jobs})
     return len(failures)
 
 
@@ -244,7 +223,7 @@ def _targets(root: Path, maker: str, tests: TestSet, exports: Exports) -> Mappin
 
 def _export_truth(root: Path, tests: TestSet, engine: Engine, exports: Exports) -> list[tuple[str, str, str]]:
     """Write the test assets themselves; returns (folder, asset id, reason) of failures."""
-    _claim(root, TRUTH, tests.digest)
+    claim(root, TRUTH, tests.digest)
     shown = [
         (PICTURE, *(name for name in exports.of(row) if name in TRUTH_FORMATS and name != PICTURE))
         for row in range(len(tests.ids))
@@ -258,51 +237,8 @@ def _export_truth(root: Path, tests: TestSet, engine: Engine, exports: Exports) 
 
 
 def _write_conditions(root: Path, tests: TestSet) -> None:
-    _claim(root, CONDITION, digest_of([subject.key for subject in tests.subjects]))
+    claim(root, CONDITION, digest_of([subject.key for subject in tests.subjects]))
     for subject in tests.subjects:
         path = Target(root, CONDITION, safe_path(subject.id)).file("png")
         if not path.exists():
-            _write_png(path, conditioning_images([subject])[0])
-
-
-def _claim(root: Path, maker: str, source: str) -> None:
-    """Make a folder that of a cell: remove another cell's assets, if there are any, and say whose it is now."""
-    mark = root / maker / SOURCE
-    if mark.is_file() and mark.read_text(encoding="utf-8").strip() == source:
-        return
-    for folder in (root / maker, root / VIEW / maker):
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.removeprefix(".") in FORMATS and path.is_file():
-                path.unlink()
-    write_text(mark, source + "\n")
-
-
-def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
-    with replacing(path) as part:
-        Image.fromarray(picture).save(part, format="PNG")
-
-
-def _write_viewed(path: Path, mesh: Mesh) -> None:
-    few = viewed(mesh)
-    write_glb(path, few.vertices, few.faces, few.colours)
-
-
-def _write_index(root: Path, asset_ids: Sequence[str], makers: Iterable[str]) -> None:
-    """Which files there are of each asset, by paths below `root`: data for reports."""
-    folders = (CONDITION, TRUTH, *makers)
-    assets = [
-        {"id": name, "files": {maker: _files(Target(root, maker, safe_path(name))) for maker in folders}}
-        for name in asset_ids
-    ]
-    write_json(root / INDEX, {"format": INDEX_FORMAT, "assets": assets})
-
-
-def _files(target: Target) -> list[str]:
-    paths = [*(target.file(name) for name in FORMATS), target.view]
-    return [path.relative_to(target.root).as_posix() for path in paths if path.is_file()]
-
-
-def _write_failures(path: Path, failures: Sequence[tuple[str, str, str]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("made_by", "id", "reason"), *failures])
-    write_text(path, text.getvalue())
+            write_png(path, conditioning_images([subject])[0])

@@ -53,7 +53,7 @@ class ConditionFileLooks(LooksJob):
         if rgba is None:
             yield "no picture"
         else:
-            yield {name: _composited(rgba, on_black=name == "condition") for name in self.names}
+            yield {name: _composited(rgba, black=name == "condition") for name in self.names}
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
@@ -65,9 +65,12 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         raise AssetError(f"{path.name} is not a readable picture ({error}).") from error
 
 
-def _composited(rgba: NDArray[np.uint8], *, on_black: bool) -> NDArray[np.uint8]:
+def on_black(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[H, W, 3], rounded down, as TRELLIS does (preprocess_image)."""
+    return (rgba[..., :3] * (rgba[..., 3:] / 255.0)).astype(np.uint8)
+
+
+def _composited(rgba: NDArray[np.uint8], *, black: bool) -> NDArray[np.uint8]:
     """[1, 3, H, W]."""
-    rgb = rgba[..., :3]
-    if on_black:
-        rgb = (rgb * (rgba[..., 3:] / 255.0)).astype(np.uint8)  # down, as TRELLIS rounds (preprocess_image)
+    rgb = on_black(rgba) if black else rgba[..., :3]
     return np.ascontiguousarray(rgb.transpose(2, 0, 1)[None])

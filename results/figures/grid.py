@@ -14,11 +14,11 @@ from PIL import Image
 
 from ...base.errors import MissingError, unknown_name
 from ..asset_values import AssetValue
+from ..exported import CONDITION, TRUTH, Exported
 from ..frames import latest
 from ..html.asset_tables import Layout, maker_of
-from ..html.media import CONDITION, TRUTH, Exported
 from ..places import LINE, Place, key_of, keyed
-from ..rows import BOTH, EVALUATION, LATENCY_METRIC
+from ..rows import LATENCY_METRIC
 from .choice import Choice, chosen_methods, chosen_steps
 from .style import COLUMN, GREY, INK, PAGE, PALE, SMALL, new_figure, settings, shortened
 
@@ -72,9 +72,7 @@ def grid_of(exported: Exported, rows: DataFrame, values: Iterable[AssetValue], c
     """
     rows = latest(rows)
     made = {maker for files in exported.files.values() for maker, paths in files.items() if _picture(paths)}
-    layout = Layout.of(rows)
-    places = [place for stage in (BOTH, EVALUATION) for place in layout.stage_places(stage) if not place.other_sampler]
-    places = [place for place in places if maker_of(place) in made]
+    places = [place for place in Layout.of(rows).whole if maker_of(place) in made]
     if not places:
         raise MissingError("This run has no pictures of assets. Run the same command again with --export png.")
     methods = chosen_methods(choice.methods, dict.fromkeys((place.method, place.variant) for place in places))

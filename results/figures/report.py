@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from ...base.errors import UsageError, unknown_name
 from ..asset_values import read_asset_values
+from ..exported import read_exported
 from ..html.logs import read_logs
-from ..html.media import read_exported
 from ..pareto import plotted_tables
 from ..report import RunResults, read_run, tables
 from .choice import Choice

@@ -74,6 +74,12 @@ class Layout:
         return [place for place in self.places if place.stage == stage]
 
     @property
+    def whole(self) -> list[Place]:
+        """Lines of whole assets that somebody made, with the protocol's sampler."""
+        places = [*self.stage_places(BOTH), *(one for one in self.stage_places(EVALUATION) if one.role == "student")]
+        return [place for place in places if not place.other_sampler]
+
+    @property
     def stages(self) -> list[str]:
         """Whole assets first."""
         order = [*STAGE_TITLES, *dict.fromkeys(place.stage for place in self.places)]

@@ -13,13 +13,14 @@ from jinja2 import Environment
 
 from ...base.files import write_text
 from ..asset_values import AssetValue
+from ..exported import CONDITION, TRUTH, Exported, read_exported
 from ..places import Place
-from ..rows import BOTH, EVALUATION
+from ..rows import BOTH
 from .asset_tables import Layout, by_place, failure, maker_of, mean, spelled, value_tables
 from .data import ReportData
 from .environment import copy_package_files
 from .gallery import COLUMNS, FAILED, NO_PICTURE, Gallery, GalleryRow, Tile, chosen_makers, notes_of
-from .media import CONDITION, MEDIA, TRUTH, Exported, MediaFolder, Shown, page_name, read_exported
+from .media import MEDIA, MediaFolder, Shown, page_name
 
 PAGES: Final = "assets"  # folder of the pages
 LIST_PAGE: Final = "assets.html"
@@ -118,7 +119,7 @@ def write_asset_pages(data: ReportData, out: Path, env: Environment) -> AssetInd
 
 def _gallery(subjects: Sequence[Subject], layout: Layout) -> Gallery | None:
     """Of the first assets that somebody made."""
-    places = _whole(layout)
+    places = {maker_of(place): place for place in layout.whole}
     made = [one for one in subjects if any(card.maker in places and card.shown.picture for card in one.cards)]
     if not made:
         return None
@@ -166,7 +167,7 @@ def _subjects(data: ReportData, out: Path) -> list[Subject]:
 def _cards(asset_id: str, exported: Exported, media: MediaFolder, layout: Layout) -> Iterable[Card]:
     """Condition, ground truth, then methods in the order of the run's tables."""
     found = exported.files.get(asset_id, {})
-    whole = _whole(layout)
+    whole = {maker_of(place): place for place in layout.whole}
     known = [maker for maker in (CONDITION, TRUTH, *whole) if maker in found]
     for maker in (*known, *(maker for maker in found if maker not in known)):
         place = whole.get(maker)
@@ -175,12 +176,6 @@ def _cards(asset_id: str, exported: Exported, media: MediaFolder, layout: Layout
             label = place.label if place else LABELS.get(maker, maker)
             steps = f"{place.sampling} steps" if place else ""
             yield Card(maker, label, steps, media.show(maker, asset_id, found[maker]), reason)
-
-
-def _whole(layout: Layout) -> dict[str, Place]:
-    """The lines of whole assets, by folder of exports."""
-    places = [place for stage in (BOTH, EVALUATION) for place in layout.stage_places(stage)]
-    return {maker_of(place): place for place in places if not place.other_sampler}
 
 
 def _write_pages(subjects: Sequence[Subject], layout: Layout, out: Path, env: Environment) -> None:

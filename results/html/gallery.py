@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..exported import CONDITION, TRUTH
 from ..places import Place
-from .media import CONDITION, TRUTH
 
 COLUMNS = 5  # assets
 FAILED, NO_PICTURE = "failed", "none"  # what blank tiles say

@@ -6,27 +6,20 @@ Pages opened from disk may not fetch files, so a mesh comes as a script that hol
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from PIL import Image
 
-from ...base.errors import MissingError, RunError, UsageError
-from ...base.files import read_json, replacing, write_text
-
-EXPORT: Final = "export"  # in the run's folder
-CONDITION: Final = "condition"
-TRUTH: Final = "truth"
-VIEW: Final = "view/"  # how paths of meshes with few faces begin
-INDEX_FORMAT: Final = 1
+from ...base.errors import RunError
+from ...base.files import replacing, write_text
 
 MEDIA: Final = "media"  # in the report's folder
 THUMBNAIL_SIDE: Final = 160  # pixels
@@ -37,52 +30,12 @@ UNSAFE: Final = re.compile(r"[^a-z0-9_-]+")
 
 
 @dataclass(frozen=True)
-class Exported:
-    """The files of assets, by asset id and by folder (`condition`, `truth`, or whose they are: `vm-1x2`).
-
-    reasons: why a file is not there, by folder and asset id.
-    """
-
-    files: Mapping[str, Mapping[str, tuple[Path, ...]]]
-    reasons: Mapping[tuple[str, str], str]
-
-
-@dataclass(frozen=True)
 class Shown:
     """Of one asset by one maker, paths in the report's folder; None: there is none. note: why no mesh is shown."""
 
     picture: str | None = None
     model: str | None = None
     note: str = ""
-
-
-def read_exported(folder: Path) -> Exported:
-    """What `--export` left in a run's folder; empty where there is no index.
-
-    Raises:
-        MissingError: the index or the list of failures is damaged. UsageError: the index is of another version.
-    """
-    root = (folder / EXPORT).resolve()
-    if not (root / "index.json").is_file():
-        return Exported({}, {})
-    index = read_json(root / "index.json")
-    try:
-        if index["format"] != INDEX_FORMAT:
-            raise UsageError(
-                f"{root / 'index.json'} has an unknown format (got {index['format']!r}) - this version reads "
-                f"{INDEX_FORMAT} - run again with --export."
-            )
-        files = {
-            asset["id"]: {
-                maker: tuple(_inside(root, name) for name in names) for maker, names in asset["files"].items()
-            }
-            for asset in index["assets"]
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise MissingError(
-            f"{root / 'index.json'} is no index of assets ({error!r}). Run again with --export."
-        ) from error
-    return Exported(files, _read_reasons(root / "failures.csv"))
 
 
 def page_name(asset_id: str) -> str:
@@ -149,21 +102,3 @@ class MediaFolder:
         data = f"data:model/gltf-binary;base64,{base64.b64encode(source.read_bytes()).decode('ascii')}"
         write_text(self.out / url, f"(window.mdtbenchModels ??= {{}})[{json.dumps(url)}] = {json.dumps(data)};\n")
         return url
-
-
-def _inside(root: Path, name: str) -> Path:
-    """A path of the index. Raises MissingError where it leads elsewhere."""
-    path = root / name
-    if not path.resolve().is_relative_to(root):
-        raise MissingError(f"{root / 'index.json'} names a file outside its folder ({name}). Run again with --export.")
-    return path
-
-
-def _read_reasons(path: Path) -> dict[tuple[str, str], str]:
-    if not path.is_file():
-        return {}
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            return {(row["made_by"], row["id"]): row["reason"] for row in csv.DictReader(stream)}
-    except (KeyError, UnicodeDecodeError) as error:
-        raise MissingError(f"{path} is not a list of failures ({error}). Run again with --export.") from error

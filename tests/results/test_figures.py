@@ -16,6 +16,7 @@ from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.base.files import write_json, write_text
 from mdtbench.harness.cli.app import main
 from mdtbench.harness.cli.figure import figure_command
+from mdtbench.results.exported import read_exported
 from mdtbench.results.figures.choice import Choice
 from mdtbench.results.figures.curves import draw_curves, panels_of
 from mdtbench.results.figures.grid import ABSENT, FAILED, draw_grid, grid_of
@@ -24,7 +25,6 @@ from mdtbench.results.figures.report import figure_of
 from mdtbench.results.figures.style import COLOURS, COLUMN, DPI, PAGE, WHITE, looks_of, looks_of_run, save
 from mdtbench.results.frames import rows_frame
 from mdtbench.results.html.logs import read_logs
-from mdtbench.results.html.media import read_exported
 from mdtbench.results.pareto import plotted_tables
 from mdtbench.results.report import RunResults, tables
 from mdtbench.results.rows import write_rows
