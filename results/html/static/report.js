@@ -142,7 +142,25 @@
     show();
   }
 
+  /* A box that holds more to the right says so; its edge fades. */
+  function startScrolling(box) {
+    const cue = document.createElement("p");
+    cue.className = "cue";
+    cue.textContent = "More columns to the right →";
+    box.before(cue);
+    const show = () => {
+      const more = box.scrollLeft + box.clientWidth < box.scrollWidth - 2;
+      box.classList.toggle("more", more);
+      cue.hidden = box.scrollWidth <= box.clientWidth + 2;
+      cue.style.visibility = more ? "" : "hidden"; // its place stays, so that nothing jumps
+    };
+    box.addEventListener("scroll", show, { passive: true });
+    new ResizeObserver(show).observe(box);
+    show();
+  }
+
   document.addEventListener("DOMContentLoaded", () => {
+    document.querySelectorAll(".scroll").forEach(startScrolling);
     const start = (id, begin) => {
       const element = document.getElementById(id);
       if (element) begin(element);

@@ -67,6 +67,8 @@
       viewer.append(picture);
     }
     figure.querySelector(".asset-stage").replaceChildren(viewer);
+    // Every viewer has a region of the same name: screen readers could not tell them apart.
+    viewer.shadowRoot?.querySelector("[role=region]")?.setAttribute("aria-label", `Announcements of ${label}`);
     const loaded = new Promise((resolve, reject) => {
       viewer.addEventListener("load", resolve, { once: true });
       viewer.addEventListener("error", () => reject(new Error(`${model} cannot be shown`)), { once: true });
