@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ...base.errors import MissingError, unknown_name
-from ..html.logs import LOSS, SLAT, TrainingLog
+from ..html.logs import LOSS, SLAT, Curve, TrainingLog
 from ..rows import STRUCTURE
 from .choice import Choice, Who, chosen_methods
 from .style import COLUMN, PAGE, RULE, Look, Looks, new_figure, sample, settings
@@ -35,6 +37,7 @@ MEANINGS = {  # in the order of the panels
     "rms_dphi": "size of its derivative along the teacher's path",
     "grad_norm": "norm of the gradient before clipping",
 }
+SMOOTHING = 12  # a mean is of a twelfth of the curve on either side
 OWN = "_own"  # ends the name of a diagnostic at the student's own samples
 
 
@@ -78,6 +81,16 @@ def meaning(quantity: str) -> str:
     """What a diagnostic is, in words; empty for one that only its method knows."""
     text = MEANINGS.get(quantity.removesuffix(OWN), "")
     return f"{text}, at the student's own samples" if text and quantity.endswith(OWN) else text
+
+
+def smoothed(curve: Curve) -> Curve:
+    """Means of neighbours, fewer at the ends; a curve of few points as it is."""
+    reach = len(curve) // SMOOTHING
+    if not reach:
+        return curve
+    values = np.array([value for _, value in curve])
+    near = [values[max(0, i - reach) : i + reach + 1].mean() for i in range(len(curve))]
+    return tuple((step, float(value)) for (step, _), value in zip(curve, near, strict=True))
 
 
 def draw_curves(panels: Sequence[Panel], looks: Looks) -> Figure:
@@ -152,8 +165,11 @@ def _draw_panel(axes: Axes, panel: Panel, looks: Looks) -> None:
     for i, (log, curve) in enumerate(zip(panel.logs, curves, strict=True)):
         look = looks[_who(log)]
         few = {"marker": look.marker, "markersize": 2} if len(curve) <= 3 else {}
-        line = {"color": look.colour, "linestyle": look.line, "linewidth": 0.9}
-        axes.plot(*zip(*curve, strict=True), gid=f"curve-{i}", **line, **few)
+        line = {"color": look.colour, "linestyle": look.line}
+        shown = smoothed(curve)
+        if shown != curve:
+            axes.plot(*zip(*curve, strict=True), linewidth=0.5, alpha=0.35, zorder=1, **line)
+        axes.plot(*zip(*shown, strict=True), gid=f"curve-{i}", linewidth=1.1, **line, **few)
     values = [value for curve in curves for _, value in curve]
     if min(values) > 0 and max(values) > DECADE * min(values):
         axes.set_yscale("log")

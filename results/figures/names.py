@@ -22,7 +22,7 @@ LETTERS = 30  # of a name
 ASIDE = 4.5  # from the middle of a marker to its name
 FARTHER = 22.0  # to one that finds no room there
 SAMPLES = 24  # points of a line of which it is asked whether they lie under a name
-CROSSED = 1.5  # lines of distance that a line under a name is as bad as
+CROSSED = 2.5  # lines of distance that a line under a name is as bad as
 HIDDEN = 50.0  # from here on a place is none
 
 Path = Sequence[tuple[float, float]]  # corners of a line, in data
@@ -44,7 +44,7 @@ class Place(NamedTuple):
 PLACES = [
     Place(side, aside, line)
     for aside in (ASIDE, FARTHER)
-    for line in sorted(range(-7, 8), key=lambda line: (abs(line), -line))
+    for line in sorted(range(-10, 11), key=lambda line: (abs(line), -line))
     for side in (1, -1)
     if aside == ASIDE or line
 ]

@@ -15,7 +15,7 @@ from ...base.files import write_text
 from ..asset_values import AssetValue
 from ..exported import CONDITION, TRUTH, Exported, read_exported
 from ..places import Place
-from ..rows import BOTH
+from ..rows import BOTH, EVALUATION, WHOLE_ASSETS
 from .asset_tables import Layout, by_place, failure, maker_of, mean, spelled, value_tables
 from .data import ReportData
 from .environment import copy_package_files
@@ -25,6 +25,7 @@ from .media import MEDIA, MediaFolder, Shown, page_name
 PAGES: Final = "assets"  # folder of the pages
 LIST_PAGE: Final = "assets.html"
 GRID: Final = "grid.png"  # in the run's folder
+WHOLE: Final = (*WHOLE_ASSETS, EVALUATION)  # stages
 CHUNK: Final = 500  # assets per script of the list
 LABELS: Final = {CONDITION: "Condition", TRUTH: "Ground truth"}
 
@@ -78,6 +79,16 @@ class Subject:
     thumbnail: str | None
     values: tuple[AssetValue, ...]
     unusable: str = ""
+
+    @property
+    def page_note(self) -> str:
+        """Why there is nothing that a method made, where that is so; empty else."""
+        shown = {card.maker for card in self.cards if card.shown.picture or card.shown.model or card.reason}
+        if shown - {CONDITION, TRUTH} or not self.values:
+            return ""
+        if any(value.stage in WHOLE for value in self.values):
+            return "The run wrote no pictures of what methods made of this asset."
+        return "Of this asset structures alone were made; pictures are of whole assets."
 
     @property
     def has_models(self) -> bool:
@@ -232,6 +243,7 @@ def _entry(subject: Subject, places: Sequence[Place], metrics: Sequence[str]) ->
         "id": subject.id,
         "page": subject.page,
         "picture": subject.thumbnail,
+        "blank": "" if subject.thumbnail else "cannot be used" if subject.unusable else "no picture written",
         "failed": subject.unusable or ", ".join(lost),
         "values": [[_short(mean(found.get(place.key, ()), metric)) for metric in metrics] for place in places],
     }

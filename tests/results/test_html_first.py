@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from report_run import HOSTILE, IDS, NO_SURFACE, write_run
 
+from mdtbench.results.asset_values import write_asset_values
+from mdtbench.results.figures.curves import smoothed
 from mdtbench.results.frames import assets_frame, rows_frame
 from mdtbench.results.html.answers import Answers, answers, headline
 from mdtbench.results.html.assets import write_asset_pages
@@ -18,6 +21,7 @@ from mdtbench.results.html.report import write_report
 from mdtbench.results.html.tables import view, with_notes_once
 from mdtbench.results.places import label_of
 from mdtbench.results.report import RunResults, tables
+from mdtbench.results.rows import write_rows
 from mdtbench.results.verdicts import Behind, Standing, verdicts
 
 VM, MDT, CM = ("vm", "", 1), ("mdt", "", 1), ("cm", "", 1)
@@ -148,3 +152,33 @@ def test_each_note_is_there_once(make: ModuleType):
 
 def test_backticks_become_code_and_html_stays_text():
     assert ticked("a <b> `--seeds 0,1` c") == "a &lt;b&gt; <code>--seeds 0,1</code> c"
+
+
+def test_curves_of_many_points_are_smoothed_and_others_are_not():
+    few = ((0.0, 1.0), (1.0, 5.0), (2.0, 1.0))
+    assert smoothed(few) == few
+    noise = np.random.default_rng(0).standard_normal(120)
+    curve = tuple((float(i), 2.0 * i + 9 * float(x)) for i, x in enumerate(noise))
+    found = smoothed(curve)
+    assert [step for step, _ in found] == [step for step, _ in curve]
+    assert found[60][1] == pytest.approx(np.mean([value for _, value in curve[50:71]]))
+    assert found[0][1] == pytest.approx(np.mean([value for _, value in curve[:11]]))
+    assert np.std([value - 2.0 * i for i, (_, value) in enumerate(found[12:-12], 12)]) < 9 / 3
+
+
+def test_pages_and_lists_say_why_there_is_no_picture(tmp_path: Path):
+    run = write_run(tmp_path / "run", models=False, pictures=False)
+    index = write_asset_pages(read_data(run), tmp_path / "out", environment())
+    page = (tmp_path / "out" / index.pages["chair"]).read_text(encoding="utf-8")
+    assert "The run wrote no pictures of what methods made of this asset." in page
+    [script] = (tmp_path / "out" / "media").glob("list-*.js")
+    entries = json.loads(script.read_text().removeprefix("mdtbenchAssets.push(...").removesuffix(");\n"))
+    assert [entry["blank"] for entry in entries] == [*["no picture written"] * len(IDS), "cannot be used"]
+
+
+def test_an_asset_of_which_a_structure_alone_was_made_says_so(make: ModuleType, tmp_path: Path):
+    write_rows(tmp_path / "run" / "rows.jsonl", make.whole_run())
+    write_asset_values(tmp_path / "run", [make.asset("a", {"ULIP_tiny": 1.0})])
+    index = write_asset_pages(read_data(tmp_path / "run"), tmp_path / "out", environment())
+    page = (tmp_path / "out" / index.pages["a"]).read_text(encoding="utf-8")
+    assert "Of this asset structures alone were made; pictures are of whole assets." in page

@@ -22,7 +22,7 @@
       picture.src = asset.picture;
       link.append(picture);
     } else {
-      link.append(element("span", "asset-blank", "no picture"));
+      link.append(element("span", "asset-blank", asset.blank));
     }
     const value = element("span", "asset-value");
     link.append(element("span", "asset-title", asset.id), value);
