@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from . import paper
 from .cells import NO_VALUE, Cell, Column
+from .evaluation_tables import RANDOM_MARK
 from .rows import COST_METRICS, LATENCY_METRIC
 from .tables import Line, Table
 
@@ -73,6 +74,11 @@ def to_latex(tables: Iterable[Table]) -> str:
     return PREAMBLE + "\n".join(_one(_narrower(table)) for table in tables)
 
 
+def label(table: Table) -> str:
+    r"""What `\ref` calls a table: `tab:` and its name, letters that LaTeX gives a meaning as hyphens."""
+    return "tab:" + "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in table.name)
+
+
 def escape(text: str) -> str:
     """Text that LaTeX sets as written; letters that T1 fonts lack become their plain form or a question mark."""
     return "".join(_letter(letter) for letter in " ".join(text.split()))
@@ -106,7 +112,7 @@ def _one(table: Table) -> str:
             r"\begin{table*}[tbp]",
             r"\centering",
             r"\setlength{\abovecaptionskip}{0pt}\setlength{\belowcaptionskip}{4pt}\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{{_breakable(table.title.partition('. ')[2] or table.title)}}}",
+            rf"\caption{{{_breakable(table.title.partition('. ')[2] or table.title)}}}\label{{{label(table)}}}",
             r"\footnotesize",
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{{_alignment(table.columns)}}}",
@@ -156,7 +162,7 @@ def _alignment(columns: Sequence[Column]) -> str:
 def _headings(columns: Sequence[Column]) -> list[str]:
     """The line of names and that of units, under a line that says which columns are the paper's."""
     names = [" & ".join(_name(column) for column in columns) + r" \\"]
-    if any(column.unit for column in columns):
+    if any(map(_unit, columns)):
         names.append(" & ".join(_unit(column) for column in columns) + r" \\")
     n_paper = sum(column.kind == "paper" for column in columns)
     if not n_paper:
@@ -168,17 +174,20 @@ def _headings(columns: Sequence[Column]) -> list[str]:
 
 
 def _name(column: Column) -> str:
-    """FD_incep as the paper prints it, with a subscript."""
-    head, underscore, below = column.title.partition("_")
-    if len(column.title) > HEADING_WIDTH or not underscore:
-        name = _stacked(column.title, HEADING_WIDTH)
-    else:
+    """FD_incep as the paper prints it, with a subscript; no word is broken."""
+    head, underscore, below = column.title.removesuffix(RANDOM_MARK).partition("_")
+    if underscore and head and below:
         name = rf"{escape(head)}\textsubscript{{{escape(below.replace('_', ' '))}}}"
+    else:
+        name = _stacked(head, HEADING_WIDTH, words=True)
     return " ".join(part for part in (name, escape(column.arrow)) if part)
 
 
 def _unit(column: Column) -> str:
-    return escape(f"({_times(column.unit)})") if column.unit else ""
+    """Under the name; also that the extractors have random weights."""
+    unit = f"({_times(column.unit)})" if column.unit else ""
+    mark = RANDOM_MARK if column.title.endswith(RANDOM_MARK) else ""
+    return escape(f"{unit} {mark}".strip())
 
 
 def _line(line: Line, columns: Sequence[Column]) -> str:
@@ -205,9 +214,9 @@ def _times(text: str) -> str:
     return f"{before}×{after}" if letter and f"{before}{after}".isdecimal() else text
 
 
-def _stacked(text: str, width: int) -> str:
-    """In lines of at most `width` letters."""
-    lines = [escape(line) for line in textwrap.wrap(text, width)]
+def _stacked(text: str, width: int, *, words: bool = False) -> str:
+    """In lines of at most `width` letters; words: longer where a word is."""
+    lines = [escape(line) for line in textwrap.wrap(text, width, break_long_words=not words)]
     if len(lines) < 2:
         return escape(text)
     return r"\begin{tabular}[t]{@{}l@{}}" + r"\\".join(lines) + r"\end{tabular}"

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from mdtbench.results.frames import assets_frame, rows_frame
-from mdtbench.results.render_latex import BREAK, LAST_T1_LETTER, escape, to_latex
+from mdtbench.results.render_latex import BREAK, LAST_T1_LETTER, escape, label, to_latex
 from mdtbench.results.report import RunResults, tables
 from mdtbench.results.tables import Measured, table_2
 from mdtbench.results.verdicts import verdicts
@@ -152,3 +152,27 @@ def test_long_names_are_broken_not_cut(make):
 def test_negative_values_have_a_minus(make):
     text = to_latex([table_2(measured([*make.run(), make.row("worse", value=-2.5)]))])
     assert re.search(r"worse & .* & .*\$-\$2\.50*\}? &", text)
+
+
+def test_heads_break_no_word_and_say_apart_that_weights_are_random(make):
+    common = {"stage": "evaluation", "steps": 5, "train_seed": None}
+    names = ("FD_incep[random]", "precision_dinov2_mesh[random]", "a_very_long_name_of_a_plug_in_metric")
+    rows = [make.row("Sys", name, 12.5, **common) for name in names]
+    text = to_latex(tables(RunResults(rows_frame(rows))))
+    assert r"FD\textsubscript{incep} $\downarrow$ &" in text
+    assert r"precision\textsubscript{dinov2 mesh} $\downarrow$ &" in text
+    assert r"a\textsubscript{very long name of a plug in metric} $\downarrow$" in text
+    heading = next(line for line in text.splitlines() if line.startswith("Method &"))
+    assert "rand" not in heading
+    assert r"\begin{tabular}[t]" not in heading
+    assert text.count("{[}random{]}") >= 2  # in the line of units
+
+
+def test_tables_have_labels_of_their_own(make):
+    found = tables(RunResults(rows_frame(make.whole_run())))
+    text = to_latex(found)
+    labels = re.findall(r"\\caption\{.*\}\\label\{(.*?)\}", text)
+    assert labels == [label(table) for table in found]
+    assert labels[0] == "tab:table-1"
+    assert len(set(labels)) == len(found)
+    assert all(re.fullmatch(r"tab:[A-Za-z0-9-]+", one) for one in labels)
