@@ -122,13 +122,7 @@ class Renoise:
     def sample(
         self, velocity: GuidedVelocity, noise: Tensor, layout: Layout, generators: Sequence[torch.Generator]
     ) -> Tensor:
-        x_t = noise
-        for t, t_next in pairwise(sampling_times(self.steps, self.rescale_t)):
-            x_0 = x_t - t * velocity(x_t, _batch_of(t, noise, layout), 0.0)
-            if t_next == 0:
-                return x_0
-            x_t = (1 - t_next) * x_0 + t_next * layout.randn(generators)
-        raise ValueError("a sampler needs at least one step")
+        return renoised(velocity, noise, layout, generators, sampling_times(self.steps, self.rescale_t))
 
     def note(self) -> str:
         if self.made_for in (0, self.steps):
@@ -191,6 +185,27 @@ class FlowMap:
 
     def note(self) -> str:
         return ""
+
+
+def renoised(
+    velocity: GuidedVelocity,
+    noise: Tensor,
+    layout: Layout,
+    generators: Sequence[torch.Generator],
+    times: Sequence[float],
+) -> Tensor:
+    """Jump to the data from each of the `times` (from 1 to 0), with fresh noise of the next one in between.
+
+    Raises:
+        ValueError: there is no time to jump from.
+    """
+    x_t = noise
+    for t, t_next in pairwise(times):
+        x_0 = x_t - t * velocity(x_t, _batch_of(t, noise, layout), 0.0)
+        if t_next == 0:
+            return x_0
+        x_t = (1 - t_next) * x_0 + t_next * layout.randn(generators)
+    raise ValueError("a sampler needs at least one step")
 
 
 def _batch_of(t: float, x: Tensor, layout: Layout) -> Tensor:

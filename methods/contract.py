@@ -131,6 +131,19 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Begins:
+    """A student that a training begins as: another training comes first.
+
+    Attributes:
+        label: of its method, `name` or `name:variant`. It follows the same guidance.
+        share: of the budget, which the two trainings have together.
+    """
+
+    label: str
+    share: float
+
+
+@dataclass(frozen=True)
 class StoredPairs:
     """Noises and the ends that the guided teacher takes them to, made once and learned from for several epochs.
 
@@ -177,6 +190,10 @@ class Distillation(Method, ABC):
     @abstractmethod
     def cost(self) -> float:
         """Network forward passes per sample and training step; a backward pass counts 2, a JVP 3."""
+
+    def begins_as(self) -> Begins | None:
+        """Another method's student that this one begins as; most begin as the teacher."""
+        return None
 
     def networks(self) -> Mapping[str, Network]:
         """Networks beside the student, by names that are the method's own; most methods have none.

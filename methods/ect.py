@@ -92,7 +92,7 @@ class EasyConsistencyTuning(Distillation):
         aim = jump(x_earlier, step.target(x_earlier, t_earlier), t_earlier, zero, layout)
         phi = step.student(step.x_t, step.t)
         gap = jump(step.x_t, phi, step.t, zero, layout) - aim
-        value = self.reduction.average(self.distance(gap, layout) / (step.t - t_earlier), layout.count(gap))
+        value = self.reduction.average(huber_norm(gap, self.huber, layout) / (step.t - t_earlier), layout.count(gap))
         sizes = {"rms_gap": gap.detach(), "rms_phi": phi.detach(), "step": layout.expand(step.t - t_earlier)}
         return Loss(value, {name: rms(layout, one.expand_as(gap)).mean() for name, one in sizes.items()})
 
@@ -102,13 +102,15 @@ class EasyConsistencyTuning(Distillation):
         share = max(self.closest, 2.0 ** -(stage + 1))
         return (t * (1 - share * self.approach.share(t))).clamp(min=0)
 
-    def distance(self, gap: Tensor, layout: Layout) -> Tensor:
-        """The pseudo-Huber norm of each sample: [B]."""
-        constant = self.huber * layout.count(gap).sqrt() if self.huber else torch.full_like(layout.count(gap), 1e-8)
-        return (layout.sum(gap.square()) + constant.square()).sqrt() - constant
-
     def sampler(self, n_steps: int) -> Sampler:
         return Renoise(n_steps, self.rescale_t)
 
     def cost(self) -> float:
         return 6  # as cm
+
+
+def huber_norm(gap: Tensor, huber: float, layout: Layout) -> Tensor:
+    """sqrt(|gap|^2 + c^2) - c of each sample, c = huber sqrt(D), or 1e-8 where huber is 0: [B]."""
+    counts = layout.count(gap)
+    constant = huber * counts.sqrt() if huber else torch.full_like(counts, 1e-8)
+    return (layout.sum(gap.square()) + constant.square()).sqrt() - constant

@@ -22,6 +22,7 @@ LABELS = {
     "ect": "ECT",
     "meanflow": "MeanFlow",
     "ayf": "AYF",
+    "tcm": "TCM",
     "dmd2": "DMD2",
     "vm": "VM",
     "mdt": "VM+VD",

@@ -18,7 +18,17 @@ from mdtbench.methods import METHODS, Distillation, Loss, Step
 F64 = torch.float64
 # Earliest time of the tests: one backward difference of 0.01 above the path's sigma_min, as in training.
 T_MIN = 0.01001
-DISTILLATIONS = ("ayf", "cm", "ect", "mdt", "meanflow", "pcm", "scm", "vm")  # those that learn from their own target
+DISTILLATIONS = (
+    "ayf",
+    "cm",
+    "ect",
+    "mdt",
+    "meanflow",
+    "pcm",
+    "scm",
+    "tcm",
+    "vm",
+)  # those that learn from their own target
 CONTROLS = ("gd", "kd")
 MATCHING = ("dmd2",)  # those that learn from a critic
 # Every method in every variant that differs from its default.
@@ -174,7 +184,8 @@ def networks_of(made: Distillation, step: Step) -> dict[str, nn.Module]:
             name: kind.head(like) if kind.head else Mlp(step.x_t.shape[-1], 33 + i)
             for i, (name, kind) in enumerate(made.networks().items())
         }
-    return {name: network.to(step.x_t.dtype) for name, network in found.items()}
+    kinds = made.networks()
+    return {name: net.to(step.x_t.dtype).requires_grad_(kinds[name].rate > 0) for name, net in found.items()}
 
 
 def with_networks(made: Distillation, step: Step, networks: dict[str, nn.Module] | None = None) -> Step:

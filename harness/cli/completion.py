@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Final
 
 # Names of registries that take torch to load; a test compares them.
-METHODS: Final = ("ayf", "cm", "dmd2", "ect", "gd", "kd", "mdt", "meanflow", "none", "pcm", "scm", "teacher", "vm")
+METHODS: Final = (
+    "ayf", "cm", "dmd2", "ect", "gd", "kd", "mdt", "meanflow", "none", "pcm", "scm", "tcm", "teacher", "vm",
+)  # fmt: skip
 SAMPLERS: Final = ("euler", "renoise", "phase")
 EXPORTS: Final = ("glb", "ply", "png", "none")
 STAGES: Final = ("both", "structure")

@@ -36,7 +36,7 @@ from ..settings.config import Train
 from ..settings.methods import Entrant
 from ..train.data import TrainingSet, unreadable_file
 from ..train.ends import EndsJob, parts_of_set, stored_ends
-from ..train.loop import Failure, followed, student_file, train_together
+from ..train.loop import Failure, begin_as, followed, student_file, train_together
 from ..train.loop import Student as Trainee
 from ..train.pairs import CHECKS, HeldOut, PairedTask
 from ..train.ranks import MEET
@@ -138,8 +138,17 @@ def train_students(
     todo = [student for student in unique if not student_file(out / student.folder).exists()]
     failures = {student.folder: failure for student in todo if (failure := _known_failure(out, student))}
     todo = [student for student in todo if student.folder not in failures]
-    if not todo:
-        return failures
+    if before := [student.before for student in todo if student.before]:
+        failures |= _not_begun(todo, train_students(plan, before, out, engine, label, ranks))
+        todo = [student for student in todo if student.folder not in failures]
+    return failures | (_train(plan, todo, out, engine, label, ranks) if todo else {})
+
+
+def _train(
+    plan: Plan, todo: Sequence[Student], out: Path, engine: Engine, label: str, ranks: int
+) -> dict[str, Failure]:
+    """Train students whose beginnings are there. Returns failures by folder."""
+    failures: dict[str, Failure] = {}
     stages: list[Stage] = list(dict.fromkeys(student.stage for student in todo))
     engine.do([job for stage in stages for job in plan.sets[stage].jobs])
     jobs = []
@@ -168,6 +177,16 @@ def train_students(
         if path.is_file():
             engine.networks.reporter.note(f"{len(read_json(path))} training instances could not be read, see {path}")
     return failures
+
+
+def _not_begun(students: Sequence[Student], failed: Mapping[str, Failure]) -> dict[str, Failure]:
+    """The students whose first training is among the failed ones."""
+    found = {}
+    for student in students:
+        if student.before and (failure := failed.get(student.before.folder)):
+            reason = f"the training that it begins with failed ({student.before.who.label}: {failure.reason})"
+            found[student.folder] = Failure(reason, failure.lost)
+    return found
 
 
 def run_train(job: TrainJob) -> dict[str, Failure]:
@@ -270,7 +289,10 @@ def _trainee(job: TrainJob, student: Student, task: Task) -> Trainee:
     who, train = student.who, _recipe(job.train)
     folder, method = job.out / student.folder, who.distillation
     held_out = HeldOut(method, task, max(1, student.steps // CHECKS)) if isinstance(task, PairedTask) else None
-    return Trainee(who.label, method, task.student(), train, student.steps, folder, student.seed, held_out)
+    network = task.student()
+    if student.before:
+        begin_as(network, student_file(job.out / student.before.folder))
+    return Trainee(who.label, method, network, train, student.steps, folder, student.seed, held_out)
 
 
 def _recipe(train: Train) -> Train:
@@ -319,18 +341,22 @@ def _record(student: Student, plan: Plan, out: Path, failure: Failure | None) ->
         if trial.student.who.label == who.label
     }
     written = written_account(out / student.folder)
+    accounts = [written_account(out / one.folder) for one in student.chain]
+    steps = [one.get("steps", planned.steps) for one, planned in zip(accounts, student.chain, strict=True)]
+    passes = [one.who.distillation.cost() * count for one, count in zip(student.chain, steps, strict=True)]
+    seconds: list[float] = [one["seconds"] for one in accounts if "seconds" in one]
     return StudentRecord(
         method=who.name,
         variant=who.variant,
         train_seed=student.seed,
         stage=student.stage,
         budget=train.budget,
-        steps=written.get("steps", student.steps),
+        steps=sum(steps),
         batch=written.get("batch", train.batch),
-        forwards=who.distillation.cost(),
+        forwards=sum(passes) / sum(steps),
         lr=written.get("lr", who.distillation.lr),
         grid=len(trials),
-        seconds=written.get("seconds"),
+        seconds=sum(seconds) if len(seconds) == len(accounts) else None,
         skipped=written.get("skipped"),
         error=failure.reason if failure else None,
     )

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from ...base.files import write_json
 from ...base.seeds import seed_of
 from ...methods import StoredPairs
-from ...trellis.end_time import add_end_time, has_end_time
 from ..engine.files import save_tensors
 from ..engine.workers import tick
 from ..settings.methods import Entrant
-from ..train.loop import Failure, Student, student_file, train_together
+from ..train.loop import Failure, Student, begin_as, student_file, train_together
 from ..train.pairs import CHECKS, HeldOut, PairedTask, batches_of, ends_of
 from .config import OracleConfig
 from .exam import answer
@@ -113,9 +112,10 @@ def _student(training: Training, task: LawTask, paired: PairedTask | None, job: 
     method = training.entrant.distillation
     held_out = HeldOut(method, paired, max(1, training.steps // CHECKS)) if paired else None
     folder, train = job.out / training.folder, job.config.train.common()
-    return Student(
-        training.entrant.label, method, task.student(), train, training.steps, folder, training.seed, held_out
-    )
+    network = task.student()
+    if training.before:
+        begin_as(network, student_file(job.out / training.before.folder))
+    return Student(training.entrant.label, method, network, train, training.steps, folder, training.seed, held_out)
 
 
 def _ends(pairs: StoredPairs, job: TrainJob) -> list[Tensor]:
@@ -144,10 +144,7 @@ def network_of(config: OracleConfig, out: Path, training: Training | None) -> nn
     if training is None:
         return None
     network = family(config).student(0)
-    tensors = load_file(student_file(out / training.folder))
-    if has_end_time(tensors):
-        add_end_time(network)
-    network.load_state_dict(tensors)
+    begin_as(network, student_file(out / training.folder))
     return network
 
 

@@ -12,6 +12,7 @@ from ...base.files import digest_of
 from ...methods import METHODS, StoredPairs
 from ...trellis.pipeline import SamplerParams
 from ..settings.methods import Entrant, entrant
+from ..train.loop import student_file
 from ..train.pairs import batches_of, learned_of
 from .config import OracleConfig
 from .families import family_of
@@ -31,6 +32,7 @@ class Training:
     seed: int
     steps: int
     folder: str
+    before: Training | None = None  # whose student this one begins as
 
     @property
     def pairs(self) -> StoredPairs | None:
@@ -108,11 +110,24 @@ def strengths_of(label: str) -> list[str]:
     return [key for key in METHODS.get(name).variants.get(variant, {}) if key.endswith("cfg_strength")]
 
 
-def training_of(who: Entrant, seed: int, config: OracleConfig) -> Training:
+def training_of(who: Entrant, seed: int, config: OracleConfig, share: float = 1.0) -> Training:
+    """share: of the steps; two trainings, of which one begins as the other's student, have them together."""
+    begins, before, own = who.distillation.begins_as(), None, share
+    if begins:
+        before = training_of(entrant_of(begins.label, config), seed, config, share * begins.share)
+        own = share * (1 - begins.share)
     key = [*who.identity, seed, config.train.model_dump(), exam_key(config)]
+    key += [before.folder] if before else []
+    key += [share] if share != 1 else []
     sha = digest_of([VERSION, *key])
     folder = f"students/{who.file_name}-seed{seed}-{sha[:12]}"
-    return Training(who, seed, _steps(who, config), folder)
+    return Training(who, seed, max(1, round(own * _steps(who, config))), folder, before)
+
+
+def firsts(trainings: Sequence[Training], out: Path) -> list[Training]:
+    """What must be trained before, of what is not there."""
+    found = dict.fromkeys(t.before for t in trainings if t.before)
+    return [t for t in found if not student_file(out / t.folder).exists()]
 
 
 def pairs_folder(pairs: StoredPairs, config: OracleConfig) -> str:

@@ -18,7 +18,7 @@ from ..engine.tracking import Board, tracking
 from ..engine.workers import Workers
 from ..train.loop import Failure, followed, student_file
 from .jobs import ScoreJob, TrainJob, exam, network_of, pairs_jobs, run_pairs, run_score, run_train
-from .plan import OraclePlan, Training
+from .plan import OraclePlan, Training, firsts
 from .rows import rows_of
 
 GROUPS = 3  # parts that the methods of one training seed are split into, so that processes are done at one time
@@ -72,8 +72,18 @@ def _train(plan: OraclePlan, out: Path, team: Workers) -> dict[str, Failure]:
     sets = dict.fromkeys(training.pairs for training in todo if training.pairs)
     pairs = pairs_jobs(plan.config, list(sets), out)
     team.map(run_pairs, pairs, "pairs", sum(len(job.batches) for job in pairs))
-    failures = team.map(run_train, _groups(plan, todo, out), "distil", sum(training.steps for training in todo))
-    return {folder: failure for failed in failures for folder, failure in failed.items()}
+    failures: dict[str, Failure] = {}
+    if first := firsts(todo, out):
+        begun = _distilled(plan, first, out, team)
+        failures = {t.folder: begun[t.before.folder] for t in todo if t.before and t.before.folder in begun}
+        todo = [training for training in todo if training.folder not in failures]
+    return failures | _distilled(plan, todo, out, team)
+
+
+def _distilled(plan: OraclePlan, todo: list[Training], out: Path, team: Workers) -> dict[str, Failure]:
+    """Train, in parallel. Returns failures by folder."""
+    found = team.map(run_train, _groups(plan, todo, out), "distil", sum(training.steps for training in todo))
+    return {folder: failure for failed in found for folder, failure in failed.items()}
 
 
 def _groups(plan: OraclePlan, todo: list[Training], out: Path) -> list[TrainJob]:

@@ -22,7 +22,7 @@ from ..engine.workers import cores, workers
 from ..train.loop import student_file
 from .config import OracleConfig, load_oracle_config
 from .jobs import ScoreJob, TrainJob, pairs_jobs, run_pairs, run_score, run_train
-from .plan import VALIDATION, Training, entrant_of, training_of
+from .plan import VALIDATION, Training, entrant_of, firsts, training_of
 
 PRESET = "modes"
 TOGETHER = 4  # students of a job
@@ -49,6 +49,7 @@ def sweep(
     with reporter() as report, workers(cores(), report) as team:
         sets = dict.fromkeys(t.pairs for t in todo if t.pairs)
         team.map(run_pairs, pairs_jobs(config, list(sets), out, VALIDATION), "pairs", 0)
+        team.map(run_train, _jobs(firsts(todo, out), config, out), "distil first", 0)
         jobs = _jobs(todo, config, out)
         failed = {
             folder

@@ -95,6 +95,7 @@ class Student:
 
     Attributes:
         given: folder of the published student below the weights; "" for one that is trained.
+        before: the student that it begins as, trained first; None: the teacher.
     """
 
     who: Entrant
@@ -103,6 +104,7 @@ class Student:
     steps: int
     folder: str
     given: str = ""
+    before: Student | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Student) and self.folder == other.folder
@@ -112,8 +114,13 @@ class Student:
 
     @property
     def cost(self) -> float:
-        """Forward passes per sample of its training."""
+        """Forward passes per sample of its own training."""
         return self.who.distillation.cost() * self.steps
+
+    @property
+    def chain(self) -> tuple[Student, ...]:
+        """The trainings that lead to it, itself the last."""
+        return (*(self.before.chain if self.before else ()), self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,13 +309,21 @@ class Plan:
             return Student(who, stage, seed, 0, folder, line.released)
         return self.student_of(who, stage, seed)
 
-    def student_of(self, who: Entrant, stage: Stage, seed: int) -> Student:
-        train = self.config.stage(stage)
-        steps = training_steps(who, train, self.step_seconds.get(stage, {}))
+    def student_of(self, who: Entrant, stage: Stage, seed: int, share: float = 1.0) -> Student:
+        """share: of the budget."""
+        train, begins = self.config.stage(stage), who.distillation.begins_as()
+        before, own = None, share
+        if begins:
+            first = entrant(begins.label, self.config.methods, self.params(stage))
+            guided = {key: getattr(who.method, key) for key in ("cfg_strength", "cfg_interval")}
+            first = _at_rate(first.at(**guided), train.lr)
+            before, own = self.student_of(first, stage, seed, share * begins.share), share * (1 - begins.share)
+        steps = max(1, round(own * training_steps(who, train, self.step_seconds.get(stage, {}))))
         settings = train.model_dump(mode="json", exclude={"steps", "budget", "lockstep", "lr"})
         inputs = [stage, who.identity, seed, steps, settings, self.sets[stage].digest, self.networks_sha]
+        inputs += [before.folder] if before else []
         sha = digest_of([TRAIN_VERSION, *inputs])[:12]
-        return Student(who, stage, seed, steps, f"students/{stage}-{who.file_name}-seed{seed}-{sha}")
+        return Student(who, stage, seed, steps, f"students/{stage}-{who.file_name}-seed{seed}-{sha}", before=before)
 
     def is_swept(self, stage: Stage) -> bool:
         return stage in self.stages and bool(self.config.sweep.rates(stage) or self.config.sweep.cfg_strength)

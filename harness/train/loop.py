@@ -25,7 +25,7 @@ from ...base.errors import UsageError
 from ...base.files import write_json, write_text
 from ...base.seeds import seed_of
 from ...methods import STUDENT, Distillation, Step
-from ...trellis.end_time import add_end_time
+from ...trellis.end_time import add_end_time, has_end_time
 from ..engine.device import clock
 from ..engine.files import save_tensors
 from ..engine.logs import read_log, write_log
@@ -93,7 +93,7 @@ class Student:
         self.folder = folder
         self.train = train
         begin = network  # named networks are copies of it without a second time
-        if method.two_times:
+        if method.two_times and not has_end_time(network.state_dict()):
             begin = copy.deepcopy(network) if method.networks() else network
             add_end_time(network, seed_of("end time", label, seed))
         self.network = network.train().requires_grad_(True)
@@ -298,6 +298,14 @@ def student_file(folder: Path, decay: float | None = None) -> Path:
         decay: of a further average (`train.more_ema`); None for the one that is evaluated.
     """
     return folder / ("student.safetensors" if decay is None else f"student-ema{decay}.safetensors")
+
+
+def begin_as(network: nn.Module, file: Path) -> None:
+    """Give a new student the weights of one that is trained, its second time included."""
+    tensors = load_file(file)
+    if has_end_time(tensors):
+        add_end_time(network)
+    network.load_state_dict(tensors)
 
 
 def followed(folder: Path, who: Entrant, train: Train, stage: str, seed: int, steps: int) -> Training:
