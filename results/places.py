@@ -24,6 +24,7 @@ LABELS = {
     "ayf": "AYF",
     "tcm": "TCM",
     "dmd2": "DMD2",
+    "rcm": "rCM",
     "vm": "VM",
     "mdt": "VM+VD",
     "gd": "Guidance only",

@@ -30,7 +30,7 @@ DISTILLATIONS = (
     "vm",
 )  # those that learn from their own target
 CONTROLS = ("gd", "kd")
-MATCHING = ("dmd2",)  # those that learn from a critic
+MATCHING = ("dmd2", "rcm")  # those that learn from a critic
 # Every method in every variant that differs from its default.
 LABELS = tuple(
     f"{name}:{variant}" if variant else name

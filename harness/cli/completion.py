@@ -9,7 +9,7 @@ from typing import Final
 
 # Names of registries that take torch to load; a test compares them.
 METHODS: Final = (
-    "ayf", "cm", "dmd2", "ect", "gd", "kd", "mdt", "meanflow", "none", "pcm", "scm", "tcm", "teacher", "vm",
+    "ayf", "cm", "dmd2", "ect", "gd", "kd", "mdt", "meanflow", "none", "pcm", "rcm", "scm", "tcm", "teacher", "vm",
 )  # fmt: skip
 SAMPLERS: Final = ("euler", "renoise", "phase")
 EXPORTS: Final = ("glb", "ply", "png", "none")

@@ -247,7 +247,7 @@ def completed(words: str, **env: str) -> list[str]:
 def test_the_shell_completes_values_without_torch(runs: Path):
     (runs / "first" / "manifest.json").write_text("{}")
     offers = {
-        "run --methods cm,m": ["cm,mdt"],
+        "run --methods cm,m": ["cm,mdt", "cm,meanflow"],
         "run --preset s": ["smoke"],
         "run --export glb,p": ["glb,ply", "glb,png"],
         "pretrain --track wandb,": ["wandb,mlflow", "wandb,tensorboard"],

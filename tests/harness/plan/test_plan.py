@@ -130,7 +130,7 @@ def test_a_wrong_line_is_named(tmp_path: Path, old: str, new: str, text: str):
 @pytest.mark.parametrize(
     ("methods", "changes", "parts"),
     [
-        (["mtd"], [], ["Unknown method 'mtd'", "Did you mean 'mdt'?", "Available: cm, "]),
+        (["mtd"], [], ["Unknown method 'mtd'", "Did you mean 'mdt'?", "Available: ayf, cm, "]),
         (["none:cgf"], [], ["variant of method 'none'", "Did you mean 'cfg'?"]),
         (["mdt:papr"], [], ["variant of method 'mdt'", "Did you mean 'paper'?"]),
         (["vm:cfg"], [], ["variant of method 'vm'", "'cfg'"]),
