@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,6 +22,15 @@ def total_derivative(velocity: Velocity, x: Tensor, t: Tensor, v: Tensor) -> tup
     """
     with sdpa_kernel(SDPBackend.MATH):
         phi, dphi = torch.func.jvp(velocity, (x, t), (v, torch.ones_like(t)))[:2]
+    return phi, dphi
+
+
+def end_derivative(
+    flow_map: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, t: Tensor, t_end: Tensor
+) -> tuple[Tensor, Tensor]:
+    """phi(x, t, t_end) and its partial derivative in t_end. Call it without gradients, as `total_derivative`."""
+    with sdpa_kernel(SDPBackend.MATH):
+        phi, dphi = torch.func.jvp(lambda end: flow_map(x, t, end), (t_end,), (torch.ones_like(t_end),))[:2]
     return phi, dphi
 
 

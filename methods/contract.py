@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base.registry import Registry
-from ..flow.derivative import total_derivative
+from ..flow.derivative import end_derivative, total_derivative
 from ..flow.guidance import GuidedVelocity
 from ..flow.layout import Layout
 from ..flow.samplers import Sampler
@@ -76,15 +76,20 @@ class Step:
         student, frozen = self.student, self.frozen_student
         return replace(self, student=lambda x, t: student(x, t, t_end), frozen_student=lambda x, t: frozen(x, t, t_end))
 
-    def target(self, x: Tensor, t: Tensor) -> Tensor:
+    def target(self, x: Tensor, t: Tensor, *t_end: Tensor) -> Tensor:
         """phi of the target weights; no gradient flows through it."""
         with torch.no_grad():
-            return self.frozen_student(x, t)
+            return self.frozen_student(x, t, *t_end)
 
     def target_derivative(self, x: Tensor, t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """phi and dphi/dt along velocity v with the target weights, by forward-mode differentiation; no gradient."""
         with torch.no_grad():
             return total_derivative(self.frozen_student, x, t, v)
+
+    def target_end_derivative(self, x: Tensor, t: Tensor, t_end: Tensor) -> tuple[Tensor, Tensor]:
+        """phi(x, t, t_end) and its partial derivative in t_end, likewise; of a method with `two_times`."""
+        with torch.no_grad():
+            return end_derivative(self.frozen_student, x, t, t_end)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,8 @@ LABELS = {
     "ect": "ECT",
     "meanflow": "MeanFlow",
     "ayf": "AYF",
+    "lmd": "LMD",
+    "shortcut": "Shortcut",
     "tcm": "TCM",
     "dmd2": "DMD2",
     "rcm": "rCM",

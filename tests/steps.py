@@ -18,17 +18,8 @@ from mdtbench.methods import METHODS, Distillation, Loss, Step
 F64 = torch.float64
 # Earliest time of the tests: one backward difference of 0.01 above the path's sigma_min, as in training.
 T_MIN = 0.01001
-DISTILLATIONS = (
-    "ayf",
-    "cm",
-    "ect",
-    "mdt",
-    "meanflow",
-    "pcm",
-    "scm",
-    "tcm",
-    "vm",
-)  # those that learn from their own target
+# Those that learn from their own target.
+DISTILLATIONS = ("ayf", "cm", "ect", "lmd", "mdt", "meanflow", "pcm", "scm", "shortcut", "tcm", "vm")
 CONTROLS = ("gd", "kd")
 MATCHING = ("dmd2", "rcm")  # those that learn from a critic
 # Every method in every variant that differs from its default.
@@ -157,11 +148,14 @@ def make_step(
 class LeakyStep(Step):
     """A step whose target forgets to stop the gradient."""
 
-    def target(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.frozen_student(x, t)
+    def target(self, x: Tensor, t: Tensor, *t_end: Tensor) -> Tensor:
+        return self.frozen_student(x, t, *t_end)
 
     def target_derivative(self, x: Tensor, t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         return torch.func.jvp(self.frozen_student, (x, t), (v, torch.ones_like(t)))
+
+    def target_end_derivative(self, x: Tensor, t: Tensor, t_end: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.func.jvp(lambda end: self.frozen_student(x, t, end), (t_end,), (torch.ones_like(t),))
 
 
 def method(label: str, **parameters) -> Distillation:

@@ -9,7 +9,8 @@ from typing import Final
 
 # Names of registries that take torch to load; a test compares them.
 METHODS: Final = (
-    "ayf", "cm", "dmd2", "ect", "gd", "kd", "mdt", "meanflow", "none", "pcm", "rcm", "scm", "tcm", "teacher", "vm",
+    "ayf", "cm", "dmd2", "ect", "gd", "kd", "lmd", "mdt", "meanflow", "none", "pcm", "rcm", "scm", "shortcut", "tcm",
+    "teacher", "vm",
 )  # fmt: skip
 SAMPLERS: Final = ("euler", "renoise", "phase")
 EXPORTS: Final = ("glb", "ply", "png", "none")

@@ -71,6 +71,7 @@ def test_gradient_is_the_slope_of_the_loss(label: str, layout: Layout, monkeypat
     monkeypatch.setattr(torch.Tensor, "detach", tape.wrap(torch.Tensor.detach))
     monkeypatch.setattr(Step, "target", tape.wrap(Step.target))
     monkeypatch.setattr(Step, "target_derivative", tape.wrap(Step.target_derivative))
+    monkeypatch.setattr(Step, "target_end_derivative", tape.wrap(Step.target_end_derivative))
 
     def value() -> Tensor:
         step.generator.manual_seed(5)

@@ -31,18 +31,19 @@ from steps import (
 )
 from torch import Tensor
 
-from mdtbench.flow.derivative import total_derivative
+from mdtbench.flow.derivative import end_derivative, total_derivative
 from mdtbench.flow.layout import Layout, rms
 from mdtbench.flow.oracles import average_velocity
 from mdtbench.flow.samplers import Computation, Euler, FlowMap, Jumps, Renoise
 from mdtbench.flow.times import UNIFORM, LogitNormal
 from mdtbench.methods import Step
 from mdtbench.methods.jumps import ENDS, LogitNormalEnds, SpanEnds, UniformEnds, jump_residual
+from mdtbench.methods.shortcut import ShortcutDistillation
 
 DIM, BATCH = 4, 64
 ORACLE, LAYOUT = gaussian(DIM, 1), dense(BATCH, DIM)
 T = 0.05 + 0.95 * rand(BATCH, seed=2)
-LABELS = ("ayf", "ayf:paper", "meanflow", "meanflow:adaptive", "meanflow:paper")
+LABELS = ("ayf", "ayf:paper", "lmd", "meanflow", "meanflow:adaptive", "meanflow:paper")
 
 
 def perfect(x: Tensor, t: Tensor, t_end: Tensor | None = None) -> Tensor:
@@ -117,6 +118,85 @@ def test_gradients(label: str, fade: float, layout: Layout):
         push = 2 * r / (size + 0.1)
     expected = pulled_back(phi, push / count / layout.batch_size, student)
     assert worst(got, expected) < 1e-10 * got.abs().max()  # observed 1e-15
+
+
+@pytest.mark.parametrize("layout", [dense(4, 3, 2), ragged((3, 5, 1), 2)], ids=["dense", "sparse"])
+def test_gradient_of_lmd(layout: Layout):
+    """2 (phi - (t - t_end) dphi/dt_end - v(X, t_end)), the derivative by double backward."""
+    student, teacher = Mlp(2, 1, two_times=True), Mlp(2, 2)
+    target, t = twin(student, 3, 0.3), times(layout.batch_size, 4)
+    step = make_step(layout, t, bind(student, layout), bind(teacher, layout), frozen=bind(target, layout))
+    _, got = loss_and_gradient(method("lmd"), step, student)
+    t_end = UniformEnds().draw(replace(step, generator=seeded(1)))
+    x, length = step.x_t, layout.expand(t - t_end)
+
+    def towards(end: Tensor) -> Tensor:
+        return bind(target, layout)(x, t, end)
+
+    fixed, dphi = torch.autograd.functional.jvp(towards, (t_end,), (torch.ones_like(t),))
+    v = step.teacher(x - length * fixed, t_end, 0.0)
+    phi = step.student(x, t, t_end)
+    push = 2 * (phi - length * dphi - v) / layout.expand(layout.count(x)) / layout.batch_size
+    assert worst(got, pulled_back(phi, push, student)) < 1e-10 * got.abs().max()
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_lagrangian_equation_holds_for_exact_jumps(sign: int):
+    """d/dt_end of where a jump ends is the velocity there; with a wrong sign it is not."""
+    t_end, x = T * rand(BATCH, seed=3), randn(BATCH, DIM, seed=5)
+    phi, dphi = end_derivative(perfect, x, T, t_end)
+    length = (T - t_end)[:, None]
+    moved = phi - sign * length * dphi
+    gap = rms(LAYOUT, moved - ORACLE.velocity(x - length * phi, t_end)).mean()
+    assert gap < 1e-9 if sign == 1 else gap > 0.1
+
+
+def shortcut(**changes) -> ShortcutDistillation:
+    made = method("shortcut", **changes)
+    assert isinstance(made, ShortcutDistillation)
+    return made
+
+
+def test_two_halves_of_an_exact_jump_are_the_jump():
+    """So that exact jumps are the fixed point of all lengths but the shortest, whose halves are Euler steps."""
+    network, made = Correction(DIM), shortcut(halvings=30)
+    assert gradient(made.loss(step_of(around_perfect(network))).value, network).norm() < 1e-6
+    coarse, fine = (
+        gradient(shortcut(halvings=n, share=0.0).loss(step_of(around_perfect(network))).value, network).norm()
+        for n in (3, 7)
+    )
+    assert coarse > 4 * fine > 0
+    teacher = network.around(lambda x, t, *t_end: ORACLE.velocity(x, t))
+    assert gradient(made.loss(step_of(teacher)).value, network).norm() > 0.005
+
+
+@pytest.mark.parametrize("layout", [dense(8, 3, 2), ragged((3, 5, 1, 2, 2, 1, 1, 4), 2)], ids=["dense", "sparse"])
+def test_gradient_of_shortcuts(layout: Layout):
+    student, teacher = Mlp(2, 1, two_times=True), Mlp(2, 2)
+    target, t = twin(student, 3, 0.3), times(layout.batch_size, 4)
+    step = make_step(layout, t, bind(student, layout), bind(teacher, layout), frozen=bind(target, layout))
+    made = shortcut(halvings=2, share=0.3)
+    _, got = loss_and_gradient(made, step, student)
+    d = made.length(replace(step, generator=seeded(1)))
+    x, half, velocity = step.x_t, layout.expand(d / 2), bind(target, layout)
+    shortest = (d <= 0.25).to(t.dtype)  # whose halves are steps along phi(x, t, t)
+    one = velocity(x, t, t - (1 - shortest) * d / 2)
+    two = velocity(x - half * one, t - d / 2, t - d / 2 - (1 - shortest) * d / 2)
+    aim = torch.where(half == 0, step.teacher(x, t, 0.0), (one + two) / 2)
+    phi = step.student(x, t, t - d)
+    push = 2 * (phi - aim) / layout.expand(layout.count(x)) / layout.batch_size
+    assert worst(got, pulled_back(phi, push, student)) < 1e-10 * got.abs().max()
+
+
+def test_lengths_of_shortcuts():
+    t = UNIFORM.times(rand(6000, seed=11), T_MIN)
+    step = make_step(dense(6000, 1), t, lambda x, t: x, lambda x, t: x)
+    lengths = shortcut().length(step)
+    assert (lengths <= t).all()
+    assert (lengths == 0).double().mean() == pytest.approx(0.25, abs=0.03)
+    free = lengths[(t > 0.99) & (lengths > 0)]  # t limits none but the longest
+    assert {2.0**-k for k in range(1, 6)} <= set(free.tolist())
+    assert len(set(free[free < 0.9].tolist())) == 5
 
 
 class DrawnAlong(Step):

@@ -70,7 +70,7 @@ def test_online_target_is_a_constant(name: str):
     assert worst(online, run(twin(student, 3, 0.1))[1]) > 1e-3 * online.abs().max()
     leaky_value, leaky = run(student, LeakyStep)
     assert worst(value, leaky_value) < 1e-12 * max(1, value.abs())
-    assert worst(online, leaky) > 1e-2 * online.abs().max()
+    assert worst(online, leaky) > 3e-3 * online.abs().max()  # least shortcut:paper, of whose samples few jump
 
 
 @pytest.mark.parametrize("name", ["kd", "mdt", "mdt:official"])
@@ -128,6 +128,10 @@ def test_cost_counts_the_forward_passes(name: str):
         def target_derivative(self, x: Tensor, t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
             spent.append(2)  # beside the pass that the network itself counts
             return super().target_derivative(x, t, v)
+
+        def target_end_derivative(self, x: Tensor, t: Tensor, t_end: Tensor) -> tuple[Tensor, Tensor]:
+            spent.append(2)
+            return super().target_end_derivative(x, t, t_end)
 
     def network(x: Tensor, *times: Tensor) -> Tensor:
         spent.append(3 if torch.is_grad_enabled() else 1)
