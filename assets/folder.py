@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import cast
 
-from ..base.errors import AssetError, MissingError, UsageError
+from ..base.errors import AssetError, MissingError, UsageError, printable
 from ..base.files import digest_of, file_sha256
 from ..geometry.mesh import Mesh
 from .mesh_files import UP_AXIS, Up, read_mesh
+from .sniff import SPLATS, Kind, kind_of
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("id", "file", "category")  # further ones that are read: up, sha256
@@ -39,6 +41,15 @@ class FolderAsset:
     path: Path
     up: Up | None = None
     sha256: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """What the file holds."""
+        return kind_of(self.path, tuple(UP_AXIS))
+
+    @property
+    def is_gaussians(self) -> bool:
+        return self.kind in (Kind.GAUSSIANS, Kind.SPLAT)
 
     def load(self) -> Mesh:
         """The shape, normalised.
@@ -75,22 +86,36 @@ class FolderSource:
         return self.path.resolve().name
 
     def assets(self) -> Sequence[FolderAsset]:
-        """All assets, sorted by id.
+        """All assets, sorted by id. Gaussians beside a mesh of the same name are not listed.
 
         Raises:
             MissingError: there is no such folder, or no mesh in it.
             UsageError: the manifest is malformed.
         """
+        found = self.files()
+        names = Counter(asset.id for asset in found if not asset.is_gaussians)
+        found = [asset for asset in found if not asset.is_gaussians or not names[asset.id]]
+        return sorted(found if self.named else _distinct(found, self.path), key=lambda asset: asset.id)
+
+    def files(self) -> list[FolderAsset]:
+        """All files of assets, sorted; without a manifest an id is that of every file with that path without suffix.
+
+        Raises: as `assets`.
+        """
         if not self.path.is_dir():
             raise MissingError(f"There is no folder {self.path}. Give the folder that holds the meshes.")
-        manifest = self.path / MANIFEST
-        found = _from_manifest(manifest) if manifest.is_file() else _from_files(self.path)
+        found = _from_manifest(self.path / MANIFEST) if self.named else _from_files(self.path)
         if not found:
             raise MissingError(
                 f"No mesh in {self.path}. Looked for {', '.join(UP_AXIS)}"
-                f"{' in ' + MANIFEST if manifest.is_file() else ''}. Give a folder with such files."
+                f"{' in ' + MANIFEST if self.named else ''}. Give a folder with such files."
             )
-        return sorted(found, key=lambda asset: asset.id)
+        return sorted(found, key=lambda asset: (asset.id, asset.path))
+
+    @property
+    def named(self) -> bool:
+        """Whether there is a manifest."""
+        return (self.path / MANIFEST).is_file()
 
     def digest(self) -> str:
         """sha256 of the list of assets and of the content of their files and of all files that these can refer to.
@@ -98,31 +123,61 @@ class FolderSource:
         Textures outside the folder are not seen. A missing file counts as "missing".
         """
         assets = [[a.id, a.category, a.up, a.sha256, _content(a.path)] for a in self.assets()]
-        companions = [[p.as_posix(), _content(self.path / p)] for p in _files(self.path) if _has(p, COMPANIONS)]
+        companions = [[p.as_posix(), _content(self.path / p)] for p in walk(self.path) if _has(p, COMPANIONS)]
         return digest_of({"assets": assets, "companions": companions})
 
 
 def _from_files(folder: Path) -> list[FolderAsset]:
-    paths = [path for path in _files(folder) if _has(path, (*UP_AXIS, *UNREADABLE))]
+    paths = [path for path in walk(folder) if _has(path, (*UP_AXIS, *UNREADABLE, *SPLATS))]
     return [
-        FolderAsset(name, path.parts[0] if len(path.parts) > 1 else "", folder / path)
-        for name, path in zip(_names(paths), paths, strict=True)
+        FolderAsset(id_of(path.with_suffix("")), id_of(path.parts[0]) if len(path.parts) > 1 else "", folder / path)
+        for path in paths
     ]
 
 
-def _names(paths: Sequence[PurePath]) -> list[str]:
-    """Paths without suffix where that is unique, else with it."""
-    short = [path.with_suffix("").as_posix() for path in paths]
-    count = Counter(short)
-    names = [path.as_posix() if count[name] > 1 else name for name, path in zip(short, paths, strict=True)]
-    return names if len(set(names)) == len(names) else [path.as_posix() for path in paths]
+def id_of(path: PurePath | str) -> str:
+    """The name of an asset: printable, and spelled in one way (NFC) whatever the file system does."""
+    return unicodedata.normalize("NFC", printable(path if isinstance(path, str) else path.as_posix()))
 
 
-def _files(folder: Path) -> list[PurePath]:
-    """Relative paths of all files below a folder, sorted; hidden files and folders are skipped."""
+def _distinct(assets: Sequence[FolderAsset], folder: Path) -> list[FolderAsset]:
+    """With ids that are unique: paths without suffix where those are, else with it.
+
+    Raises:
+        UsageError: two names differ in the way that their letters are spelled only.
+    """
+    whole = [id_of(asset.path.relative_to(folder)) for asset in assets]
+    count = Counter(asset.id for asset in assets)
+    ids = [name if count[asset.id] > 1 else asset.id for name, asset in zip(whole, assets, strict=True)]
+    ids = ids if len(set(ids)) == len(ids) else whole
+    twice = [name for name, number in Counter(ids).items() if number > 1]
+    if twice:
+        raise UsageError(f"{folder} has two files with the name '{twice[0]}', spelled differently. Rename one.")
+    return [replace(asset, id=name) for asset, name in zip(assets, ids, strict=True)]
+
+
+def walk(folder: Path) -> list[PurePath]:
+    """Relative paths of all files below a folder, sorted; hidden files and folders are skipped, links followed.
+
+    Raises:
+        MissingError: a folder cannot be read.
+    """
     found: list[PurePath] = []
-    for root, folders, names in os.walk(folder):
+
+    def fail(error: OSError) -> None:
+        raise MissingError(f"The folder {error.filename} cannot be read ({error.strerror}). Make it readable.")
+
+    above: dict[str, set[tuple[int, int]]] = {}  # by folder: those that it lies in, and itself
+    for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        place = os.stat(root)
+        here = above.pop(root, set()) | {(place.st_dev, place.st_ino)}
         folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in list(folders):
+            target = os.stat(os.path.join(root, name))
+            if (target.st_dev, target.st_ino) in here:
+                folders.remove(name)  # a link into itself
+            else:
+                above[os.path.join(root, name)] = here
         found += [PurePath(root, name).relative_to(folder) for name in names if not name.startswith(".")]
     return sorted(found)
 
@@ -145,7 +200,8 @@ def _from_manifest(manifest: Path) -> list[FolderAsset]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{manifest} is not a CSV file in UTF-8 ({error}). Save it as one.") from error
     assets = [_asset_of_row(f"{manifest}, line {line}", manifest.parent, row) for line, row in rows]
-    _check_unique(manifest, [(line, row["id"]) for line, row in rows])
+    assets = [replace(asset, id=id_of(asset.id), category=id_of(asset.category)) for asset in assets]
+    _check_unique(manifest, [(line, asset) for (line, _), asset in zip(rows, assets, strict=True)])
     return [asset for asset in assets if not _has(asset.path, IMAGES)]
 
 
@@ -158,14 +214,16 @@ def _check_columns(manifest: Path, columns: Sequence[str]) -> None:
         )
 
 
-def _check_unique(manifest: Path, ids: Sequence[tuple[int, str]]) -> None:
-    first: dict[str, int] = {}
-    for line, name in ids:
-        if name in first:
+def _check_unique(manifest: Path, assets: Sequence[tuple[int, FolderAsset]]) -> None:
+    """A mesh and Gaussians may be of one asset."""
+    first: dict[tuple[str, bool], int] = {}
+    for line, asset in assets:
+        key = asset.id, asset.is_gaussians
+        if key in first:
             raise UsageError(
-                f"{manifest}, line {line}, column id: '{name}' is also on line {first[name]}. Give each row its own."
+                f"{manifest}, line {line}, column id: '{asset.id}' is also on line {first[key]}. Give each row its own."
             )
-        first[name] = line
+        first[key] = line
 
 
 def _asset_of_row(where: str, folder: Path, row: dict[str, str]) -> FolderAsset:

@@ -29,6 +29,7 @@ from .obj_file import image_of, read_obj
 from .off_files import read_off
 from .ply_files import read_ply
 from .ply_mesh import mesh_part, texture_name
+from .sniff import head_of, refuse_foreign
 from .stl_files import read_stl
 
 Up = Literal["y", "z"]
@@ -81,6 +82,7 @@ def read_mesh(path: Path, up: Up | None = None) -> Mesh:
     try:
         with warnings.catch_warnings():  # what matters of third-party parsers becomes an AssetError
             warnings.simplefilter("ignore")
+            refuse_foreign(head_of(path), suffix)
             mesh = _checked(_READERS[suffix](path, companions))
     except AssetError as error:
         raise AssetError(f"{path.name}: {error}") from error

@@ -6,6 +6,7 @@ A message says what was wrong, what is allowed and what to do; it fits one line.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -13,6 +14,10 @@ class MdtbenchError(Exception):
     """Base of all errors that are reported as one line, without a traceback."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The message, of which names of files may be a part."""
+        return printable(super().__str__())
 
 
 class RunError(MdtbenchError):
@@ -33,6 +38,15 @@ class MissingError(MdtbenchError):
 
 class AssetError(MdtbenchError):
     """One asset cannot be used. The run goes on; the reason is counted and listed."""
+
+
+def printable(text: str) -> str:
+    """Text that every file can hold: bytes of names that are not UTF-8 as %E9, other half characters as ?."""
+    return _BYTES.sub(lambda found: f"%{ord(found[0]) - 0xDC00:02X}", text).encode("utf-8", "replace").decode()
+
+
+# How Python spells the bytes of a name that are not UTF-8 (PEP 383).
+_BYTES = re.compile("[\udc80-\udcff]")
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str], hint: str = "") -> UsageError:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...assets.blend import Blender, find_blender, read_rgba
-from ...assets.folder import FolderAsset, FolderSource
+from ...assets.folder import FolderAsset, FolderSource, id_of, walk
 from ...assets.source import SOURCES, Asset, Source
 from ...assets.toys import ToySource
 from ...assets.toys4k import Toys4kAsset, Toys4kSource
@@ -253,8 +253,8 @@ def pictures_in(folder: Path, ids: Sequence[str]) -> dict[str, Path]:
     if not folder.is_dir():
         raise MissingError(f"There is no folder {folder}. Name the folder of the conditioning pictures.")
     paths: dict[str, Path] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file()):
-        name = path.relative_to(folder).with_suffix("").as_posix()
+    for inner in (path for path in walk(folder) if path.suffix.lower() in PICTURES):
+        path, name = folder / inner, id_of(inner.with_suffix(""))
         if name in paths:
             raise UsageError(
                 f"Two pictures of asset '{name}' (got {paths[name].name} and {path.name}) - one of each is allowed - "

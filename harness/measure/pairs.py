@@ -6,53 +6,57 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ...assets.folder import COMPANIONS, MANIFEST, FolderAsset, FolderSource
+from ...assets.folder import COMPANIONS, FolderAsset, FolderSource
+from ...assets.sniff import HEAD, Kind
 from ...base.errors import UsageError
 from ...base.files import digest_of, file_sha256
-
-HEAD = 1 << 16  # bytes in which the header of any PLY file ends
 
 
 @dataclass(frozen=True)
 class Files:
-    """What there is of one asset."""
+    """What there is of one asset. notes: files of it that are left out, one sentence each."""
 
     mesh: FolderAsset | None = None
     gaussians: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def files_in(folder: Path) -> dict[str, Files]:
     """Meshes and 3D Gaussians of a folder by asset id: the manifest's, else the path in the folder without suffix.
 
+    A file of a kind that is not read stands for an asset that has no other, so that it fails with a reason.
+
     Raises:
         MissingError: there is no such folder, or nothing in it.
         UsageError: two meshes or two files of Gaussians of one asset, or a malformed manifest.
     """
-    named = (folder / MANIFEST).is_file()
-    meshes: dict[str, FolderAsset] = {}
-    gaussians: dict[str, FolderAsset] = {}
-    for asset in FolderSource(folder).assets():
-        name = asset.id if named else asset.path.relative_to(folder).with_suffix("").as_posix()
-        found, what = (gaussians, "files of Gaussians") if is_gaussians(asset.path) else (meshes, "meshes")
-        if name in found:
-            raise UsageError(
-                f"Two {what} of asset '{name}' (got {found[name].path.name} and {asset.path.name}) - one of each is "
-                "allowed - remove one."
-            )
-        found[name] = asset
-    return {
-        name: Files(meshes.get(name), gaussians[name].path if name in gaussians else None)
-        for name in sorted({*meshes, *gaussians})
-    }
+    by_id: dict[str, list[FolderAsset]] = {}
+    for asset in FolderSource(folder).files():
+        by_id.setdefault(asset.id, []).append(asset)
+    return {name: _files(name, found) for name, found in by_id.items()}
 
 
-def is_gaussians(path: Path) -> bool:
-    """Whether a file is a PLY of the 3D Gaussian splatting convention, complete or not."""
-    if path.suffix.lower() != ".ply" or not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        header = stream.read(HEAD).partition(b"end_header")[0]
-    return b"f_dc_0" in header and b"opacity" in header
+def _files(name: str, found: Sequence[FolderAsset]) -> Files:
+    kinds = [(asset, asset.kind) for asset in found]
+    mesh, beside = _one(name, "meshes", kinds, Kind.MESH, Kind.UNREAD)
+    gaussians, others = _one(name, "files of Gaussians", kinds, Kind.GAUSSIANS, Kind.SPLAT)
+    notes = tuple(f"{asset.path.name} is not read, and left out" for asset in (*beside, *others))
+    return Files(mesh, None if gaussians is None else gaussians.path, notes)
+
+
+def _one(
+    name: str, what: str, kinds: Sequence[tuple[FolderAsset, Kind]], wanted: Kind, unread: Kind
+) -> tuple[FolderAsset | None, Sequence[FolderAsset]]:
+    """The file of one kind, and those that are left out beside it."""
+    good, bad = ([asset for asset, kind in kinds if kind is one] for one in (wanted, unread))
+    if len(good) > 1:
+        raise UsageError(
+            f"Two {what} of asset '{name}' (got {good[0].path.name} and {good[1].path.name}) - one of each is "
+            "allowed - remove one."
+        )
+    if good:
+        return good[0], bad
+    return (bad[0], bad[1:]) if bad else (None, ())
 
 
 @dataclass(frozen=True)

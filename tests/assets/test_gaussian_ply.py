@@ -171,5 +171,5 @@ def test_nonsense_is_refused(tmp_path, field, value):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(AssetError, match=r"none\.ply .*cannot be read"):
+    with pytest.raises(AssetError, match=r"none\.ply: .*cannot be read"):
         read_gaussians(tmp_path / "none.ply")

@@ -175,7 +175,7 @@ def test_obj_vertex_colours(tmp_path):
     [
         ("mtllib gone.mtl\n" + SQUARE + "f 1 2 3\n", "gone.mtl"),
         (SQUARE, "no triangles"),
-        ("", "no triangles"),
+        ("", "it is empty"),
         ("v 1 2 3\nv 1 2 3\nv 1 2 3\nf 1 2 3\n", "one point"),
         ("v 0 0 0\nv 1 1 1\nv 2 2 2\nf 1 2 3\n", "zero area"),
         ("v nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "NaN or infinite"),
