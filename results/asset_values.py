@@ -21,8 +21,8 @@ from ..base.files import replacing
 from .rows import STRUCTURE, Count, Name
 
 ASSET_VALUES_FILE: Final = "assets.jsonl"
-SCHEMA_VERSION: Final = 2
-READABLE: Final = (1, 2)
+SCHEMA_VERSION: Final = 3
+READABLE: Final = (1, 2, 3)
 
 
 class AssetValue(BaseModel):
@@ -30,12 +30,13 @@ class AssetValue(BaseModel):
 
     `asset` is its id. `error` says why a cell's asset is not `ok`; of controls no reason is recorded. `values` are by
     name of the metric, in its unit; seconds (`rows.COST_METRICS`) are among them where they are known. An asset that
-    is not `ok` has the values that entered the averages, such as 0 of an agreement. Version 1 has no `extra_sampler`.
+    is not `ok` has the values that entered the averages, such as 0 of an agreement. `note` says what is not shown of
+    its files as they say. Version 1 has no `extra_sampler`, versions 1 and 2 have no `note`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     run_id: Name
     stage: Name = STRUCTURE
     method: Name
@@ -49,6 +50,7 @@ class AssetValue(BaseModel):
     asset: Name
     ok: bool
     error: str = ""
+    note: str = ""
     values: dict[str, float]
 
     @model_validator(mode="after")
@@ -127,7 +129,9 @@ def _parse_earlier(path: Path, number: int, line: str, error: ValidationError) -
         )
     if version == SCHEMA_VERSION:
         raise _bad_line(path, number, error) from error
-    renewed = {"schema_version": SCHEMA_VERSION, "extra_sampler": values.get("own_sampler") is False}
+    renewed: dict[str, object] = {"schema_version": SCHEMA_VERSION}
+    if version == 1:
+        renewed["extra_sampler"] = values.get("own_sampler") is False
     try:
         return AssetValue.model_validate(values | renewed)
     except ValidationError as mistake:

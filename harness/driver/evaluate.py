@@ -29,6 +29,7 @@ from ..engine.provenance import provenance
 from ..engine.tracking import Board, tracking
 from ..measure.rows import Measurement, joined, measurement, seconds_row, stamp
 from ..measure.scores import Scored, ScoresJob
+from ..measure.sides import joined_notes
 from ..protocol.calibration import Calibration, Teacher, calibrate
 from .controls import Control
 from .evaluated_files import write_shown
@@ -62,7 +63,7 @@ def _evaluate(found: Evaluation, out: Path, engine: Engine, board: Board) -> Out
     system = found.system()
     lines = [(line, line.scores(found.options.cache, found.metrics, found.extractors)) for line in found.controls()]
     engine.do([system, *(job for _, job in lines)])
-    engine.do(system.made)
+    engine.do(system.told)
     calibration = calibration_of(found, system.read())
     measured = joined(_measurements(found, system, lines, calibration))
     rows, failures = keep_time(list(measured.rows), out / "rows.jsonl"), tuple(_failures(system))
@@ -139,8 +140,11 @@ def _measurements(
         return " ".join([*versions, *([f"conditions:{found.conditions_sha[:16]}"] if metric.condition else [])])
 
     own = {"method": options.name, "steps": options.steps, "nfe": options.nfe, "seed": options.seed}
-    own |= {"run_id": found.key[:SHORT], "note": _joined(*notes, _told(calibration))}
-    yield measurement(system, {**common, **own}, system.reasons(), networks)
+    made, true = noted(found, system), system.notes("truth")
+    counts = [*counted_notes(made, "assets"), *counted_notes(true, "assets of the reference")]
+    both = [joined_notes([one, f"reference: {other}" if other else ""]) for one, other in zip(made, true, strict=True)]
+    own |= {"run_id": found.key[:SHORT], "note": _joined(*notes, *counts, _told(calibration))}
+    yield measurement(system, {**common, **own}, system.reasons(), networks, both)
     if options.latency is not None:
         own["note"] = _joined(own["note"], "time: as given by --latency, not measured here")
         timed = {**common, **own, "n_ok": len(found.ids)}
@@ -149,6 +153,18 @@ def _measurements(
         # The controls of all systems that are compared with one reference are the same measurement.
         whose = {"run_id": f"reference-{found.reference_sha[:SHORT]}", "method": line.name}
         yield measurement(job, {**common, **whose, "note": _joined(*notes, line.note)}, networks=networks)
+
+
+def noted(found: Evaluation, system: ScoresJob) -> list[str]:
+    """Of each asset, how it was found and what is not shown of its files."""
+    named = zip(found.ids, found.made.files, system.notes(), strict=True)
+    return [joined_notes([*found.found_by.get(name, ()), *files.notes, seen]) for name, files, seen in named]
+
+
+def counted_notes(notes: Sequence[str], what: str) -> list[str]:
+    """How many assets have notes, where some have."""
+    count = sum(map(bool, notes))
+    return [f"{count} of {len(notes)} {what} {'has' if count == 1 else 'have'} notes (assets.jsonl)"] if count else []
 
 
 def notes_of(found: Evaluation) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ...assets.folder import id_of
 from ...assets.source import Asset
 from ...base.errors import MissingError, UsageError
 from ...base.files import digest_of, file_sha256
@@ -14,6 +15,7 @@ from ...metrics.agreement import Agreement
 from ...metrics.distributions import FrechetInfinity, ManifoldShare
 from ...results.places import CONTROLS
 from ..engine.device import CPU
+from ..inputs.paths import safe_path
 from ..inputs.subjects import (
     DRAWN_HERE,
     Chosen,
@@ -89,6 +91,7 @@ class Evaluation:
         own_reference: it is the folder of the files. unused: files that it does not have.
         metrics: the columns that these files can have.
         made, truth, condition: of the same assets.
+        found_by: by id what is to be said of how its files were found.
         dropped: (id, reason) of assets of the reference that cannot be used, which are on neither side.
     """
 
@@ -104,6 +107,7 @@ class Evaluation:
     made: FilesSide
     truth: TruthSide
     condition: FileConditions
+    found_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dropped: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -193,7 +197,22 @@ def resolve(options: EvaluateOptions) -> Evaluation:
         made=mine,
         truth=truth,
         condition=condition,
+        found_by=_found_by(options, keys, shown),
     )
+
+
+def _found_by(
+    options: EvaluateOptions, keys: Mapping[str, str], shown: Mapping[str, Path]
+) -> dict[str, tuple[str, ...]]:
+    """By id what is to be said where names of files are not the whole id."""
+    pictures = {name: id_of(path.relative_to(options.conditions or "").with_suffix("")) for name, path in shown.items()}
+    found: dict[str, tuple[str, ...]] = {}
+    for what, names in (("files", keys), ("condition picture", pictures)):
+        for name, key in names.items():
+            if key not in (name, safe_path(name).as_posix()):
+                told = f"its {what} '{key}' matched by the last part of the name alone"
+                found[name] = (*found.get(name, ()), told)
+    return found
 
 
 def some(names: Sequence[str]) -> str:

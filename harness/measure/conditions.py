@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from ...assets.images import open_image, pixels, upright
 from ...base.errors import AssetError
 from .looks import Look, LooksJob
 from .sides import Side
 
-VERSION = 1  # part of every address
+VERSION = 2  # part of every address
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,11 @@ class ConditionFileLooks(LooksJob):
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
-    """[H, W, 4]. Raises AssetError when it is not a picture."""
+    """[H, W, 4], upright. Raises AssetError when it is not a picture."""
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGBA"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise AssetError(f"{path.name} is not a readable picture ({error}).") from error
+        return pixels(upright(open_image(path)))
+    except AssetError as error:
+        raise AssetError(f"{path.name} cannot be used: {error}") from error
 
 
 def on_black(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -26,7 +26,7 @@ IN_MEMORY = 2**24  # numbers; what is more lies on disk while it is scored
 
 @dataclass(frozen=True)
 class FeaturesJob(OneResult):
-    """features [n, V, D], ok [n], errors [n] of one look."""
+    """features [n, V, D], ok [n], errors [n], and the notes, of one look."""
 
     root: Path
     looks: LooksJob
@@ -70,7 +70,8 @@ class FeaturesJob(OneResult):
                 found.append(np.zeros((len(one), see.dim), np.float32))
                 errors[i] = errors[i] or str(error)
         ok = np.array([not error for error in errors])
-        return {"features": np.stack(found), "ok": ok, "errors": np.array(errors, str)}
+        notes = {"notes": arrays["notes"]} if "notes" in arrays else {}
+        return {"features": np.stack(found), "ok": ok, "errors": np.array(errors, str), **notes}
 
 
 def gathered(places: Sequence[Place], name: str, root: Path) -> tuple[Features, NDArray[np.bool_]]:

@@ -1,6 +1,7 @@
 """What extractors look at: pictures and surface points of structures, whole assets, files and the truth.
 
-A look is of a shard of assets: data [n, V, ...], ok [n], errors [n]; what failed is black, and its points are zeros.
+A look is of a shard of assets: data [n, V, ...], ok [n], errors [n], notes [n] where it is of files; what failed is
+black, and its points are zeros.
 Shapes: V views, S pixels a side, P points.
 """
 
@@ -17,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...assets.folder import FolderAsset
-from ...assets.gaussian_ply import read_gaussians
-from ...base.errors import AssetError
+from ...assets.gaussian_ply import misplaced, read_gaussians
+from ...base.errors import AssetError, printable
 from ...base.files import digest_of
 from ...geometry.cameras import Camera, orbit
 from ...geometry.gaussians import Gaussians
@@ -39,7 +40,9 @@ from .pairs import Files
 
 VERSION = 1  # part of every address: raise it when our code draws something else
 SUPERSAMPLING = 2  # rays per pixel and axis for meshes
+READING = 2  # part of the addresses of what is read from files: raise it when they are read otherwise
 NOT_MADE = "not generated"
+NOTE_END = "; "  # between notes of one asset
 CELL_COLOURS = "cell_colours"
 COVERAGE = "coverage"  # beside the pictures of the truth: the least part of a picture that it covers
 
@@ -135,7 +138,15 @@ def on_black(views: Sequence[NDArray[np.float32]]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.stack([to_uint8(on_background(view)) for view in views]).transpose(0, 3, 1, 2))
 
 
-Look = NDArray | str  # what there is to see, or why there is nothing
+@dataclass(frozen=True)
+class Noted:
+    """What there is to see of a file that says more than is shown. notes: one sentence each."""
+
+    data: NDArray
+    notes: tuple[str, ...]
+
+
+Look = NDArray | Noted | str  # what there is to see, or why there is nothing
 
 
 @dataclass(frozen=True)
@@ -191,22 +202,19 @@ class LooksJob(Job):
         return [made[name] if name in made else self.place(name).get() for name in self.names]
 
     def _drawn(self) -> list[Arrays]:
-        data: dict[str, list[NDArray]] = {name: [] for name in self.names}
-        errors: dict[str, list[str]] = {name: [] for name in self.names}
+        found: dict[str, list[Look]] = {name: [] for name in self.names}
         for looks in self.each():
             for name in self.names:
-                found = looks if isinstance(looks, str) else looks[name]
-                failed = isinstance(found, str)
-                data[name].append(self.studio.blank(name) if failed else found)
-                errors[name].append(found if failed else "")
-        return [
-            {
-                "data": np.stack(data[name]),
-                "ok": np.array([not error for error in errors[name]]),
-                "errors": np.array(errors[name], str),
-            }
-            for name in self.names
-        ]
+                found[name].append(looks if isinstance(looks, str) else looks[name])
+        return [_arrays(found[name], self.studio.blank(name)) for name in self.names]
+
+
+def _arrays(looks: Sequence[Look], blank: NDArray) -> Arrays:
+    errors = [look if isinstance(look, str) else "" for look in looks]
+    notes = [NOTE_END.join(look.notes) if isinstance(look, Noted) else "" for look in looks]
+    data = [blank if isinstance(look, str) else look.data if isinstance(look, Noted) else look for look in looks]
+    arrays = {"data": np.stack(data), "ok": np.array([not error for error in errors]), "errors": np.array(errors, str)}
+    return arrays | {"notes": np.array(notes, str)} if any(notes) else arrays
 
 
 @dataclass(frozen=True)
@@ -298,7 +306,7 @@ class TruthAssets(SurfaceLooks):
 
     @property
     def source(self) -> Any:
-        return [self.content, self.seeds, bool(self.blender)]
+        return [self.content, self.seeds, bool(self.blender), READING]
 
     @property
     def done(self) -> bool:
@@ -311,7 +319,7 @@ class TruthAssets(SurfaceLooks):
             try:
                 yield self._one(i, seed)
             except AssetError as error:
-                yield str(error)
+                yield _unnamed(error, self.subjects[i].asset)
 
     def _one(self, i: int, seed: int) -> Mapping[str, Look]:
         mesh = self.blender[i].load() if self.blender else self.studio.framed(self.subjects[i].asset.load())
@@ -323,7 +331,7 @@ class TruthAssets(SurfaceLooks):
         for name in plain.values():
             if name not in shown:
                 shown[name] = self.studio.of_mesh(name, mesh, seed)
-        return {name: shown[plain[name]] for name in self.names}
+        return {name: Noted(shown[plain[name]], mesh.notes) for name in self.names}
 
 
 @dataclass(frozen=True)
@@ -341,7 +349,7 @@ class FileLooks(SurfaceLooks):
 
     @property
     def source(self) -> Any:
-        return [self.content, self.seeds]
+        return [self.content, self.seeds, READING]
 
     def each(self) -> Iterator[Mapping[str, Look] | str]:
         for seed, files in zip(self.seeds, self.files, strict=True):
@@ -353,7 +361,11 @@ class FileLooks(SurfaceLooks):
 
     def _of_mesh(self, asset: FolderAsset | None, seed: int) -> dict[str, Look]:
         names = [name for name in self.names if not name.startswith("gaussians")]
-        load = lambda asset: self.studio.framed(asset.load())  # noqa: E731
+
+        def load(asset: FolderAsset) -> tuple[Mesh, tuple[str, ...]]:
+            mesh = self.studio.framed(asset.load())
+            return mesh, mesh.notes
+
         return _or_why(names, asset, load, lambda name, mesh: self.studio.of_mesh(name, mesh, seed))
 
 
@@ -408,20 +420,32 @@ def cell_colours(coords: NDArray[np.int32], gaussians: Gaussians, resolution: in
 
 
 def _or_why(
-    names: Sequence[str], file: Any, load: Callable[[Any], Any], draw: Callable[[str, Any], NDArray]
+    names: Sequence[str],
+    file: Any,
+    load: Callable[[Any], tuple[Any, tuple[str, ...]]],
+    draw: Callable[[str, Any], NDArray],
 ) -> dict[str, Look]:
-    """Looks of what is loaded from a file, which is None where there is none."""
+    """Looks of what is loaded from a file, with notes. The file is None where there is none.
+
+    Reasons are without the name of the file: another one of the same content has the same looks.
+    """
     if file is None or not names:
         return dict.fromkeys(names, NOT_MADE)
     try:
-        thing = load(file)
-        return {name: draw(name, thing) for name in names}
+        thing, notes = load(file)
+        return {name: Noted(draw(name, thing), notes) for name in names}
     except AssetError as error:
-        return dict.fromkeys(names, str(error))
+        asset = file if isinstance(file, FolderAsset) else FolderAsset("", "", file)
+        return dict.fromkeys(names, _unnamed(error, asset))
 
 
-def _gaussians(path: Path) -> Gaussians:
+def _unnamed(error: AssetError, asset: Any) -> str:
+    """The reason without the file's name."""
+    return str(error).removeprefix(f"{printable(asset.path.name)}: ") if isinstance(asset, FolderAsset) else str(error)
+
+
+def _gaussians(path: Path) -> tuple[Gaussians, tuple[str, ...]]:
     gaussians = read_gaussians(path)
     if not len(gaussians):
-        raise AssetError(f"{path.name} holds no Gaussians.")
-    return gaussians
+        raise AssetError(f"{path.name}: it holds no Gaussians")
+    return gaussians, misplaced(gaussians)

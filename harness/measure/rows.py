@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ...metrics import Metric
 from ...metrics.official.weights import RANDOM
@@ -66,12 +65,14 @@ def measurement(
     row_fields: Mapping[str, Any],
     errors: Mapping[str, Sequence[str]] = MappingProxyType({}),
     networks: Callable[[Metric], str] | None = None,
+    notes: Sequence[str] = (),
 ) -> Measurement:
     """Of a cell or a control, whose job is done.
 
     Args:
         row_fields: those of the rows that do not depend on the metric.
         errors: by look why each asset failed. networks: identity of those that a column is of, where that differs.
+        notes: of each asset, what is not shown of its files as they say.
     """
     metrics, scored, extractors = job.metrics, job.read(), job.extractors
     ids = [subject.id for subject in job.sides["made"].subjects]
@@ -85,7 +86,8 @@ def measurement(
     known = [one.ok for one in scored.values() if len(one.ok)]
     ok = np.all(known, axis=0) if known else np.ones(len(ids), bool)
     reasons = [next((why for why in whys if why), "") for whys in zip(*errors.values(), strict=True)] if errors else []
-    values = _asset_values(columns, row_fields, ids, ok, reasons or [""] * len(ids))
+    about = zip(ids, ok, reasons or [""] * len(ids), notes or [""] * len(ids), strict=True)
+    values = _asset_values(columns, row_fields, list(about))
     return Measurement(tuple(row for row in found if row), tuple(values))
 
 
@@ -162,17 +164,17 @@ def _name(metric: Metric, extractors: Mapping[str, Extractor]) -> str:
 
 
 def _asset_values(
-    columns: Mapping[str, Any],
-    row_fields: Mapping[str, Any],
-    ids: Sequence[str],
-    ok: NDArray[np.bool_],
-    reasons: Sequence[str],
+    columns: Mapping[str, Any], row_fields: Mapping[str, Any], about: Sequence[tuple[str, bool, str, str]]
 ) -> Iterator[AssetValue]:
-    """One per asset; none when nothing is known of single assets."""
-    if not columns:
+    """One per asset; none when nothing is known of single assets.
+
+    Args:
+        about: id, whether it was made, why not, and its notes.
+    """
+    if not columns and not any(note for *_, note in about):
         return
-    whose = {name: row_fields[name] for name in AssetValue.model_fields if name in row_fields}
-    for i, (asset, reason) in enumerate(zip(ids, reasons, strict=True)):
+    whose = {name: row_fields[name] for name in AssetValue.model_fields if name in row_fields and name != "note"}
+    for i, (asset, ok, reason, note) in enumerate(about):
         # Without what a metric says nothing about, which is NaN in its arrays.
         values = {name: float(found[i]) for name, found in columns.items() if found[i] == found[i]}
-        yield AssetValue(**whose, asset=asset, ok=bool(ok[i]) and not reason, error=reason, values=values)
+        yield AssetValue(**whose, asset=asset, ok=bool(ok) and not reason, error=reason, note=note, values=values)

@@ -89,6 +89,12 @@ class ScoresJob(Job):
         return self.sides["made"].jobs(self._needed("made"), self.extractors)
 
     @property
+    def told(self) -> list[Job]:
+        """The jobs behind what is told of files on either side, as `made`."""
+        sides = [name for name in ("made", "truth") if name in self.sides]
+        return [job for name in sides for job in self.sides[name].jobs(self._needed(name), self.extractors)]
+
+    @property
     def look_bytes(self) -> int:
         """What pictures and points of what was made take on disk, at most."""
         return self.sides["made"].look_bytes(self._needed("made"))
@@ -101,6 +107,10 @@ class ScoresJob(Job):
     def reasons(self, side: str = "made") -> dict[str, tuple[str, ...]]:
         """By look why each asset failed in it, "" where it did not; when it is done."""
         return self.sides[side].errors(self._needed(side), self.extractors)
+
+    def notes(self, side: str = "made") -> tuple[str, ...]:
+        """What is not shown of each asset's files as they say, "" where all is; when it is done."""
+        return self.sides[side].notes(self._needed(side), self.extractors) if side in self.sides else ()
 
     def compute(self) -> list[Arrays]:
         look = _Looking(self.sides, self.extractors)

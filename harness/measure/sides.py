@@ -14,7 +14,9 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ...assets.folder import FolderAsset
 from ...assets.source import Lawful
+from ...base.errors import printable
 from ...base.files import digest_of
 from ...metrics import Cells, NotMeasured, Seen
 from ..engine.jobs import Job, Place
@@ -24,6 +26,7 @@ from ..inputs.toys4k import BlenderLook
 from .extractors import Extractor
 from .features import FeaturesJob, gathered
 from .looks import (
+    NOTE_END,
     AssetLooks,
     ConditionLooks,
     FileLooks,
@@ -127,14 +130,31 @@ class Side(ABC):
     def errors(self, needs: Iterable[str], extractors: Mapping[str, Extractor]) -> dict[str, tuple[str, ...]]:
         """By look why each asset failed in it, "" where it did not. All jobs behind the needs are done."""
         needs = set(needs)
-        shards, found = self._shards(needs), dict[str, tuple[str, ...]]()
-        for need in sorted(needs):
+        found = {need: tuple(self.raw(need)[1]) for need in sorted(needs & set(RAW))}
+        for look, reasons in self._said("errors", needs, extractors).items():
+            found[look] = tuple(_of_file(why, self.file_of(look, row)) for row, why in enumerate(reasons))
+        return found
+
+    def file_of(self, look: str, row: int) -> Path | None:
+        """The file that a look of an asset is of, where it is of one."""
+        return None
+
+    def notes(self, needs: Iterable[str], extractors: Mapping[str, Extractor]) -> tuple[str, ...]:
+        """What is not shown of each asset's files as they say, "" where all is. All jobs are done."""
+        found = self._said("notes", set(needs), extractors).values()
+        if not found:
+            return ("",) * len(self.subjects)
+        return tuple(joined_notes(texts) for texts in zip(*found, strict=True))
+
+    def _said(self, what: str, needs: set[str], extractors: Mapping[str, Extractor]) -> dict[str, tuple[str, ...]]:
+        """By look what is kept of each asset beside the data."""
+        found: dict[str, tuple[str, ...]] = {}
+        shards = self._shards(needs)
+        for need in sorted(needs - set(RAW)):
             look, _ = _split(need)
-            if look in RAW:
-                found[look] = tuple(self.raw(look)[1])
-            elif look not in found:
-                places = self._places(need, shards, extractors)
-                found[look] = tuple(str(error) for place in places for error in place.get()["errors"])
+            if look not in found:
+                arrays = [place.get() for place in self._places(need, shards, extractors)]
+                found[look] = tuple(str(one) for a in arrays for one in a.get(what, [""] * len(a["ok"])))
         return found
 
     def _places(self, need: str, shards: Sequence[LooksJob], extractors: Mapping[str, Extractor]) -> list[Place]:
@@ -152,6 +172,16 @@ def _split(need: str) -> tuple[str, str]:
     """Look and extractor of it, "" where there is none."""
     look, _, extractor = need.partition(":")
     return look, extractor
+
+
+def joined_notes(texts: Iterable[str]) -> str:
+    """Notes of one asset, each once."""
+    return NOTE_END.join(dict.fromkeys(part for text in texts for part in text.split(NOTE_END) if part))
+
+
+def _of_file(reason: str, path: Path | None) -> str:
+    """What failed of a file begins with its name."""
+    return f"{printable(path.name)}: {reason}" if reason and path is not None else reason
 
 
 @dataclass(frozen=True)
@@ -221,6 +251,10 @@ class TruthSide(Side):
                 jobs.append(TruthAssets(*given, self.content[part], self.blender[part]))
         return jobs
 
+    def file_of(self, look: str, row: int) -> Path | None:
+        asset = self.subjects[row].asset
+        return asset.path if isinstance(asset, FolderAsset) else None
+
     def raw(self, name: str) -> tuple[Any, Sequence[str]]:
         if name == "law":
             assets = [subject.asset for subject in self.subjects]
@@ -245,6 +279,12 @@ class FilesSide(Side):
             FileLooks(self.root, (subject,), names, self.studio, self.seed, (files,), (content,))
             for subject, files, content in zip(self.subjects, self.files, self.content, strict=True)
         ]
+
+    def file_of(self, look: str, row: int) -> Path | None:
+        files = self.files[row]
+        if look.startswith("gaussians"):
+            return files.gaussians
+        return files.mesh.path if files.mesh else None
 
 
 @dataclass(frozen=True)

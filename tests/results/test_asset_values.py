@@ -31,7 +31,7 @@ def test_runs_of_earlier_versions_have_none(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "part"),
     [
-        ({"schema_version": 3}, UsageError, "unknown schema_version (got 3) - this version of mdtbench reads 1, 2"),
+        ({"schema_version": 4}, UsageError, "unknown schema_version (got 4) - this version of mdtbench reads 1, 2, 3"),
         ({"schema_version": 1, "asset": ""}, MissingError, "asset: String should have at least 1 character"),
         ({"values": {"ULIP": None}}, MissingError, "values.ULIP: Input should be a valid number"),
         ({"asset": ""}, MissingError, "asset: String should have at least 1 character"),
@@ -86,3 +86,10 @@ def test_the_ends_of_an_order(make):
     assert ends(higher_is_better=True, count=9, of=values[:1]) == ("a", "")
     assert ends(higher_is_better=True, count=0) == ("", "")
     assert ends(higher_is_better=True, count=1, of=values[6:]) == ("", "")
+
+
+def test_values_of_version_2_have_no_notes_and_keep_the_rest(make, tmp_path):
+    value = make.asset("a", {"IoU": 0.5}, sampler="euler", own_sampler=False, extra_sampler=True)
+    old = value.model_dump(exclude={"note"}) | {"schema_version": 2}
+    (tmp_path / ASSET_VALUES_FILE).write_text(json.dumps(old) + "\n")
+    assert read_asset_values(tmp_path) == [value]
