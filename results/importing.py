@@ -155,7 +155,7 @@ def _value(where: str, line: Mapping[str | None, Any]) -> Value:
 
 def _number(where: str, name: str, cells: Mapping[str, str]) -> float:
     try:
-        number = float(cells[name])
+        number = float(cells[name]) if "_" not in cells[name] else math.nan  # Python reads 1_000 as 1000
     except ValueError:
         number = math.nan
     signed = name == "value" and cells["metric"] not in COST_METRICS
