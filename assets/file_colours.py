@@ -47,18 +47,6 @@ class Part:
     corner_uv: NDArray[np.floating] | None = None
 
 
-def srgb_of_linear(linear: ArrayLike) -> NDArray[np.float64]:
-    """The sRGB transfer function, IEC 61966-2-1; values are clipped to [0, 1]."""
-    linear = np.clip(np.asarray(linear, np.float64), 0, 1)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-
-
-def linear_of_srgb(srgb: ArrayLike) -> NDArray[np.float64]:
-    """Inverse of `srgb_of_linear`."""
-    srgb = np.clip(np.asarray(srgb, np.float64), 0, 1)
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-
-
 def unit_rgba(colours: ArrayLike, note: Callable[[str], None]) -> NDArray[np.float64]:
     """Colours of a file as [N, 4] in [0, 1]: by their type, integers by its range and floats as they are.
 

@@ -14,7 +14,7 @@ from typing import cast
 from ..base.errors import AssetError, MissingError, UsageError, printable
 from ..base.files import digest_of, file_sha256
 from ..geometry.mesh import Mesh
-from .mesh_files import UP_AXIS, Up, read_mesh
+from .mesh_files import READING, UP_AXIS, Up, read_mesh
 from .sniff import SPLATS, Kind, kind_of
 
 MANIFEST = "manifest.csv"
@@ -124,7 +124,7 @@ class FolderSource:
         """
         assets = [[a.id, a.category, a.up, a.sha256, _content(a.path)] for a in self.assets()]
         companions = [[p.as_posix(), _content(self.path / p)] for p in walk(self.path) if _has(p, COMPANIONS)]
-        return digest_of({"assets": assets, "companions": companions})
+        return digest_of({"assets": assets, "companions": companions, "reading": READING})
 
 
 def _from_files(folder: Path) -> list[FolderAsset]:

@@ -2,8 +2,7 @@
 
 base colour = texture x baseColorFactor x COLOR_0, where factor and COLOR_0 are linear and the texture is sRGB (glTF 2.0
 section 3.9.2); of a material of KHR_materials_pbrSpecularGlossiness the diffuse colour takes its place. Emission is
-added in linear light. Factor and emission are worked into the texture, which is exact; the product of a texture and
-COLOR_0 is taken in sRGB, which is exact for white and close otherwise.
+added in linear light. Factor and emission are worked into the texture.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ from PIL import Image
 
 from ..base.errors import AssetError
 from ..geometry.mesh import BLENDED, CLAMP, MIRROR, OPAQUE, REPEAT, Sampler
-from .file_colours import Surface, corners, finite, linear_of_srgb, plain, srgb_of_linear, unit_rgba
+from ..geometry.transfer import LIGHT_OF_BYTE, srgb_of_linear
+from .file_colours import Surface, corners, finite, plain, unit_rgba
 from .gltf_file import Gltf, Header, Primitive
 from .images import open_image, pixels
 
@@ -181,7 +181,7 @@ def _coordinates(gltf: Gltf, primitive: Primitive, texture: _Texture) -> NDArray
 
 def _shone(base: _Texture | None, factor: NDArray, light: NDArray, glow: _Texture | None) -> NDArray[np.uint8]:
     """[H, W, 4] of base x factor + light x glow, where a texture that is None is white."""
-    level = linear_of_srgb(np.arange(256) / 255)
+    level = LIGHT_OF_BYTE
     if base is not None and glow is None:  # by one table per channel
         tables = [_bytes(srgb_of_linear(level * f + e)) for f, e in zip(factor[:3], light, strict=True)]
         tables.append(_bytes(np.clip(np.arange(256) / 255 * factor[3], 0, 1)))

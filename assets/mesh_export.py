@@ -13,7 +13,7 @@ from plyfile import PlyData, PlyElement
 
 from ..base.errors import AssetError
 from ..base.files import replacing
-from .file_colours import linear_of_srgb
+from ..geometry.transfer import linear_of_srgb
 
 # Numbers of the glTF 2.0 specification, sections 3.6 and 4.4.
 _UNSIGNED_SHORT, _UNSIGNED_INT, _FLOAT = 5123, 5125, 5126

@@ -38,6 +38,9 @@ Up = Literal["y", "z"]
 # objects mostly come from tools with y up, STL and OFF from engineering with z up: a habit, so it can be overruled.
 UP_AXIS: Mapping[str, Up] = {".glb": "y", ".gltf": "y", ".obj": "y", ".ply": "y", ".stl": "z", ".off": "z"}
 
+# Part of digests of what is read: raise it when files are read otherwise.
+READING = 2
+
 # Triangles smaller than this, in units of the squared longest side of the box, cannot be seen and are dropped.
 MIN_AREA = 1e-12
 
@@ -211,7 +214,7 @@ def _checked(meshes: Sequence[Mesh]) -> Mesh:
     """
     if not meshes:
         raise AssetError("it has no triangles: only meshes can be used, not points, lines or empty scenes")
-    mesh = concatenate(meshes)
+    mesh = replace(concatenate(meshes), linear=True)
     corners = mesh.triangles
     if not np.isfinite(corners).all():
         raise AssetError("a vertex position is NaN or infinite: repair the mesh")

@@ -64,6 +64,11 @@ class _Material:
     colour: tuple[float, ...] | None = None
     image: _Image | None = None
 
+    @property
+    def tinted(self) -> bool:
+        """Whether it has a colour beside its image, which exporters leave there, and which is not applied."""
+        return self.image is not None and self.colour is not None and self.colour != (1, 1, 1)
+
 
 @dataclass
 class _Text:
@@ -120,6 +125,8 @@ class _Look:
             on = mine & (self.place >= 0).all(1)
             self.bare += int((mine & ~on).sum())
             self.shown += int(on.sum())
+            if on.any() and material.tinted:
+                self.note("the colour Kd beside a texture is not applied: exporters leave one there")
             if on.any():
                 yield self._part(on, lambda _used, _faces: self._textured(on, material.image, files))
             mine = mine & ~on

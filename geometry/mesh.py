@@ -45,6 +45,8 @@ class Mesh:
         samplers: one for each texture; none: all as `PLAIN`.
         cutoff: [F] float32, what is not seen of a face: points whose alpha is below it. `OPAQUE`: alpha says nothing;
             `BLENDED`: alpha is opacity. None: all faces are opaque.
+        linear: whether colours are mixed as light, as viewers of files do: between corners, between texels, with the
+            texture. Else the stored values are.
         notes: what was not shown as the file says; one sentence each.
     """
 
@@ -56,6 +58,7 @@ class Mesh:
     textures: tuple[NDArray[np.uint8], ...] = ()
     samplers: tuple[Sampler, ...] = ()
     cutoff: NDArray[np.float32] | None = None
+    linear: bool = False
     notes: tuple[str, ...] = ()
 
     @staticmethod
@@ -99,7 +102,7 @@ class Mesh:
 
 
 def concatenate(meshes: Sequence[Mesh]) -> Mesh:
-    """One mesh of all parts, in order; textures are kept, each note once."""
+    """One mesh of all parts of one file, in order; textures are kept, each note once."""
     vertex_start = np.cumsum([0, *(len(m.vertices) for m in meshes)])
     texture_start = np.cumsum([0, *(len(m.textures) for m in meshes)])
     return Mesh(
@@ -113,5 +116,6 @@ def concatenate(meshes: Sequence[Mesh]) -> Mesh:
         tuple(texture for m in meshes for texture in m.textures),
         tuple(m.sampler(i) for m in meshes for i in range(len(m.textures))),
         np.concatenate([np.full(len(m.faces), OPAQUE, np.float32) if m.cutoff is None else m.cutoff for m in meshes]),
+        any(m.linear for m in meshes),
         tuple(dict.fromkeys(note for m in meshes for note in m.notes)),
     )

@@ -1,6 +1,6 @@
 """Pictures of meshes on the CPU: exact ray casting with Embree, colours only, no light.
 
-Pictures hold sRGB values, as the mesh does: nothing here is linear light.
+Pictures hold sRGB values, as the mesh does; light is where a mesh says that its colours are mixed as such.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..geometry.cameras import Camera
 from ..geometry.mesh import BLENDED, CLAMP, MIRROR, Mesh, Sampler
+from ..geometry.transfer import LIGHT_OF_BYTE, linear_of_srgb, srgb_of_linear
 
 # Rays cast at once; bounds memory to about 100 MB whatever the resolution.
 RAYS_PER_CHUNK = 1 << 18
@@ -26,6 +27,8 @@ MOST_LAYERS = 64
 STEP = 1e-5
 # What shines through less than this is not looked for: half a level of 8 bits.
 FAINT = 0.5 / 255
+RGB, ALPHA = slice(0, 3), slice(3, 4)
+BYTES = np.arange(256, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -188,52 +191,64 @@ def surface_colours(mesh: Mesh, face: NDArray, uv: NDArray) -> NDArray[np.float3
     Returns:
         [K, 3] float32 sRGB: the corners' mean times the texture where the face has one.
     """
-    return _surface(mesh, face, uv, slice(0, 3))
+    return _surface(mesh, face, uv, RGB)
 
 
 def surface_opacity(mesh: Mesh, face: NDArray, uv: NDArray) -> NDArray[np.float32]:
     """[K] how much of the light behind surface points is kept out; see `surface_colours`."""
     if mesh.cutoff is None:
         return np.ones(len(face), np.float32)
-    alpha, cutoff = _surface(mesh, face, uv, slice(3, 4))[:, 0], mesh.cutoff[face]
+    alpha, cutoff = _surface(mesh, face, uv, ALPHA)[:, 0], mesh.cutoff[face]
     return np.where(cutoff == BLENDED, np.clip(alpha, 0, 1), alpha >= cutoff).astype(np.float32)
 
 
 def _surface(mesh: Mesh, face: NDArray, uv: NDArray, channels: slice) -> NDArray[np.float32]:
     """[K, C] some channels of surface points: the corners' mean times the texture where the face has one."""
-    values = _barycentric(mesh.corner_rgba[..., channels], face, uv)
-    if not mesh.textures:
-        return values
-    texture = mesh.texture[face]
+    corners, light = mesh.corner_rgba[..., channels], mesh.linear and channels == RGB
+    values = _barycentric(corners, face, uv)
+    if light:  # exact as it is where the three corners agree
+        mixed = np.flatnonzero((corners[face] != corners[face, :1]).any((1, 2)))
+        values[mixed] = srgb_of_linear(_mean(linear_of_srgb(corners[face[mixed]]), uv[mixed]))
+    texture = mesh.texture[face] if mesh.textures else np.full(len(face), -1)
     for index in np.unique(texture[texture >= 0]):
         points = np.flatnonzero(texture == index)
         texture_uv = _barycentric(mesh.corner_uv.astype(np.float64), face[points], uv[points])
-        values[points] *= _texels(mesh.textures[index][..., channels], texture_uv, mesh.sampler(index))
+        table = LIGHT_OF_BYTE if light else BYTES
+        texels = _texels(mesh.textures[index][..., channels], texture_uv, mesh.sampler(index), table)
+        if light:
+            values[points] = srgb_of_linear(linear_of_srgb(values[points]) * texels)
+        else:
+            values[points] *= (texels / 255.0).astype(np.float32)
     return values
 
 
 def _barycentric(corners: NDArray, face: NDArray, uv: NDArray) -> NDArray:
     """Interpolates corners [F, 3, C] at surface points: [K, C]. Exact where the three corners agree."""
-    first, second, third = (corners[face, corner] for corner in range(3))
+    return _mean(corners[face], uv)
+
+
+def _mean(corners: NDArray, uv: NDArray) -> NDArray:
+    """Of corners [K, 3, C] with weights `uv` [K, 2] of the second and third: [K, C]."""
+    first, second, third = corners[:, 0], corners[:, 1], corners[:, 2]
     return first + uv[:, 0:1] * (second - first) + uv[:, 1:2] * (third - first)
 
 
-def _texels(texture: NDArray[np.uint8], uv: NDArray, sampler: Sampler) -> NDArray[np.float32]:
-    """[K, C] texture values in [0, 1]; v up, texel centres at +0.5."""
+def _texels(texture: NDArray[np.uint8], uv: NDArray, sampler: Sampler, table: NDArray) -> NDArray[np.float64]:
+    """[K, C] texture values; v up, texel centres at +0.5. table: [256] what is blended for each byte."""
     height, width = texture.shape[:2]
     across, down = sampler.wrap
     column, row = uv[:, 0] * width, (1.0 - uv[:, 1]) * height
     if sampler.nearest:
         rows, columns = (_wrapped(np.floor(at), *how) for at, how in ((row, (height, down)), (column, (width, across))))
-        return (texture[rows, columns] / 255.0).astype(np.float32)
+        return table[texture[rows, columns]]
     column, row = column - 0.5, row - 0.5
     left, top = np.floor(column), np.floor(row)
     x, y = (column - left)[:, None], (row - top)[:, None]
     columns = [_wrapped(left + i, width, across) for i in range(2)]
     rows = [_wrapped(top + i, height, down) for i in range(2)]
-    (a, b), (c, d) = ([texture[r, k].astype(np.float64) for k in columns] for r in rows)
+    (a, b), (c, d) = ([table[texture[r, k]] for k in columns] for r in rows)
     upper, lower = a + x * (b - a), c + x * (d - c)
-    return ((upper + y * (lower - upper)) / 255.0).astype(np.float32)
+    return upper + y * (lower - upper)
 
 
 def _wrapped(index: NDArray, size: int, wrap: str) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...assets.folder import id_of
+from ...assets.mesh_files import READING
 from ...assets.source import Asset
 from ...base.errors import MissingError, UsageError
 from ...base.files import digest_of, file_sha256
@@ -247,9 +248,9 @@ def _known(source: MeshFolder | Toys4kTests) -> Sequence[str]:
 
 
 def _reference_sha(protocol: Protocol, truth: TruthSide) -> str:
-    """Digest of the assets of the reference, the points drawn on them, and the protocol."""
+    """Digest of the assets of the reference, how they are read, the points drawn on them, and the protocol."""
     assets = [[subject.id, content] for subject, content in zip(truth.subjects, truth.content, strict=True)]
-    return digest_of([assets, truth.seed, protocol.sha256])
+    return digest_of([assets, truth.seed, protocol.sha256, READING])
 
 
 # ---------------------------------------------------------------------------------------------------------- the columns

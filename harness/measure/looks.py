@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ...assets.folder import FolderAsset
 from ...assets.gaussian_ply import misplaced, read_gaussians
+from ...assets.mesh_files import READING
 from ...base.errors import AssetError, printable
 from ...base.files import digest_of
 from ...geometry.cameras import Camera, orbit
@@ -40,7 +41,6 @@ from .pairs import Files
 
 VERSION = 1  # part of every address: raise it when our code draws something else
 SUPERSAMPLING = 2  # rays per pixel and axis for meshes
-READING = 2  # part of the addresses of what is read from files: raise it when they are read otherwise
 NOT_MADE = "not generated"
 NOTE_END = "; "  # between notes of one asset
 CELL_COLOURS = "cell_colours"

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdtbench.assets.file_colours import UNCOLOURED, linear_of_srgb, srgb_of_linear
+from mdtbench.assets.file_colours import UNCOLOURED
 from mdtbench.assets.mesh_files import read_mesh
 from mdtbench.assets.ply_files import read_ply
 from mdtbench.base.errors import AssetError
-from mdtbench.render.meshes import surface_opacity
+from mdtbench.geometry.transfer import linear_of_srgb, srgb_of_linear
+from mdtbench.render.meshes import surface_colours, surface_opacity
 
 COLOUR_TOLERANCE = 1e-6  # float32 colours
 RED, GREEN, BLUE, WHITE = [1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]
@@ -636,3 +637,13 @@ def test_transfer_function():
     np.testing.assert_allclose(
         srgb_of_linear(linear_of_srgb(levels)), levels, atol=1e-7
     )  # the two parts meet so closely
+
+
+def test_colours_of_files_are_mixed_as_light(tmp_path):
+    """Half way from black to white lies half of the light, which is sRGB 188, and not 128."""
+    text = "v 0 0 0 0 0 0\nv 1 0 0 1 1 1\nv 0 1 0 1 1 1\nf 1 2 3\n"
+    mesh = read_mesh(write(tmp_path / "a.obj", text))
+    weights = np.array([[0.5, 0.25]], np.float32)
+    light = np.array([0.25, 0.5, 0.25])[mesh.corner_rgba[0, :, 0] == 1].sum()
+    rgb = surface_colours(mesh, np.zeros(1, np.int64), weights)
+    np.testing.assert_allclose(rgb, [[srgb_of_linear(light)] * 3], atol=1e-6)  # float32
