@@ -24,8 +24,8 @@ STRUCTURE_FLOW = MappingProxyType({**_FLOW, "resolution": 16, "patch_size": 1}) 
 SLAT_FLOW = MappingProxyType(  # slat_flow_img_dit_L_64l8p2_fp16
     {**_FLOW, "resolution": 64, "patch_size": 2, "num_io_res_blocks": 2, "io_block_channels": [128]}
 )
-_SMALL = {"model_channels": 256, "cond_channels": 256, "num_blocks": 2, "num_heads": 4}
-_DECODER = {"latent_channels": 8, "model_channels": 768, "num_heads": 12, "use_fp16": True}
+_SMALL = {"model_channels": 256, "cond_channels": 256, "num_blocks": 2, "num_heads": 4, "use_fp16": False}
+_DECODER = {"latent_channels": 8, "model_channels": 768, "num_heads": 12}
 GAUSSIANS = {
     "lr": {"_xyz": 1.0, "_features_dc": 1.0, "_opacity": 1.0, "_scaling": 1.0, "_rotation": 0.1},
     "perturb_offset": True,
@@ -56,13 +56,14 @@ class Sizes:
 
 def _networks(small: Mapping[str, Any], side: int, decoder_blocks: int, widths: list[int]) -> dict[str, Any]:
     structure, slat = STRUCTURE_FLOW | small, SLAT_FLOW | small | {"resolution": side}
-    decoder = _DECODER | {"resolution": side, "num_blocks": decoder_blocks}
+    half = structure["use_fp16"]
+    decoder = _DECODER | {"resolution": side, "num_blocks": decoder_blocks, "use_fp16": half}
     return {
         "structure flow": ("SparseStructureFlowModel", structure | {"resolution": side // 4}),
         "slat flow": ("SLatFlowModel", slat),
         "structure decoder": (
             "SparseStructureDecoder",
-            {"out_channels": 1, "latent_channels": 8, "num_res_blocks": 2, "channels": widths, "use_fp16": True},
+            {"out_channels": 1, "latent_channels": 8, "num_res_blocks": 2, "channels": widths, "use_fp16": half},
         ),
         "Gaussian decoder": ("SLatGaussianDecoder", decoder | {"representation_config": GAUSSIANS}),
         "mesh decoder": ("SLatMeshDecoder", decoder | {"representation_config": {"use_color": True}}),
@@ -70,7 +71,7 @@ def _networks(small: Mapping[str, Any], side: int, decoder_blocks: int, widths: 
 
 
 FULL = Sizes(_networks({}, 64, 12, [512, 128, 32]), 20_000, 64)  # an asset has about 20,000 voxels in TRELLIS
-SMALL = Sizes(_networks(_SMALL, 16, 1, [32, 32, 32]), 600, 16, 84)
+SMALL = Sizes(_networks(_SMALL, 16, 1, [32, 32, 32]), 100, 16, 84)
 
 
 @dataclass(frozen=True)

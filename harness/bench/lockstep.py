@@ -35,13 +35,14 @@ SOLO, LOCKSTEP = "solo", "lockstep"
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """Size of a measurement. steps: training steps of every student in each repetition."""
+    """Size of a measurement. steps: training steps of every student in each repetition. preset: of `memory`."""
 
     world: str
     methods: tuple[str, ...]
     batch: int
     steps: int
     repetitions: int
+    preset: str = "paper"
 
 
 @dataclass(frozen=True)
@@ -280,9 +281,20 @@ def bench_fd(options: BenchOptions, as_json: bool, report: Reporter) -> str:
     return fd_json(found) if as_json else fd_text(found)
 
 
+def bench_memory(options: BenchOptions, as_json: bool, report: Reporter) -> str:
+    from ..driver.planning import RunOptions, make_plan
+    from .memory import memory_json, memory_text, needs_of
+
+    plan = make_plan(RunOptions(options.preset, device="cpu"), Path(), ready=False)
+    found, machines = needs_of(plan, report), plan.config.estimate.machine
+    limits = [(machine.name, machine.memory_gb) for machine in machines if machine.memory_gb]
+    return memory_json(found) if as_json else memory_text(found, limits)
+
+
 BENCHMARKS: dict[str, Callable[[BenchOptions, bool, Reporter], str]] = {
     "fd": bench_fd,
     "lockstep": bench_lockstep,
+    "memory": bench_memory,
     "render": bench_render,
     "sparse": bench_sparse,
 }

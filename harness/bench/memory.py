@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 from ...base.text import aligned
 from ...flow.layout import DenseLayout, Layout
 from ...methods import Distillation
+from ...methods.residual import ForwardMode
 from ...trellis import create, sparse_convolution
 from ...trellis.pipeline import StructurePipeline
 from ...trellis.slat_pipeline import SlatPipeline, voxel_layout
@@ -141,8 +142,12 @@ def step_need(stage: Stage, label: str, method: Distillation, train: Train, size
 
 
 def needs_of(plan: Plan, report: Reporter) -> list[Need]:
-    """Of all methods that a plan trains, in both stages."""
-    lines = {line.label: line for line in plan.lines if line.trains}
+    """Of all methods that a plan trains, in both stages; those apart that differentiate in forward mode.
+
+    Fake tensors have no derivative in forward mode.
+    """
+    trained = {line.label: line for line in plan.lines if line.trains}
+    lines = {label: line for label, line in trained.items() if not _in_forward_mode(line.who["structure"].distillation)}
     task, found = report.start("memory of training steps", len(lines) * len(plan.stages)), []
     for stage in plan.stages:
         train = plan.config.stage(stage).model_copy(update={"more_ema": (0.0,)})  # raw weights, as a run keeps them
@@ -150,6 +155,10 @@ def needs_of(plan: Plan, report: Reporter) -> list[Need]:
             found.append(step_need(stage, line.label, line.who[stage].distillation, train))
             report.update(task, len(found))
     return found
+
+
+def _in_forward_mode(method: Distillation) -> bool:
+    return isinstance(getattr(method, "derivative", None), ForwardMode)
 
 
 def memory_text(needs: Sequence[Need], limits: Sequence[tuple[str, float]]) -> str:

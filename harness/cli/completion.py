@@ -19,7 +19,7 @@ PRETRAINED: Final = (
     "appearance", "asset_dual_encoder", "conditioner", "dual_encoder", "picture_classifier", "points_classifier",
     "slat_mesh", "slat_teacher", "slat_vae", "teacher", "vae",
 )  # fmt: skip
-BENCHMARKS: Final = ("fd", "lockstep", "render", "sparse")
+BENCHMARKS: Final = ("fd", "gpu", "lockstep", "memory", "render", "sparse")
 TRACKERS: Final = ("mlflow", "tensorboard", "wandb")
 BUDGETS: Final = ("forwards", "seconds", "steps")
 DEVICES: Final = ("auto", "cpu", "cuda")

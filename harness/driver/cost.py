@@ -206,7 +206,7 @@ def _students(plan: Plan) -> list[str]:
         memory = max(TRAINING_COPIES * FLOAT * FLOWS[stage].parameters for stage in plan.stages)
         lines += _wrapped(
             f"A student takes {size_text(memory)} for weights twice, gradient, two moments and average in float32, its "
-            "teacher 2 bytes per parameter, activations more: not measured."
+            "teacher 2 bytes per parameter; activations and all else: `mdtbench bench memory`."
         )
     return lines
 

@@ -377,18 +377,7 @@ def _train(
     going = [student for student in students if student.remaining]
     index = min((student.learner.done for student in going), default=0)
     while going:
-        device = going[0].device  # the teacher's and that of all students
-        started = clock(device)
-        parts = [(part, _points(part, task, train, device)) for part in _own_parts(task, train, seed, index, ranks)]
-        draw_s = clock(device) - started
-        for student in going:
-            if student.learner.done == index:
-                shares = [_share(student, task, part, points, seed, index) for part, points in parts]
-                failure = _updated(student, shares, index, draw_s, ranks)
-                failures |= {student.folder.name: failure} if failure else {}
-                if not student.remaining and not failure and ranks.first:
-                    student.finish()
-                tick()
+        failures |= advance(going, task, train, seed, index, ranks)
         lost = next((failure for failure in failures.values() if failure.lost), None)
         if lost:
             failures |= _lost(going, failures, lost)
@@ -400,6 +389,26 @@ def _train(
                 student.save()
             saved = time.monotonic()
             took = saved - now
+
+
+def advance(
+    students: Sequence[Student], task: Task, train: Train, seed: int, index: int, ranks: Ranks
+) -> dict[str, Failure]:
+    """One step of all students that have done `index` of them. Returns failures as `train_together`."""
+    failures: dict[str, Failure] = {}
+    device = students[0].device  # the teacher's and that of all students
+    started = clock(device)
+    parts = [(part, _points(part, task, train, device)) for part in _own_parts(task, train, seed, index, ranks)]
+    draw_s = clock(device) - started
+    for student in students:
+        if student.learner.done == index:
+            shares = [_share(student, task, part, points, seed, index) for part, points in parts]
+            failure = _updated(student, shares, index, draw_s, ranks)
+            failures |= {student.folder.name: failure} if failure else {}
+            if not student.remaining and not failure and ranks.first:
+                student.finish()
+            tick()
+    return failures
 
 
 def _lost(students: Sequence[Student], known: Mapping[str, Failure], failure: Failure) -> dict[str, Failure]:

@@ -265,7 +265,7 @@ def test_completed_names_are_those_that_exist():
     assert set(completion.TRACKERS) == set(TRACKERS)
     assert set(completion.STAGES) == set(STAGE_WORDS)
     assert set(completion.PRETRAINED) == set(STAGES)
-    assert set(completion.BENCHMARKS) == set(BENCHMARKS)
+    assert set(completion.BENCHMARKS) == {*BENCHMARKS, "gpu"}
     assert set(completion.BUDGETS) == set(get_args(Budget))
     assert completion.methods("cm,cm") == []  # what is there is not offered again
     assert completion.protocols("t") == ["tiny-v3", "trellis-v1"]

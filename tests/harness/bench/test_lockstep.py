@@ -122,7 +122,7 @@ def test_the_json_holds_everything():
 def test_a_misspelt_benchmark_is_a_usage_error():
     with pytest.raises(UsageError, match=r"Unknown benchmark 'lokstep'\. Did you mean 'lockstep'\?"):
         bench("lokstep", options("vm"), False, Silent())
-    assert list(BENCHMARKS) == ["fd", "lockstep", "render", "sparse"]
+    assert list(BENCHMARKS) == ["fd", "lockstep", "memory", "render", "sparse"]
 
 
 def test_a_method_that_does_not_train_is_a_usage_error():
