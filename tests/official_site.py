@@ -223,7 +223,7 @@ class Site:
         places = {"downloads": "list.toml", "weights": "weights", "test": "meshes", "conditions": "shown"}
         found = {f"places.{key}": str(self.root / value) for key, value in places.items()}
         for table in ("train", "slat"):
-            found |= {f"{table}.steps": "3", f"{table}.batch": "2", f"{table}.accumulate": "2"}
+            found |= {f"{table}.steps": "3", f"{table}.batch": "2", f"{table}.parts": "2"}
             found |= {f"{table}.precision": "float32", f"{table}.lr": "1e-3", f"{table}.ema": "0.5"}
         found |= {"data.latents": json.dumps([str(self.root / "latents")]), "sweep.methods": "[]", "sweep.lr": "[]"}
         found |= {"sweep.slat_lr": "[]", "sweep.cfg_strength": "[]", "sweep.assets": "2"}

@@ -25,7 +25,7 @@ from ..plan.flops import encoder_forward
 from ..protocol.values import Stage
 from ..settings.config import Train
 from ..settings.methods import entrant
-from ..train.data import Samples, dense_samples, sparse_samples
+from ..train.data import EVERY, Samples, dense_samples, sparse_samples
 from ..train.loop import Student, advance
 from ..train.ranks import Ranks
 from ..train.task import StageTask
@@ -83,7 +83,8 @@ class RandomData:
     stage: Stage
     session: Session
 
-    def drawn(self, count: int, source: np.random.Generator) -> Samples:
+    def drawn(self, count: int, source: np.random.Generator, kept: slice = EVERY) -> Samples:
+        count = len(range(count)[kept])
         generator = torch.Generator().manual_seed(int(source.integers(2**31)))
         images, sizes = torch.zeros(count, 3, 8, 8, dtype=torch.uint8), self.session.sizes
         if self.stage == "structure":
@@ -122,7 +123,7 @@ def _steps(session: Session, stage: Stage, cases: Sequence[Case]) -> Iterator[Li
 def _step(session: Session, stage: Stage, label: str, samples: int, recomputed: bool) -> Line:
     """Two parts of a batch, as a run trains them; a student as large as a run's, which is not kept."""
     train = Train(
-        steps=10 * STEPS, batch=2 * samples, warmup=0, ema=0.9999, clip_percentile=95.0, lr=1e-8, accumulate=2,
+        steps=10 * STEPS, batch=2 * samples, warmup=0, ema=0.9999, clip_percentile=95.0, lr=1e-8, parts=2,
         precision="float16" if session.real else "bfloat16", checkpoint_blocks=recomputed, more_ema=(0.0,),
     )  # fmt: skip
     task = StageTask(stage, pipelines(session)[stage], RandomData(stage, session), train.batch, train.precision)

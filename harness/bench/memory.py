@@ -38,8 +38,9 @@ from ..plan.plan import Plan
 from ..protocol.values import Stage
 from ..settings.config import Train
 from ..train import loop
+from ..train.batch import Batch
 from ..train.parts import Part
-from ..train.task import Batch, StageTask
+from ..train.task import StageTask
 from .full_size import FULL, SAMPLER, Shell, Sizes
 
 GB = 1e9
@@ -118,7 +119,7 @@ def without_numbers() -> Iterator[Alive]:
 
 def step_need(stage: Stage, label: str, method: Distillation, train: Train, sizes: Sizes = FULL) -> Need:
     """Memory of a training step of the method, one process alone, on networks of the given sizes."""
-    samples = -(-train.batch // train.accumulate)
+    samples = -(-train.batch // train.parts)
     layout, (name, args) = _layout(stage, samples, sizes), sizes.networks[f"{stage} flow"]
     with torch.device("meta"):
         teacher = create(name, dict(args))
@@ -131,13 +132,13 @@ def step_need(stage: Stage, label: str, method: Distillation, train: Train, size
         batch = _batch(stage, layout, sizes)
         given, before = batch.cond.numel() * batch.cond.element_size(), alive.now
         alive.peak = before
-        part = Part(batch, 1 / train.accumulate, {})
-        share = loop._share(student, task, part, loop._points(part, task, train, student.device), 0, 0)
+        points = loop._points(batch, task, train, student.device)
+        share = loop._share(student, task, Part(), points, 0, 0)
         for term in method.losses(share.step):
             student.learner.backward(term.value * share.weight)
         # Parts that are done wait as sums of a binary tree; conditions of all parts are made before the first.
-        sums = (train.accumulate - 1).bit_count() * trained
-        step = alive.peak - before + sums + train.accumulate * given
+        sums = (train.parts - 1).bit_count() * trained
+        step = alive.peak - before + sums + train.parts * given
     return Need(stage, label, samples, train.checkpoint_blocks, float(kept), float(step))
 
 

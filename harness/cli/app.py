@@ -149,7 +149,7 @@ def run(
     ranks: Annotated[
         int,
         typer.Option(
-            help="Processes that share every training batch, a GPU each; train.accumulate is then their number times a "
+            help="Processes that share every training batch, a GPU each; train.parts is then their number times a "
             "power of two. Changes no result.",
             min=1,
         ),

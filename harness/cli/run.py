@@ -74,7 +74,7 @@ def run_cells(command: Command, plugins: list[str]) -> Path | None:
             "a preset with a table [slat] and a world that has the second stage, or leave out --export."
         )
     for stage in plan.stages if plan.trained else ():
-        Ranks(size=command.ranks).share(plan.config.stage(stage).accumulate)
+        Ranks(size=command.ranks).share(plan.config.stage(stage).parts)
     findings = needs(plan, command.options.device)
     count = command.workers or cores()
     if command.dry_run:

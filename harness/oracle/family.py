@@ -15,7 +15,8 @@ from ...base.seeds import seed_of
 from ...flow.guidance import Guided, GuidedVelocity, Velocity
 from ...flow.layout import DenseLayout
 from ...flow.samplers import Sampler
-from ..train.task import Batch
+from ..train.batch import Batch
+from ..train.parts import WHOLE, Part, cut
 
 
 @dataclass(frozen=True)
@@ -114,13 +115,13 @@ class LawTask:
     batch_size: int
     seed: int
 
-    def draw(self, seed: int, index: int) -> Batch:
+    def draw(self, seed: int, index: int, part: Part = WHOLE) -> Batch:
         """Data of the classes as they are, without guidance: distillation has no other data."""
         generator = torch.Generator().manual_seed(seed_of("oracle batch", seed, index))
         x_0, classes = self.family.draw(self.batch_size, generator)
         layout = DenseLayout(tuple(x_0.shape))
         noise = layout.randn([generator])
-        return Batch(x_0, noise, torch.rand(len(x_0), generator=generator), classes, layout)
+        return cut(Batch(x_0, noise, torch.rand(len(x_0), generator=generator), classes, layout), part)
 
     def student(self) -> nn.Module:
         return self.family.student(seed_of("oracle student", self.seed))

@@ -85,8 +85,8 @@ class Train(Section):
     clip_percentile: float | None = Field(
         default=None, gt=0, le=100, description="clip at this percentile of recent norms"
     )
-    accumulate: int = Field(
-        default=1, gt=0, description="parts of a batch, computed one after the other or shared by --ranks processes"
+    parts: int = Field(
+        default=1, gt=0, description="of a batch, each with draws of its own; one after the other or shared by --ranks"
     )
     precision: Precision = "float32"
     checkpoint_blocks: bool = Field(

@@ -32,6 +32,7 @@ from ..protocol.values import Stage
 
 READERS = 8  # threads: decoding and scaling a picture of 1024 px takes longer than anything else here
 GIVE_UP_AFTER = 20  # instances in a row, for one sample, that cannot be read
+EVERY = slice(None)
 CHOICES: dict[Stage, Choice] = {"structure": Choice(slat_model=""), "slat": Choice(structure_model="")}
 
 
@@ -52,8 +53,8 @@ class Samples:
 class Data(Protocol):
     """The objects that students of a stage learn on."""
 
-    def drawn(self, count: int, source: np.random.Generator) -> Samples:
-        """`count` objects, a function of the generator alone."""
+    def drawn(self, count: int, source: np.random.Generator, kept: slice = EVERY) -> Samples:
+        """Those that are `kept` of `count` objects, which are a function of the generator alone."""
         ...
 
 
@@ -108,8 +109,8 @@ class DenseData:
     latents: Tensor
     images: NDArray[np.uint8]
 
-    def drawn(self, count: int, source: np.random.Generator) -> Samples:
-        rows, images = views_of(self.images, count, source)
+    def drawn(self, count: int, source: np.random.Generator, kept: slice = EVERY) -> Samples:
+        rows, images = views_of(self.images, count, source, kept)
         return dense_samples(self.latents[torch.from_numpy(rows)], images)
 
 
@@ -127,23 +128,25 @@ class SparseData:
     latents: Tensor
     images: NDArray[np.uint8]
 
-    def drawn(self, count: int, source: np.random.Generator) -> Samples:
-        rows, images = views_of(self.images, count, source)
+    def drawn(self, count: int, source: np.random.Generator, kept: slice = EVERY) -> Samples:
+        rows, images = views_of(self.images, count, source, kept)
         index = cell_rows(self.counts, rows)
         x_0 = self.latents[torch.from_numpy(index)]
         return sparse_samples([self.coords[part] for part in _parts(self.counts, rows)], x_0, images)
 
 
-def views_of(images: NDArray[np.uint8], count: int, source: np.random.Generator) -> tuple[NDArray[np.int64], Tensor]:
+def views_of(
+    images: NDArray[np.uint8], count: int, source: np.random.Generator, kept: slice = EVERY
+) -> tuple[NDArray[np.int64], Tensor]:
     """Objects drawn for a batch, and one view of each.
 
     Args:
-        images: [N, views, S, S, 3] conditioning pictures.
+        images: [N, views, S, S, 3] conditioning pictures. kept: of the `count` that are drawn.
     Returns:
-        [count] rows of `images`; [count, 3, S, S] uint8.
+        [n] rows of `images`; [n, 3, S, S] uint8.
     """
-    rows = source.integers(0, len(images), count)
-    views = source.integers(0, images.shape[1], count)
+    rows = source.integers(0, len(images), count)[kept]
+    views = source.integers(0, images.shape[1], count)[kept]
     return rows, torch.from_numpy(images[rows, views]).permute(0, 3, 1, 2)
 
 
@@ -264,9 +267,9 @@ class LatentData:
     samples: Callable[[Sequence[Any], Tensor], Samples]
     unreadable: Unreadable = field(default_factory=Unreadable)
 
-    def drawn(self, count: int, source: np.random.Generator) -> Samples:
+    def drawn(self, count: int, source: np.random.Generator, kept: slice = EVERY) -> Samples:
         """Raises RunError: too many instances in a row cannot be read."""
-        seeds = source.integers(0, 2**63, count, dtype=np.int64).tolist()
+        seeds = source.integers(0, 2**63, count, dtype=np.int64)[kept].tolist()
         with ThreadPoolExecutor(READERS) as readers:
             found = list(readers.map(self._one, seeds))
         self.unreadable.save()

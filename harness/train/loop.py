@@ -9,7 +9,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ...base.blame import is_ours, raised_in, summary, written_at
-from ...base.errors import UsageError
+from ...base.errors import RunError, UsageError
 from ...base.files import write_json, write_text
 from ...base.seeds import seed_of
 from ...methods import STUDENT, Distillation, Step
@@ -34,26 +33,27 @@ from ..engine.workers import tell, tick
 from ..settings.config import Train
 from ..settings.contract import loss_of
 from ..settings.methods import Entrant
+from .batch import Batch
 from .learner import Learner, Recipe, blend
 from .networks import Networks, gradients_of, set_gradients_of
 from .pairs import HeldOut
-from .parts import Cut, CutDraws, Part, TreeSum, parts_of
+from .parts import Part, TreeSum
 from .ranks import Ranks, joined
 from .task import ChargedTeacher, Points, Task, lowered, lowered_teacher
 
 CHECKPOINT_EVERY_S = 20.0  # for every second that saving takes, at least one: a full-size student has 10 GB
 LOG_EVERY = 10  # steps
 LOG_FILE = "log.jsonl"
+LATE_S = 60  # seconds that a checkpoint may take to be seen by another machine
 GIVE_UP_AFTER = 10  # steps in a row without a finite loss and gradient
 
 
 @dataclass(frozen=True)
 class Share:
-    """One part of a training step, ready for a method: the step, its weight, how its private draws are cut."""
+    """One part of a training step, ready for a method: the step, and its weight."""
 
     step: Step
     weight: float
-    cut: Cut
     teacher: ChargedTeacher
 
 
@@ -122,8 +122,7 @@ class Student:
         self.log: list[dict[str, float]] = []
         self.seconds = 0.0
         self.held_out = held_out
-        if self._checkpoint.exists():
-            self._restore()
+        self._restore()
 
     @property
     def _checkpoint(self) -> Path:
@@ -165,11 +164,10 @@ class Student:
             self.learner.forget()
             self.networks.forget()
             values: dict[str, Tensor] = {}
-            with CutDraws(share.step.generator, share.cut) if share.cut else nullcontext():
-                for term in map(loss_of, self.method.losses(share.step)):
-                    self.learner.backward(term.value * share.weight)
-                    value = term.value.detach()
-                    values |= {"loss": values["loss"] + value if values else value, **term.diagnostics}
+            for term in map(loss_of, self.method.losses(share.step)):
+                self.learner.backward(term.value * share.weight)
+                value = term.value.detach()
+                values |= {"loss": values["loss"] + value if values else value, **term.diagnostics}
             names = tuple(values)
             numbers = torch.tensor([float(value) * share.weight for value in values.values()], dtype=torch.float64)
             total.add([numbers, *gradients_of(moved)])
@@ -240,7 +238,26 @@ class Student:
             },
         )
 
+    def go_on_from(self, step: int) -> None:
+        """Read the checkpoint of a step, which may come late over a network.
+
+        Raises:
+            RunError: it does not come.
+        """
+        tries = LATE_S
+        while self.learner.done != step and tries > 0:
+            time.sleep(1.0)
+            tries -= 1
+            self._restore()
+        if self.learner.done != step:
+            raise RunError(
+                f"{self._checkpoint} is of step {self.learner.done} here, and of step {step} where the first process "
+                "reads it. Give all processes the same folder, and run the same command again."
+            )
+
     def _restore(self) -> None:
+        if not self._checkpoint.exists():
+            return
         try:
             state = load_file(self._checkpoint)
         except SafetensorError:  # cut short by a crash of the machine: training begins anew
@@ -359,6 +376,8 @@ def train_together(
     """
     failures: dict[str, Failure] = {}
     ranks = ranks or joined()
+    ranks.share(train.parts)  # first: all refuse, and none waits for the others
+    _agree(students, ranks)
     try:
         _train(students, task, train, seed, ranks, failures)
     except Exception as error:  # outside a method's code: in drawing a batch, or in an update
@@ -367,6 +386,20 @@ def train_together(
         failures |= _lost(students, failures, Failure(f"{type(error).__name__}: {error}", lost=True))
     ranks.wait()
     return failures
+
+
+def _agree(students: Sequence[Student], ranks: Ranks) -> None:
+    """The first process says which students train and from which step: others may see an older state of its files.
+
+    Raises:
+        RunError: this process has other students, or does not come to see the first one's checkpoints.
+    """
+    names = seed_of(*(student.folder.name for student in students))
+    count, first = ranks.of_first([len(students), names])
+    if (count, first) != (len(students), names):
+        raise RunError("Processes that train together were given different students. Start all of them anew.")
+    for student, step in zip(students, ranks.of_first([one.learner.done for one in students]), strict=True):
+        student.go_on_from(step)
 
 
 def _train(
@@ -398,7 +431,7 @@ def advance(
     failures: dict[str, Failure] = {}
     device = students[0].device  # the teacher's and that of all students
     started = clock(device)
-    parts = [(part, _points(part, task, train, device)) for part in _own_parts(task, train, seed, index, ranks)]
+    parts = [(part, _points(task.draw(seed, index, part), task, train, device)) for part in own_parts(train, ranks)]
     draw_s = clock(device) - started
     for student in students:
         if student.learner.done == index:
@@ -417,16 +450,16 @@ def _lost(students: Sequence[Student], known: Mapping[str, Failure], failure: Fa
     return {name: failure for name in names if name not in known}
 
 
-def _own_parts(task: Task, train: Train, seed: int, index: int, ranks: Ranks) -> list[Part]:
-    """The parts of a batch that this process computes."""
-    count = ranks.share(train.accumulate)
+def own_parts(train: Train, ranks: Ranks) -> list[Part]:
+    """The parts of every batch that this process draws and computes."""
+    count = ranks.share(train.parts)
     first = ranks.rank * count
-    return parts_of(task.draw(seed, index), train.accumulate, range(first, first + count))
+    return [Part(number, train.parts) for number in range(first, first + count)]
 
 
-def _points(part: Part, task: Task, train: Train, device: torch.device) -> Points:
-    """The part's samples on `device`: moved when they are cut, as all draws and their cuts are made on the CPU."""
-    batch = part.batch.to(device)
+def _points(batch: Batch, task: Task, train: Train, device: torch.device) -> Points:
+    """The samples on `device`: all draws are made on the CPU."""
+    batch = batch.to(device)
     return Points(batch, lowered_teacher(task.teacher(batch), train.precision), train.t_min)
 
 
@@ -496,9 +529,9 @@ def _share(student: Student, task: Task, part: Part, points: Points, seed: int, 
         student=bind(student.network),
         frozen_student=bind(student.frozen()),
         teacher=teacher,
-        generator=torch.Generator().manual_seed(seed_of("method", student.label, seed, index)),
+        generator=torch.Generator().manual_seed(seed_of("method", student.label, seed, index, *part.words)),
         auxiliary=student.auxiliary,
         networks=student.networks.bound(bind),
         averages=student.networks.averages(bind),
     )
-    return Share(step, part.share, part.cut, teacher)
+    return Share(step, batch.share, teacher)

@@ -18,7 +18,9 @@ from ...base.seeds import seed_of
 from ...flow.guidance import Guided, Velocity
 from ...flow.samplers import Sampler
 from ...methods import Distillation, Step, StoredPairs
-from .task import Batch, Task
+from .batch import Batch
+from .parts import WHOLE, Part, cut
+from .task import Task
 
 SEED = seed_of("stored pairs")  # of the batches whose noises are taken to their ends
 HELD_OUT = 16  # one batch in so many is not learned from
@@ -46,9 +48,10 @@ class PairedTask:
         """Batches of an epoch; those after them are held out."""
         return learned_of(len(self.ends))
 
-    def draw(self, seed: int, index: int) -> Batch:
+    def draw(self, seed: int, index: int, part: Part = WHOLE) -> Batch:
+        """Parts are cut from the whole: an end belongs to the noise that it was made of."""
         epoch, place = divmod(index, self.learned)
-        return self.pairs(_order(seed, epoch, self.learned)[place])
+        return cut(self.pairs(_order(seed, epoch, self.learned)[place]), part)
 
     def held_out(self) -> list[Batch]:
         return [self.pairs(index) for index in range(self.learned, len(self.ends))]

@@ -47,7 +47,7 @@ class Ranks:
         if self.size > 1 and (rest or count & (count - 1) or not count):
             raise UsageError(
                 f"{self.size} processes cannot share {parts} part(s) of a batch: a power of two for each is needed, so "
-                f"that the number of processes changes no bit - set train.accumulate to {self.size} or {2 * self.size}."
+                f"that the number of processes changes no bit - set train.parts to {self.size} or {2 * self.size}."
             )
         return count
 
@@ -73,6 +73,14 @@ class Ranks:
         count = torch.tensor([int(flag)])  # both back-ends of `together` take CPU tensors
         self.add([count])
         return bool(count.item())
+
+    def of_first(self, numbers: Sequence[int]) -> list[int]:
+        """What the first process says, in all of them. All give as many numbers."""
+        if self.size == 1:
+            return list(numbers)
+        said = torch.tensor(numbers, dtype=torch.int64)
+        dist.broadcast(said, src=0)
+        return said.tolist()
 
     def wait(self) -> None:
         """Until all processes are here."""

@@ -24,39 +24,19 @@ from ...trellis.slat_pipeline import SlatPipeline
 from ..engine.device import clock
 from ..protocol.values import Stage
 from ..settings.config import Precision
-from .data import Data, Samples
+from .batch import Batch
+from .data import Data
+from .parts import WHOLE, Part, share_of
 
 BATCHES: dict[Stage, str] = {"structure": "batch", "slat": "slat batch"}  # names of draws
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What all methods of a step share.
-
-    Attributes:
-        x_0, noise: data and standard normal noise, in `layout`.
-        u: [B] uniform in [0, 1); a method's time density makes times of it.
-        cond: condition of the networks, computed once, and so where they are; all else is drawn on the CPU.
-    """
-
-    x_0: Tensor
-    noise: Tensor
-    u: Tensor
-    cond: Tensor
-    layout: Layout
-
-    def to(self, device: torch.device) -> Batch:
-        """The same on `device`."""
-        x_0, noise, u, cond = (part.to(device) for part in (self.x_0, self.noise, self.u, self.cond))
-        return Batch(x_0, noise, u, cond, self.layout.to(device))
-
-
 class Task(Protocol):
     """A teacher and the data that its students learn on."""
 
-    def draw(self, seed: int, index: int) -> Batch:
-        """The batch of a training step: a function of (seed, index) alone, the same whatever the device."""
+    def draw(self, seed: int, index: int, part: Part = WHOLE) -> Batch:
+        """A part of a training step's batch: a function of these arguments alone, the same whatever the device."""
         ...
 
     def student(self) -> nn.Module:
@@ -138,13 +118,6 @@ class Points:
         return self._known[density]
 
 
-def batch_of(samples: Samples, condition: Callable[[Tensor], Tensor], generator: torch.Generator) -> Batch:
-    """A batch of samples, with noise and times' draws from `generator`. condition: of the stage's pipeline."""
-    noise = samples.layout.randn([generator])
-    u = torch.rand(samples.layout.batch_size, generator=generator)
-    return Batch(samples.x_0, noise, u, condition(samples.images), samples.layout)
-
-
 def student_of(teacher: nn.Module) -> nn.Module:
     """A copy with all parameters in at least float32: an update of 1e-8 is lost in the weights of a float16 torso."""
     network = copy.deepcopy(teacher)
@@ -186,10 +159,15 @@ class StageTask:
     def _teacher(self) -> nn.Module:
         return in_precision(self.pipeline.flow, self.precision)
 
-    def draw(self, seed: int, index: int) -> Batch:
+    def draw(self, seed: int, index: int, part: Part = WHOLE) -> Batch:
         source = np.random.Generator(np.random.PCG64(seed_of(BATCHES[self.name], seed, index)))
-        tensors = torch.Generator().manual_seed(seed_of(f"{BATCHES[self.name]} noise", seed, index))
-        return batch_of(self.data.drawn(self.batch_size, source), self.pipeline.condition, tensors)
+        tensors = torch.Generator().manual_seed(seed_of(f"{BATCHES[self.name]} noise", seed, index, *part.words))
+        kept = part.samples(self.batch_size)
+        samples = self.data.drawn(self.batch_size, source, kept)
+        noise = samples.layout.randn([tensors])
+        u = torch.rand(samples.layout.batch_size, generator=tensors)
+        cond = self.pipeline.condition(samples.images)
+        return Batch(samples.x_0, noise, u, cond, samples.layout, share_of(kept, self.batch_size))
 
     def student(self) -> nn.Module:
         return student_of(self.pipeline.flow)

@@ -68,7 +68,7 @@ def test_more_samples_take_more_and_recomputed_blocks_less(stage: Stage):
 
 def test_averages_and_sums_of_parts_are_counted():
     plain, averages, parts = (
-        need("structure", CM, **{"batch": 2, **c}) for c in ({}, {"more_ema": (0.0,)}, {"batch": 8, "accumulate": 4})
+        need("structure", CM, **{"batch": 2, **c}) for c in ({}, {"more_ema": (0.0,)}, {"batch": 8, "parts": 4})
     )
     weights = 4 * sum(p.numel() for p in create(*SMALL.networks["structure flow"]).parameters())
     assert averages.kept - plain.kept == weights

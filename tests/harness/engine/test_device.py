@@ -36,9 +36,9 @@ from mdtbench.harness.protocol.values import Stage
 from mdtbench.harness.settings.config import ProtocolSection, Train
 from mdtbench.harness.settings.methods import entrant
 from mdtbench.harness.train import loop
+from mdtbench.harness.train.batch import Batch
 from mdtbench.harness.train.loop import Student, train_together
 from mdtbench.harness.train.parts import Part
-from mdtbench.harness.train.ranks import Ranks
 from mdtbench.harness.train.task import StageTask, Task
 from mdtbench.render.appearance import coarse_coords
 from mdtbench.trellis.pipeline import StructurePipeline
@@ -76,8 +76,8 @@ def moved(task: StageTask) -> StageTask:
     return replace(task, pipeline=on_meta(task.pipeline))
 
 
-def parts_of(task: Task, count: int) -> list[Part]:
-    return loop._own_parts(task, TRAIN.model_copy(update={"accumulate": count}), 0, 0, Ranks())
+def batches_of(task: Task, count: int) -> list[Batch]:
+    return [task.draw(0, 0, Part(number, count)) for number in range(count)]
 
 
 def student(label: str, task: StageTask, folder: Path, settings: Train = TRAIN) -> Student:
@@ -104,16 +104,15 @@ def test_the_cases_have_every_method():
 def test_every_method_learns_there(label: str, count: int, stage: Stage, tmp_path: Path, counting: None):
     """A training step as far as meta goes: loss and backward of every part, and the optimiser's update."""
     here = small_task(stage)
-    there, parts = moved(here), parts_of(here, count)
-    for part in parts:  # neighbours and windows follow from values: found on the CPU, they move with the batch
+    there, batches = moved(here), batches_of(here, count)
+    for batch in batches:  # neighbours and windows follow from values: found on the CPU, they move with the batch
         for strength in (0.0, 1.0):
-            here.teacher(part.batch)(part.batch.x_0, part.batch.u, strength)
+            here.teacher(batch)(batch.x_0, batch.u, strength)
     one = student(label, there, tmp_path)
-    for part in parts:
-        points = loop._points(part, there, TRAIN, one.device)
-        share = loop._share(one, there, part, points, 0, 0)
-        with loop.CutDraws(share.step.generator, share.cut):
-            loss = one.method.loss(share.step)
+    for number, batch in enumerate(batches):
+        points = loop._points(batch, there, TRAIN, one.device)
+        share = loop._share(one, there, Part(number, count), points, 0, 0)
+        loss = one.method.loss(share.step)
         assert loss.value.device == META
         assert {value.device for value in loss.diagnostics.values()} == {META}
         one.learner.backward(loss.value * share.weight)
@@ -332,9 +331,9 @@ def test_students_learn_where_their_networks_are(tmp_path: Path, monkeypatch: py
     places: list[torch.device] = []
     real = loop._points
 
-    def noted(part: Part, task: Task, settings: Train, where: torch.device) -> object:
+    def noted(batch: Batch, task: Task, settings: Train, where: torch.device) -> object:
         places.append(where)
-        return real(part, task, settings, where)
+        return real(batch, task, settings, where)
 
     monkeypatch.setattr(loop, "_points", noted)
     task = small_task("structure")

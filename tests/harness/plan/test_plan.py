@@ -333,7 +333,7 @@ LEFT = of((STRUCTURE_THEN_TEACHER, TEACHER_THEN_SLAT), "cm", "vm")
 EVERY = of((STRUCTURE, BOTH), "none", "none:cfg", "teacher") | of((*ON_STRUCTURE, TEACHER_THEN_SLAT), "cm", "vm")
 
 
-@pytest.mark.parametrize("key", ["lr=1e-3", "steps=21", "batch=17", "ema=0.5", "warmup=3", "accumulate=2", "t_min=0.1"])
+@pytest.mark.parametrize("key", ["lr=1e-3", "steps=21", "batch=17", "ema=0.5", "warmup=3", "parts=2", "t_min=0.1"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_training_settings_change_their_stages_students_and_what_these_make(stage: str, key: str):
     before, after = planned(APART), planned(APART, f"{'train' if stage == 'structure' else 'slat'}.{key}")

@@ -32,7 +32,7 @@ NAMES = ("mdt", "cm", "meanflow", "dmd2")
 SIZES = (1, 2, 4)
 STAGES: tuple[Stage, ...] = ("structure", "slat")
 CHANGES = {"mdt": {"target_decay": 0.9}}
-TRAIN = Train(steps=3, batch=5, warmup=1, ema=0.5, accumulate=4)  # five samples cannot be cut in equal parts
+TRAIN = Train(steps=3, batch=5, warmup=1, ema=0.5, parts=4)  # five samples cannot be cut in equal parts
 SEED = 5
 
 

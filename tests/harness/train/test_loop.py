@@ -22,9 +22,11 @@ from mdtbench.harness.settings.config import Train
 from mdtbench.harness.settings.methods import entrant
 from mdtbench.harness.train import learner as learner_module
 from mdtbench.harness.train import loop
+from mdtbench.harness.train.batch import Batch
 from mdtbench.harness.train.loop import Failure, Student, recompute_blocks, student_file, train_together
+from mdtbench.harness.train.parts import WHOLE, Part
 from mdtbench.harness.train.ranks import Ranks
-from mdtbench.harness.train.task import Batch, StageTask
+from mdtbench.harness.train.task import StageTask
 from mdtbench.methods import Distillation, Loss, Step
 from mdtbench.methods.mdt import VelocityMatchingDistillation
 from mdtbench.methods.scm import ContinuousConsistencyDistillation
@@ -202,10 +204,10 @@ def interrupted(
     """Train, checkpoint after every step, stop before the last."""
 
     class Stopping(StageTask):
-        def draw(self, seed: int, index: int) -> Batch:
+        def draw(self, seed: int, index: int, part: Part = WHOLE) -> Batch:
             if index == 2:
                 raise KeyboardInterrupt
-            return super().draw(seed, index)
+            return super().draw(seed, index, part)
 
     students = [student(name, task, folder, train) for name in names]
     with monkeypatch.context() as patch:
@@ -236,7 +238,7 @@ def test_time_and_everything_else_goes_on_after_an_interruption(
     structure_task: StageTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """float16 with a scaled loss, several averages, a percentile and parts: all of it is in the checkpoint."""
-    changes = {"precision": "float16", "more_ema": (0.5,), "clip_percentile": 50.0, "clip": 100.0, "accumulate": 2}
+    changes = {"precision": "float16", "more_ema": (0.5,), "clip_percentile": 50.0, "clip": 100.0, "parts": 2}
     monkeypatch.setattr(learner_module.AdaptiveGradClipper.__init__, "__defaults__", (None, 1))
     whole = trained("vm", structure_task, tmp_path / "whole", **changes)
     interrupted(["vm"], structure_task, tmp_path, monkeypatch, TRAIN.model_copy(update=changes))
@@ -413,10 +415,10 @@ def test_outside_of_methods_only_a_fault_of_the_machine_is_no_error(
     error: Exception, structure_task: StageTask, tmp_path: Path
 ):
     class Full(StageTask):
-        def draw(self, seed: int, index: int) -> Batch:
+        def draw(self, seed: int, index: int, part: Part = WHOLE) -> Batch:
             if index == 1:
                 raise error
-            return super().draw(seed, index)
+            return super().draw(seed, index, part)
 
     students = [student("vm", structure_task, tmp_path), student("gd", structure_task, tmp_path)]
     task = Full(**given(structure_task))
@@ -627,5 +629,5 @@ def test_a_network_without_blocks_cannot_recompute_them():
 
 
 def test_a_batch_that_cannot_be_cut_is_a_usage_error(structure_task: StageTask, tmp_path: Path):
-    with pytest.raises(UsageError, match="batch of 4 cannot be cut in 5"):
-        trained("vm", structure_task, tmp_path, accumulate=5)
+    with pytest.raises(UsageError, match="batch of 4 cannot be cut in 5 parts"):
+        trained("vm", structure_task, tmp_path, parts=5)

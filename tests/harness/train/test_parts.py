@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,18 @@ import torch
 from torch import Tensor
 
 from mdtbench.base.errors import UsageError
+from mdtbench.base.seeds import seed_of
 from mdtbench.flow.layout import DenseLayout, SparseLayout
 from mdtbench.harness.settings.config import Train
 from mdtbench.harness.settings.methods import entrant
+from mdtbench.harness.train.batch import Batch
 from mdtbench.harness.train.loop import Student, train_together
-from mdtbench.harness.train.parts import CutDraws, TreeSum, parts_of
-from mdtbench.harness.train.task import Batch, StageTask
+from mdtbench.harness.train.parts import WHOLE, Part, TreeSum, cut
+from mdtbench.harness.train.task import StageTask
+from mdtbench.methods import Loss, Step
+from mdtbench.methods.vm import VelocityMatching
+
+SEED = 7
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -36,71 +43,51 @@ def sparse() -> Batch:
 @pytest.mark.parametrize("batch", [dense(5), sparse()])
 def test_parts_are_the_batch_in_order(batch: Batch):
     total = batch.layout.batch_size
-    parts = parts_of(batch, total - 1, range(total - 1))
+    parts = [cut(batch, Part(i, total - 1)) for i in range(total - 1)]
     for name in ("x_0", "noise", "u", "cond"):
-        assert torch.equal(torch.cat([getattr(part.batch, name) for part in parts]), getattr(batch, name))
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
     assert sum(part.share for part in parts) == pytest.approx(1)
     for part in parts:
-        layout = part.batch.layout
+        layout = part.layout
         assert part.share == layout.batch_size / total
-        assert len(part.batch.u) == layout.batch_size
-        assert layout.expand(part.batch.u).shape[0] == len(part.batch.x_0)
-        assert torch.equal(layout.sum(part.batch.x_0).sum(), part.batch.x_0.sum())
-
-
-def test_a_process_gets_its_own_parts():
-    found = parts_of(dense(8), 4, range(2, 4))
-    assert [part.batch.u.tolist() for part in found] == [dense(8).u[4:6].tolist(), dense(8).u[6:].tolist()]
-
-
-def test_the_whole_batch_is_left_as_it_is():
-    batch = dense(3)
-    [part] = parts_of(batch, 1, range(1))
-    assert part.batch is batch
-    assert (part.share, part.cut) == (1.0, {})
+        assert len(part.u) == layout.batch_size
+        assert layout.expand(part.u).shape[0] == len(part.x_0)
+        assert torch.equal(layout.sum(part.x_0).sum(), part.x_0.sum())
+    assert cut(batch, WHOLE) is batch
+    assert batch.share == 1.0
 
 
 def test_more_parts_than_samples_is_a_usage_error():
-    with pytest.raises(UsageError, match="batch of 3 cannot be cut in 4 parts"):
-        parts_of(dense(3), 4, range(4))
+    with pytest.raises(UsageError, match=r"batch of 3 cannot be cut in 4 parts .*train.parts"):
+        cut(dense(3), Part(0, 4))
 
 
-def draws(layout: DenseLayout | SparseLayout, source: torch.Generator) -> list[Tensor]:
-    """All kinds of draws that a method may make, one after the other."""
-    b = layout.batch_size
-    return [
-        layout.randn([source]),
-        torch.rand((b,), generator=source, dtype=torch.float64),
-        torch.rand(b, generator=source),
-        torch.randint(0, 100, (b, 2), generator=source),
-        torch.randint(100, size=(b,), generator=source),
-        torch.randn(size=(b, 3), generator=source),
-    ]
+def drawn(task: StageTask, count: int) -> list[Batch]:
+    return [task.draw(SEED, 2, Part(i, count)) for i in range(count)]
 
 
-@pytest.mark.parametrize("batch", [dense(5), sparse()])
-def test_draws_of_parts_are_the_whole_batch_s_draws_cut(batch: Batch):
-    expected = draws(batch.layout, generator())  # type: ignore[arg-type]
-    found = []
-    for part in parts_of(batch, 2, range(2)):
-        source = generator()
-        with CutDraws(source, part.cut):
-            found.append(draws(part.batch.layout, source))  # type: ignore[arg-type]
-    for whole, *parts in zip(expected, *found, strict=True):
-        assert torch.equal(torch.cat(parts), whole)
-        assert parts[0].dtype == whole.dtype
+def test_parts_hold_the_objects_of_the_batch_and_draw_for_themselves(task: StageTask):
+    """Noise and times of a part follow from its own number; those of a whole batch from no number."""
+    whole, parts = task.draw(SEED, 2), drawn(task, 3)
+    for name in ("x_0", "cond"):
+        found = torch.cat([getattr(part, name) for part in parts])
+        torch.testing.assert_close(found, getattr(whole, name), rtol=1e-5, atol=1e-6)  # encoded in other batches
+    assert torch.equal(torch.cat([part.x_0 for part in parts]), whole.x_0)
+    assert [part.share for part in parts] == [0.25, 0.25, 0.5]
+    numbers = torch.cat([whole.u, *(part.u for part in parts)])
+    assert len(numbers.unique()) == len(numbers) == 8
+    for again, part in zip(drawn(task, 3), parts, strict=True):
+        assert torch.equal(again.noise, part.noise)
+    assert not torch.equal(task.draw(SEED, 2, Part(0, 4)).u, parts[0].u)
 
 
-def test_draws_that_are_not_per_sample_and_other_generators_are_left_alone():
-    part = parts_of(dense(6), 2, range(1, 2))[0]
-    source = generator()
-    with CutDraws(source, part.cut):
-        common = [torch.rand((), generator=source), torch.randint(0, 9, (1,), generator=source)]
-        other = torch.rand(3, generator=generator(7))
-    plain = generator()
-    assert torch.equal(common[0], torch.rand((), generator=plain))
-    assert torch.equal(common[1], torch.randint(0, 9, (1,), generator=plain))
-    assert torch.equal(other, torch.rand(3, generator=generator(7)))
+def test_a_part_reads_and_encodes_its_own_pictures_alone(structure_task: StageTask, monkeypatch: pytest.MonkeyPatch):
+    seen: list[int] = []
+    conditioner = structure_task.pipeline.conditioner
+    hook = conditioner.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    drawn(structure_task, 3)
+    hook.remove()
+    assert seen == [1, 1, 2]
 
 
 def tree(numbers: list[Tensor]) -> Tensor:
@@ -128,17 +115,49 @@ def test_sums_are_made_in_a_fixed_tree():
     assert not torch.equal(summed(items), sum(items[1:], start=items[0]))  # one after the other rounds otherwise
 
 
-@pytest.mark.parametrize("name", ["cm", "ect", "pcm", "scm", "scm:adaptive", "vm", "mdt", "gd", "kd"])
-def test_parts_have_the_gradient_of_the_whole_batch(name: str, task: StageTask, tmp_path: Path):
-    """Samples are of different size, and some methods draw numbers of their own, which parts must not draw anew."""
+@dataclass(frozen=True)
+class Joined(StageTask):
+    """A whole batch is what three parts have drawn, one after the other."""
 
-    def gradient(accumulate: int) -> Tensor:
-        train = Train(steps=1, batch=4, warmup=0, clip=1e9, accumulate=accumulate)
+    def draw(self, seed: int, index: int, part: Part = WHOLE) -> Batch:
+        if part.count > 1:
+            return super().draw(seed, index, part)
+        parts = [super(Joined, self).draw(seed, index, Part(i, 3)) for i in range(3)]
+        tensors = {name: torch.cat([getattr(p, name) for p in parts]) for name in ("x_0", "noise", "u", "cond")}
+        return Batch(**tensors, layout=super().draw(seed, index).layout)
+
+
+@pytest.mark.parametrize("name", ["cm", "ect", "pcm", "scm", "scm:adaptive", "vm", "gd", "kd"])
+def test_parts_have_the_gradient_of_their_samples_together(name: str, task: StageTask, tmp_path: Path):
+    """Samples are of different size. mdt draws noise of its own in every part."""
+    joined = Joined(*(getattr(task, field.name) for field in fields(task)))
+
+    def gradient(parts: int) -> Tensor:
+        train = Train(steps=1, batch=4, warmup=0, clip=1e9, parts=parts)
         method = entrant(name, {"kd": {"teacher_steps": 3}}, task.pipeline.sampler).distillation
-        made = Student(name, method, task.student(), train, 1, tmp_path / str(accumulate))
-        assert train_together([made], task, train, 7) == {}
+        made = Student(name, method, task.student(), train, 1, tmp_path / str(parts))
+        assert train_together([made], joined, train, 7) == {}
         return torch.cat([part.flatten() for part in made.learner.gradients()])
 
     whole = gradient(1)
     # float32 sums in another order; methods that divide differences by delta = 0.01 enlarge them to 1e-5
     assert (gradient(3) - whole).norm() < 1e-4 * whole.norm()
+
+
+def test_private_draws_of_parts_differ(structure_task: StageTask, tmp_path: Path):
+    """mdt's own noise, which two parts must not share."""
+    first: list[float] = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Noting(VelocityMatching):
+        def loss(self, step: Step) -> Loss:
+            first.append(float(torch.rand((), generator=step.generator)))
+            return super().loss(step)
+
+    train = Train(steps=2, batch=4, warmup=0, parts=2)
+    made = Student("noting", Noting(cfg_strength=1.0), structure_task.student(), train, 2, tmp_path)
+    assert train_together([made], structure_task, train, SEED) == {}
+    words = [(index, part, 2) for index in range(2) for part in range(2)]
+    seeds = [seed_of("method", "noting", SEED, *each) for each in words]
+    assert first == [float(torch.rand((), generator=torch.Generator().manual_seed(seed))) for seed in seeds]
+    assert len(set(first)) == 4

@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from mdtbench.base.errors import UsageError
+from mdtbench.base.errors import RunError, UsageError
+from mdtbench.base.seeds import seed_of
 from mdtbench.harness.train import loop
 from mdtbench.harness.train.loop import student_file, train_together
 from mdtbench.harness.train.ranks import Ranks, buckets, joined, together
@@ -53,23 +56,55 @@ def test_parts_are_shared_by_powers_of_two(size: int, parts: int, share: int):
 
 @pytest.mark.parametrize(("size", "parts"), [(2, 1), (2, 3), (2, 6), (3, 4), (4, 2)])
 def test_a_sum_that_would_depend_on_the_processes_is_a_usage_error(size: int, parts: int):
-    with pytest.raises(UsageError, match=rf"set train.accumulate to {size} or {2 * size}"):
+    with pytest.raises(UsageError, match=rf"set train.parts to {size} or {2 * size}"):
         Ranks(0, size).share(parts)
 
 
 def test_two_processes_need_two_parts_of_a_batch(structure_task: StageTask, tmp_path: Path):
-    train = TRAIN.model_copy(update={"accumulate": 1})
+    train = TRAIN.model_copy(update={"parts": 1})
     students = ranks_worker.students(structure_task, tmp_path, train)
-    with pytest.raises(UsageError, match=r"2 processes cannot share 1 part\(s\) .* set train.accumulate to 2 or 4"):
+    with pytest.raises(UsageError, match=r"2 processes cannot share 1 part\(s\) .* set train.parts to 2 or 4"):
         train_together(students, structure_task, train, 0, Ranks(0, 2))
 
 
 @pytest.mark.parametrize(("rank", "rows"), [(0, [[0], [1]]), (1, [[2], [3, 4]])])
 def test_every_process_computes_the_parts_of_its_rank(rank: int, rows: list[list[int]], structure_task: StageTask):
     task = ranks_worker.of_batch(structure_task)
-    found = loop._own_parts(task, TRAIN, 0, 0, Ranks(rank, 2))
-    u = task.draw(0, 0).u
-    assert [part.batch.u.tolist() for part in found] == [u[row].tolist() for row in rows]
+    found = [task.draw(0, 0, part) for part in loop.own_parts(TRAIN, Ranks(rank, 2))]
+    x_0 = task.draw(0, 0).x_0
+    assert all(torch.equal(part.x_0, x_0[row]) for part, row in zip(found, rows, strict=True))
+
+
+class SaidByFirst(Ranks):
+    """The second of two processes; the first has said `answers`, one list after the other."""
+
+    answers: ClassVar[list[list[int]]] = []
+
+    def of_first(self, numbers: Sequence[int]) -> list[int]:
+        return self.answers.pop(0)
+
+
+def test_processes_train_the_students_of_the_first(structure_task: StageTask, tmp_path: Path):
+    students = ranks_worker.students(structure_task, tmp_path)
+    SaidByFirst.answers = [[1, seed_of("mdt")]]
+    with pytest.raises(RunError, match="given different students"):
+        train_together(students, structure_task, TRAIN, 0, SaidByFirst(1, 2))
+
+
+def test_a_checkpoint_that_comes_late_is_waited_for(
+    structure_task: StageTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As over a network: it is there for the first process, and then for this one."""
+    first, second = (ranks_worker.students(structure_task, tmp_path, names=["cm"])[0] for _ in range(2))
+    first.learner.step(sum(p.square().sum() for p in first.network.parameters()))  # type: ignore[arg-type]
+    slept: list[float] = []
+    monkeypatch.setattr(loop.time, "sleep", lambda s: slept.append(s) or (first.save() if len(slept) == 3 else None))
+    second.go_on_from(1)
+    assert (second.learner.done, len(slept)) == (1, 3)
+    assert all(torch.equal(a, b) for a, b in zip(second.network.parameters(), first.network.parameters(), strict=True))
+    monkeypatch.setattr(loop, "LATE_S", 2)
+    with pytest.raises(RunError, match=r"checkpoint.safetensors is of step 1 here, and of step 4 where the first"):
+        second.go_on_from(4)
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,11 @@ from mdtbench.flow.times import UNIFORM, LogitNormal, Uniform
 from mdtbench.harness.settings.config import Train
 from mdtbench.harness.settings.methods import entrant
 from mdtbench.harness.train import loop
+from mdtbench.harness.train.batch import Batch
 from mdtbench.harness.train.data import SparseData, sparse_samples
 from mdtbench.harness.train.loop import Student, train_together
-from mdtbench.harness.train.parts import parts_of
-from mdtbench.harness.train.task import Batch, ChargedTeacher, Point, Points, StageTask, student_of
+from mdtbench.harness.train.parts import WHOLE, Part, cut
+from mdtbench.harness.train.task import ChargedTeacher, Point, Points, StageTask, student_of
 from mdtbench.methods.kd import KnowledgeDistillation
 from mdtbench.trellis.pipeline import SamplerParams
 from mdtbench.trellis.slat_pipeline import VoxelLayout
@@ -169,7 +170,7 @@ def test_velocities_on_parts_are_those_on_the_whole(task: StageTask):
     batch = task.draw(SEED, 1)
     point = point_of(task, batch)
     whole = point.teacher(point.x_t, point.t, 1.5)
-    points = [point_of(task, part.batch) for part in parts_of(batch, 2, range(2))]
+    points = [point_of(task, cut(batch, Part(i, 2))) for i in range(2)]
     found = torch.cat([at.teacher(at.x_t, at.t, 1.5) for at in points])
     # float32, matrix products of another number of rows
     torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-4)
@@ -258,16 +259,16 @@ def test_methods_have_the_settings_of_the_teacher_s_sampler():
 
 def test_kd_learns_where_the_teacher_s_own_sampler_ends(task: StageTask, tmp_path: Path):
     made = Student("kd", entrant("kd", {}, TEACHER).distillation, task.student(), TRAIN, 1, tmp_path)
-    [part] = parts_of(task.draw(SEED, 0), 1, range(1))
-    points = Points(part.batch, task.teacher(part.batch), T_MIN)
-    step = loop._share(made, task, part, points, SEED, 0).step
+    batch = task.draw(SEED, 0)
+    points = Points(batch, task.teacher(batch), T_MIN)
+    step = loop._share(made, task, WHOLE, points, SEED, 0).step
     assert isinstance(made.method, KnowledgeDistillation)
     end = made.method.teacher_end(step)
     ends = {}
     for steps, interval in ((7, TEACHER.cfg_interval), (7, (0.0, 1.0)), (25, TEACHER.cfg_interval)):
         sampler = Euler(steps, TEACHER.rescale_t, TEACHER.cfg_strength, interval)
         with torch.no_grad():
-            ends[steps, interval] = sampler.sample(task.teacher(part.batch), part.batch.noise, part.batch.layout, [])
+            ends[steps, interval] = sampler.sample(task.teacher(batch), batch.noise, batch.layout, [])
     gaps = [norm(end - other) / norm(end) for other in ends.values()]
     assert gaps[0] < 1e-4  # float32, a batch of another size where there is no guidance
     assert min(gaps[1:]) > 1e-3
