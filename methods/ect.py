@@ -88,7 +88,7 @@ class EasyConsistencyTuning(Distillation):
         layout, zero = step.layout, torch.zeros_like(step.t)
         t_earlier = self.earlier(step.t, step.index, step.total)
         v = step.teacher(step.x_t, step.t, self.cfg_strength)
-        # DEVIATION(ECT, FastGen): where t' = 0 they aim at the datum; here at the end of the teacher's step, as elsewhere.
+        # DEVIATION(ECT, FastGen): where t' = 0 they aim at the datum; here at the end of the teacher's step.
         x_earlier = jump(step.x_t, v, step.t, t_earlier, layout)
         aim = jump(x_earlier, step.target(x_earlier, t_earlier), t_earlier, zero, layout)
         phi = step.student(step.x_t, step.t)
