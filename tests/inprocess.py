@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
 from silent import Silent
 
-from mdtbench.harness.engine.jobs import Engine
+from mdtbench.harness.engine.engine import Engine
 
 
 class InProcess:
@@ -21,6 +22,21 @@ class InProcess:
         self.reporter = reporter or Silent()
         self.plugins = tuple(plugins)
         self.given: Counter[str] = Counter()
+
+    free = 1
+    prepare = None
+
+    def submit(self, function: Callable[[Any], Any], item: Any, label: str) -> Future[Any]:
+        self.given[label] += 1
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(item))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def ticks(self) -> Counter[str]:
+        return Counter()
 
     def map(
         self, function: Callable[[Any], Any], items: Sequence[Any], label: str, total: int, limit: int = 0

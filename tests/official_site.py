@@ -15,6 +15,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -309,6 +310,9 @@ class Stopping(InProcess):
         self, function: Callable[[Any], Any], items: Sequence[Any], label: str, total: int, limit: int = 0
     ) -> list[Any]:
         return super().map(lambda item: self._one(function, item), items, label, total, limit)
+
+    def submit(self, function: Callable[[Any], Any], item: Any, label: str) -> Future[Any]:
+        return super().submit(lambda one: self._one(function, one), item, label)
 
     def _one(self, function: Callable[[Any], Any], item: Any) -> Any:
         if self.left == 0:

@@ -15,7 +15,7 @@ from small_stage import FINE, IMAGE, NETWORKS, STRUCTURE_NETWORKS, small_pipelin
 from mdtbench.harness.driver.measuring import Measuring, extractor_names
 from mdtbench.harness.driver.planning import RunOptions, make_plan
 from mdtbench.harness.driver.students import Weights
-from mdtbench.harness.engine.jobs import Engine
+from mdtbench.harness.engine.engine import Engine
 from mdtbench.harness.inputs.subjects import open_tests, shows_of
 from mdtbench.harness.inputs.world import write_world_file
 from mdtbench.harness.measure.extractors import extractors_of

@@ -155,6 +155,28 @@ def run(
         ),
     ] = 1,
     device: DeviceOption = "auto",
+    executor: Annotated[
+        str,
+        typer.Option(
+            help="Where jobs are done: local (this machine), ray or slurm; see docs/clusters.md. Changes no result.",
+            autocompletion=completion.one_of(completion.EXECUTORS),
+        ),
+    ] = "local",
+    address: Annotated[
+        str, typer.Option(help="Of --executor ray: auto or HOST:PORT of a cluster; without it one is started here.")
+    ] = "",
+    slurm: Annotated[
+        str,
+        typer.Option(
+            metavar="KEY=VALUE,...",
+            help="Of --executor slurm: options of sbatch, e.g. partition=gpu,time=24:00:00. --workers: Slurm jobs at "
+            "a time, 8 by default.",
+        ),
+    ] = "",
+    sbatch: Annotated[
+        Path | None,
+        typer.Option(help="Of --executor slurm: a script whose #SBATCH lines and commands each Slurm job begins with."),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -185,6 +207,7 @@ def run(
 
       mdtbench run --preset oracle
     """
+    from .executors import Where
     from .run import Command, RunOptions, run_command
 
     return run_command(
@@ -212,8 +235,40 @@ def run(
             ranks=ranks,
             overwrite=overwrite,
             dry_run=dry_run,
+            where=Where(executor, address, _words(slurm), sbatch),
         )
     )
+
+
+@app.command()
+def status(out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the run, as --out says it.")]) -> None:
+    """How far a run is: jobs done and waiting, hosts, hours used and left, lost attempts. It may be at work.
+
+    Examples:
+
+      mdtbench status runs/smoke-1
+    """
+    from .status import status_text
+
+    typer.echo(status_text(out), nl=False)
+
+
+@app.command()
+def work(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the run, which this machine sees too.")],
+    job: Annotated[list[str], typer.Option("--job", metavar="KEY", help="A job that waits, as `status` names it.")],
+) -> None:
+    """Do jobs of a run, for a scheduler that mdtbench does not know. The run takes what is done when it is next called.
+
+    SIGTERM ends it; a training saves where it is first, and the same command goes on from there.
+
+    Examples:
+
+      mdtbench work runs/smoke-1 --job train-0123456789abcdef0123
+    """
+    from .work import work_command
+
+    typer.echo(work_command(out, job), nl=False)
 
 
 @app.command()

@@ -15,12 +15,12 @@ from ..driver.evaluate import evaluate
 from ..driver.evaluation import EvaluateOptions, resolve
 from ..driver.run import Outcome, listed
 from ..engine.device import device_of
-from ..engine.jobs import Engine
+from ..engine.engine import Engine
+from ..engine.plugins import load_plugin
 from ..engine.progress import reporter
 from ..engine.trackers import trackers_of
 from ..engine.workers import cores, teams
 from ..settings.config import ProtocolSection, apply_change
-from .plugins import load_plugin
 from .report import print_run
 
 

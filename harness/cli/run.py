@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+
+from pandas import DataFrame
 
 from ...base.errors import RunError, UsageError
 from ...results.frames import rows_frame
@@ -19,9 +21,11 @@ from ..driver.needs import check_runnable, needs
 from ..driver.planning import RunOptions, make_plan
 from ..driver.run import Options, Outcome, check_folder
 from ..driver.run import run as run_plan
-from ..engine.device import AUTO, CPU
-from ..engine.jobs import Engine
+from ..engine.device import AUTO, CPU, is_cpu
+from ..engine.engine import Engine
+from ..engine.plugins import load_plugin
 from ..engine.progress import reporter
+from ..engine.stop import Terminated, terminated
 from ..engine.trackers import trackers_of
 from ..engine.workers import cores, teams, workers
 from ..inputs.world import verify_world
@@ -29,7 +33,7 @@ from ..oracle import is_oracle, load_oracle_config, oracle_summary, plan_oracle,
 from ..settings.kernels import kernels_of
 from ..train.loop import Failure
 from ..train.ranks import Ranks
-from .plugins import load_plugin
+from .executors import LOCAL, Where
 from .report import print_run
 
 
@@ -47,6 +51,7 @@ class Command:
     ranks: int = 1
     overwrite: bool = False
     dry_run: bool = False
+    where: Where = field(default_factory=Where)
 
 
 def run_command(command: Command) -> Path | None:
@@ -54,6 +59,7 @@ def run_command(command: Command) -> Path | None:
 
     Raises the errors of base.errors.
     """
+    command.where.check()
     command = replace(command, track=trackers_of(command.track))
     plugins = [load_plugin(plugin) for plugin in command.plugins]
     runner = RUNNERS.get(kind_of(command.options.preset), run_cells)
@@ -94,12 +100,17 @@ def run_cells(command: Command, plugins: list[str]) -> Path | None:
     prepare = partial(use_kernels, kernels_of(plan.config.gpu))
     with (
         _resumable(out),
+        terminated(),
         reporter() as report,
         teams(command.workers, plan.device, report, plugins, prepare) as (team, networks),
     ):
-        outcome = run_plan(plan, options, Engine(team, networks))
+        gpus = not is_cpu(plan.device)
+        elsewhere = command.where.executor(out, gpus=gpus, workers=command.workers)
+        engine = Engine(team, networks, elsewhere, out.resolve(), gpus)
+        outcome = run_plan(plan, options, engine)
     print_run(outcome.results, [out], closing=_closing(outcome, out, exports if plan.config.slat else Exports()))
     raise_for(outcome.failed_students)
+    raise_for_lost(outcome.results.rows)
     return out
 
 
@@ -121,6 +132,7 @@ def run_oracle_preset(command: Command, plugins: list[str]) -> Path | None:
             "--budget": options.budget,
             "--export": command.export,
             "--ranks": command.ranks > 1,
+            f"--executor {command.where.name}": command.where.name != LOCAL,
             f"--device {options.device}": options.device not in (AUTO, CPU),
         },
         f"the problems of preset '{options.preset}'",
@@ -159,8 +171,9 @@ def _resumable(out: Path) -> Iterator[None]:
     """Says how to go on after an interruption."""
     try:
         yield
-    except KeyboardInterrupt:
-        sys.stderr.write(f"mdtbench: interrupted; the same command goes on from {out}.\n")
+    except KeyboardInterrupt as error:
+        why = "told to end by SIGTERM" if isinstance(error, Terminated) else "interrupted"
+        sys.stderr.write(f"mdtbench: {why}; the same command goes on from {out}.\n")
         raise
 
 
@@ -175,6 +188,13 @@ def raise_for(failed: Mapping[str, Failure]) -> None:
     raise RunError(
         f"{len(failed) - lost} student(s) failed, {lost} were lost; their cells say so. Reasons are above.{again}"
     )
+
+
+def raise_for_lost(rows: DataFrame) -> None:
+    """Raises RunError when cells were lost with the machines that made them."""
+    lost = rows.loc[rows["status"] == "lost", "error"]
+    if len(lost):
+        raise RunError(f"{len(lost)} value(s) were lost with a machine: {lost.iloc[0]}. The same command tries again.")
 
 
 def print_out(text: str) -> None:

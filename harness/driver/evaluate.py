@@ -24,7 +24,7 @@ from ...results.evaluation_tables import CALIBRATION, NOT_CALIBRATED, RANDOM_MAR
 from ...results.frames import rows_frame
 from ...results.report import RunResults
 from ...results.rows import EVALUATION, LATENCY_METRIC, Row, read_rows, write_rows
-from ..engine.jobs import Engine
+from ..engine.engine import Engine
 from ..engine.provenance import provenance
 from ..engine.tracking import Board, tracking
 from ..measure.rows import Measurement, joined, measurement, seconds_row, stamp

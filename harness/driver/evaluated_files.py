@@ -16,7 +16,7 @@ from PIL import Image
 from ...base.errors import AssetError
 from ...base.files import digest_of
 from ...geometry.mesh import Mesh
-from ..engine.jobs import Engine
+from ..engine.engine import Engine
 from ..engine.workers import tick
 from ..inputs.paths import safe_path
 from ..measure.conditions import FileConditions, on_black, read_picture

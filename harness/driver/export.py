@@ -18,7 +18,7 @@ from ...assets.source import Asset
 from ...base.errors import AssetError, UsageError, unknown_name
 from ...base.files import digest_of
 from ...geometry.mesh import Mesh
-from ..engine.jobs import Engine
+from ..engine.engine import Engine
 from ..engine.store import Arrays
 from ..engine.workers import tick
 from ..generate.made import SHARD, AssetsJob, Decoded

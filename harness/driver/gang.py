@@ -6,35 +6,40 @@ Started by `mdtbench run --ranks N`, which writes the job. The first process wri
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from importlib import import_module
 from pathlib import Path
 from threading import Thread
 
 import torch
 
-from ...base.files import write_json
+from ...base.files import read_json, write_json
 from ...trellis.kernels import use_kernels
 from ..engine.device import rank_device, settle
+from ..engine.plugins import import_plugin
+from ..engine.spec import from_spec
+from ..engine.stop import CODE, Stopped, heed
 from ..train.ranks import together
 from .students import run_train
 
 
 def main(given: Path, taken: Path, plugins: Sequence[str]) -> None:
-    """given: pickled kernels and job, which the parent process wrote a moment ago in a folder of its own."""
+    """given: kernels and job. plugins: names of modules."""
+    heed()
     Thread(target=_end_with_parent, daemon=True).start()
     for plugin in plugins:
-        import_module(plugin)
-    kernels, job = pickle.loads(given.read_bytes())
+        import_plugin(plugin)
+    kernels, job = from_spec(read_json(given))
     use_kernels(kernels)
     torch.set_num_threads(1)  # as the workers of `mdtbench run`
     job = replace(job, device=rank_device(job.device))
     settle(job.device)
     with together(job.device) as ranks:
-        failures = run_train(job)
+        try:
+            failures = run_train(job)
+        except Stopped:
+            os._exit(CODE)
         if ranks.first:
             write_json(taken, {name: asdict(failure) for name, failure in failures.items()})
 

@@ -35,6 +35,12 @@ class Driver:
         return f"process {self.pid} on {self.host} since {since}"
 
 
+def driver_of(out: Path) -> Driver | None:
+    """Who says that it writes a folder; None where nobody does, or has not for a while."""
+    found = _found(out)
+    return found if found and time.time() - found.beat_s < LOST_AFTER_S else None
+
+
 @contextmanager
 def driving(out: Path) -> Iterator[None]:
     """Be the one driver of a run folder for the time of the block. A killed driver's lock is free.

@@ -14,7 +14,7 @@ from ...base.files import digest_of
 from ...metrics import Metric
 from ...metrics.contract import Level
 from ...results.rows import DECODE_SECONDS, LATENCY_METRIC, SLAT_SECONDS, STRUCTURE_SECONDS
-from ..engine.jobs import Engine
+from ..engine.engine import Engine
 from ..engine.provenance import device_name
 from ..generate.made import SHARD, AssetsJob, Maker, StructuresJob
 from ..generate.reconstruct import ReconstructedAssets, ReconstructedStructures, can_encode_assets
@@ -27,7 +27,7 @@ from ..measure.latency import DECODE, LatencyJob, Ways, way
 from ..measure.looks import CELL_COLOURS, COVERAGE, Studio, TruthAssets
 from ..measure.pairs import Contents
 from ..measure.rows import Measurement, failed, measurement, seconds_rows
-from ..measure.scores import ScoresJob
+from ..measure.scores import PruneJob, ScoresJob
 from ..measure.sides import AssetsSide, ConditionSide, Side, StructuresSide, TruthSide
 from ..plan.plan import Cell, Half, Plan
 from ..train.loop import Failure
@@ -165,11 +165,11 @@ class Measuring:
         jobs = {cell: self.scores(cell) for cell in good}
         lines = list(self.controls())
         line_jobs = [line.scores(self.out, self.metrics(line.level), self.extractors) for line in lines]
+        lost: dict[str, str] = {}
         for group in self._groups(jobs.values()):
-            engine.do(group)
-            for place in (place for job in group for place in job.spent()):
-                place.remove()
-        engine.do([*line_jobs, *(made for job in jobs.values() for made in job.made)])
+            lost |= engine.attempt([*group, PruneJob(tuple(group))])
+        there = [job for job in jobs.values() if job.key not in lost]
+        engine.do([*line_jobs, *(made for job in there for made in job.made)])
         seconds = self.seconds(engine, good)
         for cell in cells:
             fields = {**common, **self.fields(cell)}
@@ -177,6 +177,8 @@ class Measuring:
             if failure:
                 status = "lost" if failure.lost else "failed"
                 yield failed(self._columns(cell), self.extractors, failure.reason, fields, status)
+            elif cell in jobs and jobs[cell].key in lost:
+                yield failed(self._columns(cell), self.extractors, lost[jobs[cell].key], fields, "lost")
             elif cell in jobs:
                 yield measurement(jobs[cell], fields, jobs[cell].reasons())
                 yield seconds_rows(self._seconds(cell, seconds), {**fields, "n_ok": 1, "n_total": 1, "note": ""})

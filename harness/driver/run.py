@@ -35,7 +35,7 @@ from ...results.students import StudentRecord, write_students
 from ...results.sweep import SWEEP_FILE, write_sweeps
 from ...trellis.kernels import use_kernels
 from ..engine.device import is_cpu, settle
-from ..engine.jobs import Engine
+from ..engine.engine import Engine
 from ..engine.provenance import provenance
 from ..engine.tracking import Board, tracking
 from ..inputs.subjects import open_tests, shows_of
@@ -200,7 +200,8 @@ def _run(plan: Plan, options: Options, engine: Engine, board: Board) -> Outcome:
     cells = list(plan.cells)
     common = {"run_id": plan.run_id, "split": "test", "config_sha": plan.key, **stamp(plan.device)}
     found = joined(measuring.measure(engine, cells, failures, common))
-    good = [cell for cell in cells if not any(student.folder in failures for student in cell.students)]
+    sound = [cell for cell in cells if not any(student.folder in failures for student in cell.students)]
+    good = [cell for cell in sound if measuring.scores(cell).done]
     _pictures(measuring, good, options, engine)
     outcome = _written(plan, options, measuring, found.rows, found.assets, trained, swept, failures, started)
     board.picture("grid", out / GRID)

@@ -7,28 +7,34 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ...base.errors import MissingError, RunError
-from ...base.files import file_sha256, read_json, write_json
+from ...base.errors import MissingError
+from ...base.files import digest_of, file_sha256, read_json, write_json
 from ...methods import METHODS
 from ...results.students import StudentRecord
 from ...trellis.kernels import asked
 from ...trellis.pipeline import FLOW, SLAT_FLOW
 from ...trellis.students import SLAT_STUDENT, STRUCTURE_STUDENT, released_student
 from ..engine.device import clock
-from ..engine.jobs import Engine
+from ..engine.engine import Engine
+from ..engine.jobs import Job, Place
+from ..engine.plugins import loaded
+from ..engine.spec import to_spec
+from ..engine.stop import CODE as STOPPED
+from ..engine.stop import Stopped, careful, stopping
+from ..engine.store import Arrays
 from ..engine.tracking import Training
-from ..engine.workers import Workers
+from ..engine.work import LostError
 from ..inputs.world import load_cached
 from ..plan.plan import BUDGET_METHOD, Cell, Plan, Student
 from ..protocol.values import Stage
@@ -95,7 +101,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class TrainJob:
+class TrainJob(Job):
     """Students of one stage and training seed that train together.
 
     Attributes:
@@ -109,8 +115,56 @@ class TrainJob:
     train: Train
     students: tuple[Student, ...]
     out: Path
+    label: str
     pairs: tuple[EndsJob, ...] = ()
     ranks: int = 1
+
+    kind, networks, minutes = "train", True, 24 * 60.0
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """None: students have folders of their own."""
+        return ()
+
+    @cached_property
+    def key(self) -> str:
+        return f"train-{digest_of([str(self.out), self.label, *(student.folder for student in self.students)])[:20]}"
+
+    @property
+    def units(self) -> int:
+        return sum(student.steps for student in self.students)
+
+    @property
+    def needs(self) -> Sequence[Job]:
+        return (*self.data.jobs, *self.pairs)
+
+    @property
+    def todo(self) -> tuple[Student, ...]:
+        """Those that are neither trained nor known to fail."""
+        return tuple(student for student in self.students if not _ended(self.out / student.folder))
+
+    @property
+    def done(self) -> bool:
+        return not self.todo
+
+    def compute(self) -> Sequence[Arrays]:
+        """Nothing for a store: see `perform`."""
+        return ()
+
+    def perform(self) -> None:
+        """Train what is not trained yet. Raises LostError when the machine is to blame."""
+        job = replace(self, students=self.todo)
+        failures = run_gang(job) if job.ranks > 1 else run_train(job)
+        for folder, failure in failures.items():
+            if not failure.lost:
+                write_json(self.out / folder / FAILED_FILE, {"reason": failure.reason, "mistake": failure.mistake})
+        for failure in failures.values():
+            if failure.lost:
+                raise LostError(failure.reason)
+
+    def digests(self, *, thorough: bool = False) -> dict[str, str]:
+        files = [student_file(self.out / student.folder) for student in self.students]
+        return {file.parent.name: file_sha256(file) for file in files if file.exists()}
 
     def task(self) -> StageTask:
         world = load_cached(self.world, self.device)
@@ -150,29 +204,22 @@ def _train(
     """Train students whose beginnings are there. Returns failures by folder."""
     failures: dict[str, Failure] = {}
     stages: list[Stage] = list(dict.fromkeys(student.stage for student in todo))
-    engine.do([job for stage in stages for job in plan.sets[stage].jobs])
-    jobs = []
+    jobs: list[TrainJob] = []
     for stage, seed in product(stages, dict.fromkeys(student.seed for student in todo)):
         train = plan.config.stage(stage)
         mine = [student for student in todo if (student.stage, student.seed) == (stage, seed)]
         alike = [student for student in mine if not student.who.distillation.stored_pairs()]
-        groups = [(group, ()) for group in grouped(alike, 1 if ranks > 1 else engine.networks.count, train.lockstep)]
+        groups = [(group, ()) for group in grouped(alike, 1 if ranks > 1 else engine.slots, train.lockstep)]
         groups += [((student,), _pairs(plan, student, out)) for student in mine if student not in alike]
         jobs += [
-            TrainJob(stage, plan.world.folder, plan.device, plan.sets[stage], train, group, out, pairs, ranks)
+            TrainJob(stage, plan.world.folder, plan.device, plan.sets[stage], train, group, out, label, pairs, ranks)
             for group, pairs in groups
         ]
-    engine.do(list(dict.fromkeys(pair for job in jobs for pair in job.pairs)))
-    work = sum(student.steps for student in todo)
-    if ranks > 1:
-        found = [_run_gang(job, engine.networks, label) for job in jobs]
-    else:
-        found = engine.networks.map(run_train, jobs, label, work)
-    for failed in found:
-        for folder, failure in failed.items():
-            failures[folder] = failure
-            if not failure.lost:
-                write_json(out / folder / FAILED_FILE, {"reason": failure.reason, "mistake": failure.mistake})
+    lost = engine.attempt(jobs)
+    for job in jobs:
+        failures |= {student.folder: Failure(lost[job.key], lost=True) for student in job.todo if job.key in lost}
+        failed = [student for student in job.students if (out / student.folder / FAILED_FILE).is_file()]
+        failures |= {one.folder: Failure(**read_json(out / one.folder / FAILED_FILE)) for one in failed}
     for path in (unreadable_file(out, stage) for stage in stages):
         if path.is_file():
             engine.networks.reporter.note(f"{len(read_json(path))} training instances could not be read, see {path}")
@@ -249,7 +296,7 @@ def step_seconds(plan: Plan, out: Path, engine: Engine) -> dict[Stage, dict[str,
         todo = tuple(who for label, who in entrants.items() if keys[label] not in known)
         if todo:
             engine.do(plan.sets[stage].jobs)
-            job = TrainJob(stage, plan.world.folder, plan.device, plan.sets[stage], train, (), out)
+            job = TrainJob(stage, plan.world.folder, plan.device, plan.sets[stage], train, (), out, "time")
             [measured] = engine.networks.map(
                 run_time, [TimeJob(job, todo)], f"time {stage} steps", (1 + TIMED_STEPS) * len(todo)
             )
@@ -324,6 +371,10 @@ def _yardstick() -> Entrant:
     return Entrant(BUDGET_METHOD, BUDGET_METHOD, "", entry.version, entry.value(cfg_strength=1.0))
 
 
+def _ended(folder: Path) -> bool:
+    return student_file(folder).exists() or (folder / FAILED_FILE).is_file()
+
+
 def _known_failure(out: Path, student: Student) -> Failure | None:
     path = out / student.folder / FAILED_FILE
     if not path.is_file():
@@ -365,13 +416,16 @@ def _record(student: Student, plan: Plan, out: Path, failure: Failure | None) ->
 # ---------------------------------------------------------------------------------------------------------------- ranks
 
 
-def _run_gang(job: TrainJob, team: Workers, label: str) -> dict[str, Failure]:
-    """Train with as many processes as the job says, which share every batch; all of them on this machine."""
-    team.reporter.note(f"{label}: {', '.join(s.who.label for s in job.students)} ({job.stage}), {job.ranks} processes")
+def run_gang(job: TrainJob) -> dict[str, Failure]:
+    """Train with as many processes as the job says, which share every batch; all of them on this machine.
+
+    Raises:
+        LostError: one of them was killed.
+    """
     with TemporaryDirectory() as folder:
-        given, taken = Path(folder) / "job", Path(folder) / "failures"
-        given.write_bytes(pickle.dumps((asked(), job)))
-        command = [sys.executable, "-m", "mdtbench.harness.driver.gang", str(given), str(taken), *team.plugins]
+        given, taken = Path(folder) / "job.json", Path(folder) / "failures.json"
+        write_json(given, to_spec((asked(), job)))
+        command = [sys.executable, "-m", "mdtbench.harness.driver.gang", str(given), str(taken), *loaded()]
         environment = {**os.environ, "WORLD_SIZE": str(job.ranks), MEET: str(Path(folder) / "meet")}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # where plug-ins are found
         processes = [
@@ -383,26 +437,31 @@ def _run_gang(job: TrainJob, team: Workers, label: str) -> dict[str, Failure]:
             )
             for rank in range(job.ranks)
         ]
-        codes = _ended(processes)
+        codes = _codes(processes)
+        if STOPPED in codes:
+            raise Stopped("stopped, and its checkpoint was written")
         if any(codes) or not taken.is_file():
-            raise RunError(
-                f"A process that trains with others ended (exit codes {', '.join(map(str, codes))}): see above. "
-                "The same command goes on from the last checkpoint."
-            )
+            raise LostError(f"a process that trains with others ended (exit codes {', '.join(map(str, codes))})")
         return {name: Failure(**values) for name, values in read_json(taken).items()}
 
 
-def _ended(processes: Sequence[subprocess.Popen]) -> list[int]:
+def _codes(processes: Sequence[subprocess.Popen]) -> list[int]:
     """Exit codes when all have ended; the others are ended when one fails, as they would wait for it."""
+    told = False
     try:
-        while any(process.poll() is None for process in processes):
-            if any(process.poll() for process in processes):
-                break
-            for process in processes:
-                try:
-                    process.wait(0.2)
-                except subprocess.TimeoutExpired:
-                    continue
+        with careful():
+            while any(process.poll() is None for process in processes):
+                if any(process.poll() for process in processes) and not told:
+                    break
+                if stopping() and not told:
+                    told = True
+                    for process in processes:
+                        process.terminate()
+                for process in processes:
+                    try:
+                        process.wait(0.2)
+                    except subprocess.TimeoutExpired:
+                        continue
     finally:
         for process in processes:
             if process.poll() is None:

@@ -15,7 +15,7 @@ from ...base.errors import MissingError
 from ...metrics import Metric
 from ...results.sweep import SweepRecord, choose
 from ...results.sweep import Trial as TrialRecord
-from ..engine.jobs import Engine
+from ..engine.engine import Engine
 from ..inputs.subjects import HeldOut, TestSet
 from ..measure.extractors import extractors_of
 from ..plan.plan import Plan, Trial, swept_metric

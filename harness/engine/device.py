@@ -76,6 +76,15 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def is_device_fault(error: BaseException) -> bool:
+    """Whether an exception tells of the machine (memory, a GPU, a link between GPUs) and not of anybody's code."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError):
+        return True
+    words = ("CUDA error", "CUDA out of memory", "CUBLAS_STATUS", "CUDNN_STATUS", "CUSOLVER_STATUS", "NCCL error")
+    words += ("can't allocate memory",)
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
 def cuda_devices() -> list[str]:
     """Name, memory and capability of each."""
     if not torch.cuda.is_available():

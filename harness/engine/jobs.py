@@ -1,28 +1,42 @@
 """A run is jobs over stores: what is in a store is not done again.
 
 A job is known by the addresses of its results, which are digests of all its inputs. `Engine.do` finds what is missing
-for some jobs, and does that kind by kind in worker processes: no job needs another of its kind, and a kind begins when
-those that it needs have ended. So what a run computes does not depend on how many processes there are, and a run is
-resumed by doing it again.
+for some jobs, and has each done when those that it needs have ended. So what a run computes does not depend on how many
+processes there are and where, and a run is resumed by doing it again.
 """
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ...base.errors import RunError
+from ...base.files import digest_of
 from .store import Address, Arrays, Slot, Store
-from .workers import Workers, tick
+from .workers import tick
 
-# In the order in which they are done. Those of one kind may run at once.
-KINDS = ("prepare", "cells", "encode", "pairs", "structures", "assets", "pictures", "features", "scores")
-GB = 1e9
+# Of those that can begin, earlier kinds are first.
+KINDS = (
+    "prepare",
+    "cells",
+    "encode",
+    "pairs",
+    "train",
+    "structures",
+    "assets",
+    "pictures",
+    "features",
+    "scores",
+    "prune",
+)
+
+
+class GoneError(RunError):
+    """A result that a job reads is not there: it was damaged, or the cache was emptied since it was made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +60,15 @@ class Place:
         """Whether there is an entry, intact or not."""
         return Slot(self.root, self.address.kind, self.address.digest).record.exists()
 
+    def sha256(self, *, thorough: bool) -> str:
+        """Of its data, "" where there are none. thorough: the data are read, not only what is recorded of them."""
+        return Store(self.root).sha256(self.address, thorough=thorough)
+
     def get(self) -> Arrays:
-        """Raises RunError when it is not there, or was damaged and is set aside now."""
-        found = Store(self.root).get(self.address)
+        """Raises GoneError when it is not there, or was damaged and is set aside now."""
+        found = Store(self.root).get(self.address, expected=True)
         if found is None:
-            raise RunError(
+            raise GoneError(
                 f"A result of kind {self.address.kind} in {self.root} is missing or was damaged. "
                 "The same command makes it again."
             )
@@ -72,15 +90,23 @@ class Job(ABC):
     """One piece of work, as plain data that any process can take.
 
     Attributes:
-        kind: one of `KINDS`. label: for progress; jobs of one kind with one label share a bar.
+        kind: one of `KINDS`. label: for progress; jobs with one label share a bar.
         networks: whether it computes with networks, and so where those are.
         memory_gb: of a process that does it, beyond what any has.
+        ranks: processes that do it together, on one machine, each with a GPU where networks are on GPUs.
+        alone: whether nothing else may run beside it.
+        minutes: that a scheduler should give it, at most.
+        affinity: what it wants to find loaded: jobs of one affinity are given to one process where that is possible.
     """
 
     kind: str
     label: str
     networks: bool = False
     memory_gb: float = 0.0
+    ranks: int = 1
+    alone: bool = False
+    minutes: float = 10.0
+    affinity: str = ""
 
     @property
     @abstractmethod
@@ -104,6 +130,23 @@ class Job(ABC):
     @property
     def done(self) -> bool:
         return all(place.exists() for place in self.places)
+
+    @cached_property
+    def key(self) -> str:
+        """Its name in files: equal for equal work."""
+        places = [[str(place.root), place.digest] for place in self.places]
+        return f"{self.kind}-{digest_of([type(self).__name__, places])[:20]}"
+
+    def perform(self) -> None:
+        """Do it, and keep the results."""
+        for place, arrays in zip(self.places, self.compute(), strict=True):
+            place.put(arrays)
+        tick(self.units)
+
+    def digests(self, *, thorough: bool = False) -> dict[str, str]:
+        """sha256 of each result that is there. thorough: the data are read, not only what is recorded of them."""
+        found = {place.digest: place.sha256(thorough=thorough) for place in self.places}
+        return {name: sha256 for name, sha256 in found.items() if sha256}
 
 
 class OneResult(Job):
@@ -135,65 +178,3 @@ class OneResult(Job):
 
     def compute(self) -> Sequence[Arrays]:
         return [self.result()]
-
-
-def run_job(job: Job) -> None:
-    """In a worker."""
-    for place, arrays in zip(job.places, job.compute(), strict=True):
-        place.put(arrays)
-    tick(job.units)
-
-
-@dataclass(frozen=True)
-class Engine:
-    """Worker processes on this machine; their number changes no result.
-
-    Attributes:
-        team: for work without networks. networks: for work with them; on a CPU the same.
-    """
-
-    team: Workers
-    networks: Workers
-
-    def do(self, jobs: Iterable[Job]) -> None:
-        """Make the results of all jobs.
-
-        Raises:
-            ValueError: a kind of job that there is not.
-            RunError, or whatever a job raises first.
-        """
-        missing = missing_jobs(jobs)
-        for job in missing:
-            if job.kind not in KINDS:
-                raise ValueError(f"'{job.kind}' of {type(job).__name__} is no kind of job.")
-        for kind in KINDS:
-            for label in dict.fromkeys(job.label for job in missing if job.kind == kind):
-                todo = [job for job in missing if (job.kind, job.label) == (kind, label)]
-                team = self.networks if todo[0].networks else self.team
-                limit = _fitting(max(job.memory_gb for job in todo), team.count)
-                team.map(run_job, todo, label, sum(job.units for job in todo), limit)
-
-
-def missing_jobs(jobs: Iterable[Job]) -> list[Job]:
-    """The jobs that are not done, and those of their needs, each once."""
-    found: dict[tuple[object, ...], Job] = {}
-    asked: set[tuple[object, ...]] = set()
-    todo = list(jobs)
-    while todo:
-        job = todo.pop()
-        key = (type(job).__name__, *job.places)
-        if key in asked:
-            continue
-        asked.add(key)
-        if not job.done:
-            found[key] = job
-            todo += job.needs
-    return list(reversed(found.values()))
-
-
-def _fitting(memory_gb: float, count: int) -> int:
-    """How many of `count` processes of this size the machine's memory holds; at least one."""
-    if not memory_gb:
-        return count
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GB
-    return max(1, min(count, int(0.8 * total / memory_gb)))

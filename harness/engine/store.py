@@ -17,6 +17,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -39,6 +40,14 @@ ENTRIES, LOCKS, QUARANTINE = f"entries-{FORMAT}", "locks", "quarantine"
 KIND = re.compile(r"[a-z][a-z0-9_-]*")
 
 Arrays = dict[str, NDArray]
+RETRY_S = 2.0
+_patience_s = 0.0
+
+
+def be_patient(seconds: float) -> None:
+    """In this process, wait so long for an entry to become whole: a network folder may show it late or in part."""
+    global _patience_s
+    _patience_s = seconds
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,8 @@ class Slot:
         return self.root / LOCKS / f"{self.digest}.lock"
 
 
-def _to_stderr(text: str) -> None:
+def to_stderr(text: str) -> None:
+    """One line."""
     sys.stderr.write(f"mdtbench: {text}\n")
 
 
@@ -116,27 +126,54 @@ class Store:
     damaged entry is moved to the quarantine, told to `warn`, and is then as if it had never been there.
     """
 
-    def __init__(self, root: Path, warn: Callable[[str], None] = _to_stderr):
+    def __init__(self, root: Path, warn: Callable[[str], None] = to_stderr):
         """warn: takes one line, e.g. a reporter's `note`; standard error by default."""
         self.root = root
         self._warn = warn
         self._told_unwritable = False
 
-    def get(self, address: Address) -> Arrays | None:
-        """The arrays of an address, verified; None when they have to be made. Counts as use for the collector."""
+    def get(self, address: Address, *, expected: bool = False) -> Arrays | None:
+        """The arrays of an address, verified; None when they have to be made. Counts as use for the collector.
+
+        Args:
+            expected: somebody said that it is there: it is waited for, see `be_patient`.
+        """
         slot = self._slot(address)
         try:
-            return _read(slot)
+            found = _read(slot)
+            if found is not None or not (expected and _patience_s):
+                return found
         except MissingError:
-            # A writer or the collector may have come between our reads: only who holds the lock can tell damage.
-            with self._locked(slot):
-                return self._settled(slot)
+            pass
+        if expected:
+            self._await(slot)
+        # A writer or the collector may have come between our reads: only who holds the lock can tell damage.
+        with self._locked(slot):
+            return self._settled(slot)
+
+    def _await(self, slot: Slot) -> None:
+        """Until an entry is whole, or patience is at its end."""
+        end = time.monotonic() + _patience_s
+        while time.monotonic() < end:
+            time.sleep(min(RETRY_S, _patience_s))
+            with suppress(MissingError):
+                if _checked(slot):
+                    return
 
     def put(self, address: Address, arrays: Mapping[str, ArrayLike]) -> bool:
         """Keep arrays, in place of what was there. False when the folder cannot be written, which is told once."""
         slot = self._slot(address)
         with self._locked(slot):
             return self._write(slot, address, _as_arrays(arrays))
+
+    def sha256(self, address: Address, *, thorough: bool) -> str:
+        """Of the data of an entry; "" where there is none, or a damaged one. thorough: the data are read."""
+        slot = self._slot(address)
+        try:
+            record = _checked(slot) if thorough else _record_of(slot)
+        except MissingError:
+            return ""
+        return record.sha256 if record else ""
 
     def slots(self) -> Iterator[Slot]:
         """Of all entries, by kind and digest."""
@@ -228,13 +265,11 @@ def _read(slot: Slot) -> Arrays | None:
 
 def _checked(slot: Slot) -> Record | None:
     """The record of an entry whose data are what it says; None when there is none. Raises MissingError when damaged."""
-    if not slot.record.exists():
+    record = _record_of(slot)
+    if record is None:
         return None
     try:
-        record = Record.model_validate(read_json(slot.record))
         size, sha256 = slot.data.stat().st_size, file_sha256(slot.data)
-    except ValidationError as error:
-        raise MissingError(f"{slot.record} is not a record ({error.errors()[0]['msg']}).") from error
     except OSError as error:
         raise MissingError(f"{error.filename or slot.data} cannot be read ({error.strerror}).") from error
     if digest_of([record.format, record.kind, record.inputs]) != slot.digest:
@@ -245,6 +280,18 @@ def _checked(slot: Slot) -> Record | None:
             f"expected {record.size} with {record.sha256[:16]}...."
         )
     return record
+
+
+def _record_of(slot: Slot) -> Record | None:
+    """What an entry says of itself; None when there is none. Raises MissingError when that is damaged."""
+    if not slot.record.exists():
+        return None
+    try:
+        return Record.model_validate(read_json(slot.record))
+    except ValidationError as error:
+        raise MissingError(f"{slot.record} is not a record ({error.errors()[0]['msg']}).") from error
+    except OSError as error:
+        raise MissingError(f"{slot.record} cannot be read ({error.strerror}).") from error
 
 
 def _record(address: Address, data: Path) -> Record:

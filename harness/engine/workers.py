@@ -7,24 +7,30 @@ import queue
 import signal
 import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
-from importlib import import_module
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.queues import Queue
 from typing import TypeVar
 
 from ...base.errors import RunError
 from .device import is_cpu
+from .plugins import import_plugin
 from .progress import Reporter
+from .stop import CODE, Stopped, Terminated, heed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 POLL_S = 0.2
-_ticks: Queue[int | str] | None = None  # in a worker: the way to the parent's progress bar, and to its notes
+GRACE_S = 60.0  # for trainings to save where they are
+# In a worker: the way to the parent's progress bar (label and units) and to its notes.
+_ticks: Queue[tuple[str, int] | str] | None = None
+_label = ""  # in a worker: of what it is doing
 
 
 def cores() -> int:
@@ -35,7 +41,7 @@ def cores() -> int:
 def tick(units: int = 1) -> None:
     """In a worker: report `units` of work done."""
     if _ticks is not None:
-        _ticks.put(units)
+        _ticks.put((_label, units))
 
 
 def tell(text: str) -> None:
@@ -61,10 +67,48 @@ class Workers:
         self.reporter = reporter
         self.plugins = tuple(plugins)
         self.prepare = prepare
-        context = get_context("spawn")  # fork is unsafe once there are threads
-        self._queue: Queue[int | str] = context.Queue()
-        first = (self._queue, tuple(plugins), prepare)
-        self._executor = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=first)
+        self._context = get_context("spawn")  # fork is unsafe once there are threads
+        self._queue: Queue[tuple[str, int] | str] = self._context.Queue()
+        # A pool of one each, so that a process that is killed takes no other's work with it.
+        self._hands: list[ProcessPoolExecutor | None] = [None] * count
+        self._tasks: list[Future | None] = [None] * count
+
+    @property
+    def free(self) -> int:
+        """How many processes have nothing to do."""
+        return sum(task is None or task.done() for task in self._tasks)
+
+    def submit(self, function: Callable[[Item], Result], item: Item, label: str) -> Future[Result]:
+        """Hand function(item) to a free process; there must be one. A killed process is BrokenProcessPool."""
+        index = next(i for i, task in enumerate(self._tasks) if task is None or task.done())
+        try:
+            future = self._hand(index).submit(_call, function, item, label)
+        except BrokenProcessPool:  # it was killed while it had nothing to do, or before
+            self._hands[index] = None
+            future = self._hand(index).submit(_call, function, item, label)
+        self._tasks[index] = future
+        return future
+
+    def _hand(self, index: int) -> ProcessPoolExecutor:
+        hand = self._hands[index]
+        if hand is None:
+            first = (self._queue, self.plugins, self.prepare)
+            hand = ProcessPoolExecutor(1, self._context, initializer=_start_worker, initargs=first)
+            self._hands[index] = hand
+        return hand
+
+    def ticks(self) -> Counter[str]:
+        """Units of work that were done since the last call, by label; notes are passed on."""
+        found: Counter[str] = Counter()
+        while True:
+            try:
+                said = self._queue.get_nowait()
+            except queue.Empty:
+                return found
+            if isinstance(said, str):
+                self.reporter.note(said)
+            else:
+                found[said[0]] += said[1]
 
     def map(
         self, function: Callable[[Item], Result], items: Sequence[Item], label: str, total: int, limit: int = 0
@@ -95,36 +139,39 @@ class Workers:
         task, done, waiting = self.reporter.start(label, total), 0, list(reversed(items))
         futures: list[Future] = []
         while waiting or not all(future.done() for future in futures):
+            while waiting and self.free and sum(not future.done() for future in futures) < limit:
+                futures.append(self.submit(function, waiting.pop(), label))
+            wait([future for future in futures if not future.done()], POLL_S, FIRST_COMPLETED)
             _raise_first(futures)
-            room = 2 * self.count if limit >= self.count else limit  # one more each, so that no process waits for us
-            while waiting and sum(not future.done() for future in futures) < room:
-                futures.append(self._executor.submit(function, waiting.pop()))
-            done += self._drained()
+            done += self.ticks()[label]
             self.reporter.update(task, done)
-        results = [future.result() for future in futures]
-        self._drained()
+        self.ticks()
         self.reporter.update(task, total)
-        return results
-
-    def _drained(self) -> int:
-        """Units of work that were reported since; notes are passed on."""
-        said: list[int | str] = []
-        with suppress(queue.Empty):
-            said.append(self._queue.get(timeout=POLL_S))
-            while True:
-                said.append(self._queue.get_nowait())
-        for text in (one for one in said if isinstance(one, str)):
-            self.reporter.note(text)
-        return sum(one for one in said if isinstance(one, int))
+        return [future.result() for future in futures]
 
     def close(self) -> None:
-        self._executor.shutdown()
+        for hand in self._hands:
+            if hand is not None:
+                hand.shutdown()
 
-    def kill(self) -> None:
-        """End all processes at once; what they were writing is absent, not half there."""
-        for process in list((self._executor._processes or {}).values()):
+    def kill(self, *, gently: bool = False) -> None:
+        """End all processes at once; what they were writing is absent, not half there.
+
+        Args:
+            gently: trainings save where they are first.
+        """
+        hands = [hand for hand in self._hands if hand is not None]
+        processes = [process for hand in hands for process in (hand._processes or {}).values()]
+        if gently:
+            for process in processes:
+                process.terminate()
+            end = time.monotonic() + GRACE_S
+            for process in processes:
+                process.join(max(0.0, end - time.monotonic()))
+        for process in processes:
             process.kill()
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for hand in hands:
+            hand.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
@@ -135,8 +182,8 @@ def workers(
     team = Workers(count, reporter, plugins, prepare)
     try:
         yield team
-    except BaseException:
-        team.kill()
+    except BaseException as error:
+        team.kill(gently=isinstance(error, Terminated))
         raise
     team.close()
 
@@ -168,16 +215,32 @@ def _raise_first(futures: Sequence[Future]) -> None:
             future.result()
 
 
-def _start_worker(ticks: Queue[int | str], plugins: Sequence[str], prepare: Callable[[], None] | None) -> None:
-    import torch
+def _call(function: Callable[[Item], Result], item: Item, label: str) -> Result:
+    """In a worker."""
+    global _label
+    _label = label
+    try:
+        return function(item)
+    except Stopped:  # nobody waits for it
+        os._exit(CODE)
 
+
+def _start_worker(ticks: Queue[tuple[str, int] | str], plugins: Sequence[str], prepare: Callable[[], None] | None) -> None:
     global _ticks
     _ticks = ticks
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    make_ready(plugins, prepare)
+
+
+def make_ready(plugins: Sequence[str], prepare: Callable[[], None] | None) -> None:
+    """Make this process one that does jobs. plugins: modules that can be imported."""
+    import torch
+
+    heed()
     torch.set_num_threads(1)  # matrix products then round the same way on every machine of a kind
     for module in plugins:
-        import_module(module)
+        import_plugin(module)
     if prepare:
         prepare()
 

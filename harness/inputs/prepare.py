@@ -20,7 +20,8 @@ from ...geometry.mesh import Mesh
 from ...geometry.voxels import surface_voxels
 from ...render.meshes import MeshRenderer
 from ...render.preprocess import preprocess_image
-from ..engine.jobs import Engine, OneResult
+from ..engine.engine import Engine
+from ..engine.jobs import OneResult
 from ..engine.store import Arrays
 
 SHARD = 32  # assets per entry of the cache: small enough to lose little, large enough to be few

@@ -22,7 +22,8 @@ from ...base.files import digest_of, file_sha256
 from ...base.seeds import seed_of
 from ...geometry.mesh import Mesh
 from ...render.preprocess import preprocess_image
-from ..engine.jobs import Engine, Place
+from ..engine.engine import Engine
+from ..engine.jobs import Place
 from ..protocol.model import Protocol, load_protocol
 from ..protocol.rules import SHA256, Identity, select
 from ..settings.config import Config, Places

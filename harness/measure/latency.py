@@ -66,7 +66,7 @@ class LatencyJob(OneResult):
     values: Values
     whole: bool
 
-    kind, entry, networks, label = "scores", "seconds", True, "seconds, alone on the machine"
+    kind, entry, networks, alone, label = "scores", "seconds", True, True, "seconds, alone on the machine"
 
     @property
     def inputs(self) -> dict[str, Any]:

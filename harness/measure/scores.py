@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...base.errors import MdtbenchError
+from ...base.files import digest_of
 from ...metrics import Comparison, Metric, NotMeasured, Score, Seen
 from ..engine.jobs import Job, Place
 from ..engine.store import Address, Arrays
@@ -141,6 +142,47 @@ class ScoresJob(Job):
             return Scored(None, str(error), made.ok)
         except Exception as error:  # a metric may be anybody's code: its failure is a row, not the run's end
             return Scored(None, f"{type(error).__name__}: {error}", made.ok)
+
+
+@dataclass(frozen=True)
+class PruneJob(Job):
+    """Removes pictures that nothing reads again.
+
+    A job and not a chore of the driver: it begins when the scores of all cells that may read them have ended, so
+    nobody finds pictures gone that it was about to look at, wherever it looks.
+
+    Attributes:
+        scores: of cells that were made at one time.
+    """
+
+    scores: tuple[ScoresJob, ...]
+
+    kind = label = "prune"
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """None: it makes nothing."""
+        return ()
+
+    @cached_property
+    def key(self) -> str:
+        return f"prune-{digest_of([job.key for job in self.scores])[:20]}"
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        return self.scores
+
+    @property
+    def done(self) -> bool:
+        return all(job.done for job in self.scores) and not any(place.exists() for place in self._spent())
+
+    def compute(self) -> list[Arrays]:
+        for place in self._spent():
+            place.remove()
+        return []
+
+    def _spent(self) -> list[Place]:
+        return [place for job in self.scores for place in job.spent()]
 
 
 @dataclass(frozen=True)

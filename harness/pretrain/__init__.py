@@ -13,7 +13,7 @@ from ...base.files import digest_of, read_json, write_json
 from ...trellis.pipeline import CONDITIONER, DECODER, ENCODER, FLOW, SAMPLER, SLAT_FLOW, SLAT_SAMPLER, write_pipeline
 from ...trellis.slat_pipeline import GAUSSIAN_DECODER, MESH_DECODER, NORMALISATION, SLAT_CONDITIONER, SLAT_ENCODER
 from ...trellis.weights import load_checkpoint, save_checkpoint
-from ..engine.jobs import Engine
+from ..engine.engine import Engine
 from ..engine.progress import Reporter
 from ..engine.tracking import Training, tracking
 from ..engine.workers import workers

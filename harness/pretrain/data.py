@@ -17,7 +17,7 @@ from ...base.errors import RunError
 from ...base.files import digest_of
 from ...metrics.contract import Level
 from ...trellis.sparse import SparseTensor, Voxels
-from ..engine.jobs import Engine
+from ..engine.engine import Engine
 from ..engine.store import Arrays
 from ..generate.made import SHARD
 from ..inputs.cells import CellsJob

@@ -25,9 +25,10 @@ from ...base.files import write_json, write_text
 from ...base.seeds import seed_of
 from ...methods import STUDENT, Distillation, Step
 from ...trellis.end_time import add_end_time, has_end_time
-from ..engine.device import clock
+from ..engine.device import clock, is_device_fault
 from ..engine.files import save_tensors
 from ..engine.logs import read_log, write_log
+from ..engine.stop import Stopped, careful, stopping
 from ..engine.tracking import Training
 from ..engine.workers import tell, tick
 from ..settings.config import Train
@@ -379,7 +380,8 @@ def train_together(
     ranks.share(train.parts)  # first: all refuse, and none waits for the others
     _agree(students, ranks)
     try:
-        _train(students, task, train, seed, ranks, failures)
+        with careful():
+            _train(students, task, train, seed, ranks, failures)
     except Exception as error:  # outside a method's code: in drawing a batch, or in an update
         if ranks.size > 1 or not is_device_fault(error):
             raise
@@ -416,6 +418,10 @@ def _train(
             failures |= _lost(going, failures, lost)
         index += 1
         going = [student for student in going if student.remaining and student.folder.name not in failures]
+        if going and ranks.any(stopping()):  # asked of all: they must end at the same step
+            for student in going if ranks.first else ():
+                student.save()
+            raise Stopped(f"stopped before step {index}, and its checkpoint was written")
         now = time.monotonic()
         if ranks.first and now - saved > CHECKPOINT_EVERY_S * max(1.0, took):
             for student in going:
@@ -483,15 +489,6 @@ def _updated(student: Student, shares: Sequence[Share], index: int, draw_s: floa
         return None
     tell(f"mdtbench: {student.label} failed: {student.fault}")
     return Failure(student.fault)
-
-
-def is_device_fault(error: BaseException) -> bool:
-    """Whether an exception tells of the machine (memory, a GPU, a link between GPUs) and not of anybody's code."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError):
-        return True
-    words = ("CUDA error", "CUDA out of memory", "CUBLAS_STATUS", "CUDNN_STATUS", "CUSOLVER_STATUS", "NCCL error")
-    words += ("can't allocate memory",)
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def _failure(student: Student, index: int, error: Exception) -> Failure:

@@ -25,7 +25,7 @@ from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.geometry.cameras import protocol_views
 from mdtbench.harness.driver.evaluate import _measurements, calibration_of, evaluate
 from mdtbench.harness.driver.evaluation import Evaluation
-from mdtbench.harness.engine.jobs import Engine
+from mdtbench.harness.engine.engine import Engine
 from mdtbench.harness.engine.trackers import NOT_IN_NAMES
 from mdtbench.harness.engine.tracking import scalars_of
 from mdtbench.harness.engine.workers import workers

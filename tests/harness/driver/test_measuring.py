@@ -28,8 +28,8 @@ from mdtbench.geometry.mesh import Mesh
 from mdtbench.harness.driver import measuring as measuring_module
 from mdtbench.harness.driver.measuring import LEVELS, Measuring, everything, other_assets, unseen
 from mdtbench.harness.driver.students import TRAINING_FILE
+from mdtbench.harness.engine.engine import Engine
 from mdtbench.harness.engine.files import load_arrays, save_tensors
-from mdtbench.harness.engine.jobs import Engine
 from mdtbench.harness.engine.store import Store
 from mdtbench.harness.engine.workers import workers
 from mdtbench.harness.generate.made import with_weights
@@ -421,7 +421,7 @@ def test_a_repeated_run_makes_what_is_missing(run: Run, small_folder: Path, tmp_
         if slot.digest in {place.digest for place in lost}:
             slot.record.unlink()
     assert numbers(measure(measuring, engine).found) == numbers(run.found)
-    assert dict(team.given) == {"assets": 1, "pictures and points": 1, "features tiny_rgb": 1, "scores": 1}
+    assert dict(team.given) == {"assets": 1, "pictures and points": 1, "features tiny_rgb": 1, "scores": 1, "prune": 1}
 
 
 # ------------------------------------------------------------------------------------------------ one asset by hand

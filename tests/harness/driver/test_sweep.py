@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from inprocess import InProcess
 from plans import planned
 
 from mdtbench.base.errors import RunError
@@ -17,7 +18,7 @@ from mdtbench.harness.driver import sweep as sweeping
 from mdtbench.harness.driver.run import Options, Outcome, run
 from mdtbench.harness.driver.students import BUDGET_FILE, TimeJob, Weights, grouped, step_seconds, train_students
 from mdtbench.harness.driver.sweep import Swept, sweep
-from mdtbench.harness.engine.jobs import Engine
+from mdtbench.harness.engine.engine import Engine
 from mdtbench.harness.plan.plan import Plan
 from mdtbench.harness.train.loop import Failure, student_file
 from mdtbench.methods import METHODS, Loss, Step
@@ -34,17 +35,12 @@ RATES = "sweep.lr=[1e-4,2e-3]"
 STAGES = ("structure", "slat")
 
 
-@dataclass
-class Inline:
-    """Workers that are this process; remembers what it was asked to do."""
+class Inline(InProcess):
+    """Remembers the labels of what it was asked to do."""
 
-    count: int = 1
-    asked: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def map(self, function: Callable, items: Sequence, label: str, total: int, limit: int = 0) -> list:
-        self.asked += [label] if items else []
-        return [function(item) for item in items]
+    @property
+    def asked(self) -> list[str]:
+        return list(self.given)
 
 
 @pytest.fixture(scope="module")

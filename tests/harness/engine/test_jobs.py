@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from inprocess import InProcess
+from silent import Silent
 
 from mdtbench.base.errors import RunError
-from mdtbench.harness.engine.jobs import GB, KINDS, Engine, Job, Place, missing_jobs, run_job
+from mdtbench.harness.engine.device import GB
+from mdtbench.harness.engine.engine import Engine
+from mdtbench.harness.engine.executor import Local
+from mdtbench.harness.engine.graph import missing, missing_jobs, ready
+from mdtbench.harness.engine.jobs import KINDS, Job, Place
 from mdtbench.harness.engine.store import Address, Slot
+from mdtbench.harness.engine.work import Ticket
 
 COMPUTED: list[str] = []  # names of jobs, in the order in which they were computed
 
@@ -31,6 +39,7 @@ class Sum(Job):
     memory_gb: float = 0.0
     parts: int = 1
     units: int = 1
+    ranks: int = 1
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -52,15 +61,15 @@ class Broken(Sum):
 
 
 @dataclass
-class Inline:
-    """Workers that are this process; remembers what it was asked."""
+class Bars(Silent):
+    """Remembers which were started, and of how many units."""
 
-    count: int = 4
-    asked: list[tuple[str, int, int, int]] = field(default_factory=list)
+    started: list[tuple[str, int]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
-    def map(self, function: Callable, items: Sequence, label: str, total: int, limit: int = 0) -> list:
-        self.asked.append((label, len(items), total, limit))
-        return [function(item) for item in items]
+    def start(self, label: str, total: int, done: int = 0) -> int:
+        self.started.append((label, total))
+        return len(self.started) - 1
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +79,7 @@ def nothing_computed() -> None:
 
 @pytest.fixture
 def engine() -> Engine:
-    team: Any = Inline()
+    team: Any = InProcess(Bars())
     return Engine(team, team)
 
 
@@ -98,14 +107,27 @@ def test_what_is_needed_is_made_first_and_nothing_twice(tmp_path: Path, engine: 
     assert COMPUTED[4:] == ["other"]
 
 
-def test_kinds_follow_one_another_and_labels_have_their_own_bars(tmp_path: Path, engine: Engine):
+def test_earlier_kinds_are_first_and_labels_have_their_own_bars(tmp_path: Path, engine: Engine):
     jobs = [Sum(tmp_path, kind, kind, label=f"all {kind}", units=i) for i, kind in enumerate(reversed(KINDS))]
-    more = [replace(jobs[0], name="more"), replace(jobs[0], name="bar", label="a bar")]
+    more = [replace(jobs[0], name="more", units=3), replace(jobs[0], name="bar", label="a bar")]
     engine.do([*jobs, *more])
     assert COMPUTED[: len(KINDS) - 1] == list(KINDS[:-1])
-    team: Any = engine.team
-    assert team.asked[0] == (f"all {KINDS[0]}", 1, len(KINDS) - 1, 4)
-    assert sorted(team.asked[-2:]) == [("a bar", 1, 0, 4), (f"all {KINDS[-1]}", 2, 0, 4)]
+    bars: Any = engine.team.reporter
+    assert bars.started[0] == (f"all {KINDS[0]}", len(KINDS) - 1)
+    assert sorted(bars.started[-2:]) == [("a bar", 0), (f"all {KINDS[-1]}", 3)]
+
+
+def test_what_is_ready_follows_from_what_is_done(tmp_path: Path):
+    base = Sum(tmp_path, "base", "prepare")
+    sides = [Sum(tmp_path, name, "structures", (base,)) for name in ("left", "right")]
+    top = Sum(tmp_path, "top", "scores", tuple(sides))
+    graph = missing([top])
+    keys = [job.key for job in (base, *sides, top)]
+    assert list(graph.jobs) == keys
+    assert ready(graph, (), ()) == keys[:1]
+    assert ready(graph, keys[:1], keys[:1]) == keys[1:3]
+    assert ready(graph, keys[:2], keys[:3]) == []
+    assert ready(graph, keys[:3], keys[:3]) == keys[3:]
 
 
 def test_a_need_that_is_done_needs_nothing_itself(tmp_path: Path, engine: Engine):
@@ -148,21 +170,49 @@ def test_a_damaged_entry_is_told_set_aside_and_made_again(tmp_path: Path, engine
 def test_networks_have_their_own_processes_and_memory_limits_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     memory = {"SC_PHYS_PAGES": 20_000, "SC_PAGE_SIZE": int(GB / 1000)}  # 20 GB
     monkeypatch.setattr(os, "sysconf", memory.__getitem__)
-    team, networks = Inline(8), Inline(3)
+    team, networks = InProcess(), InProcess()
     engine = Engine(team, networks)  # type: ignore[arg-type]
     engine.do([Sum(tmp_path, "plain", units=5), Sum(tmp_path, "network", label="seen", networks=True)])
-    assert (team.asked, networks.asked) == ([("sums", 1, 5, 8)], [("seen", 1, 1, 3)])
+    assert (dict(team.given), dict(networks.given)) == ({"sums": 1}, {"seen": 1})
     for size, limit in ((0.1, 3), (6.0, 2), (8.0, 2), (8.1, 1), (100.0, 1)):  # 16 of 20 GB may be used
-        networks.asked.clear()
-        jobs = [Sum(tmp_path, f"{size} {i}", label="seen", networks=True, memory_gb=size * i) for i in (0, 1)]
-        engine.do(jobs)
-        assert networks.asked == [("seen", 2, 2, limit)]
+        hands = Held(3)
+        local = Local(hands, hands)  # type: ignore[arg-type]
+        jobs = [Sum(tmp_path, f"{size} {i}", label="seen", networks=True, memory_gb=size) for i in range(4)]
+        for job in jobs:
+            if local.room(job):
+                local.start(Ticket(job))
+        assert len(hands.given) == limit
+
+
+def test_a_gang_takes_as_many_processes_as_it_has_ranks(tmp_path: Path):
+    hands = Held(4)
+    local = Local(hands, hands)  # type: ignore[arg-type]
+    local.start(Ticket(Sum(tmp_path, "one")))
+    assert local.room(Sum(tmp_path, "three", ranks=3))
+    assert not local.room(Sum(tmp_path, "four", ranks=4))
+    assert Local(Held(2), Held(2)).room(Sum(tmp_path, "more than there are", ranks=3))  # type: ignore[arg-type]
+
+
+class Held:
+    """Workers that never come to an end."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self.given: list[Ticket] = []
+
+    @property
+    def free(self) -> int:
+        return self.count - len(self.given)
+
+    def submit(self, function: Callable, ticket: Ticket, label: str) -> Future:
+        self.given.append(ticket)
+        return Future()
 
 
 def test_a_full_disk_ends_the_run_and_a_wrong_kind_is_no_silence(tmp_path: Path, engine: Engine):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"Cannot write to .*--out or --cache"):
-        run_job(Sum(tmp_path / "file", "a"))
+        Sum(tmp_path / "file", "a").perform()
     with pytest.raises(ValueError, match="'nonsense' of Sum is no kind"):
         engine.do([Sum(tmp_path, "a", "nonsense")])
     with pytest.raises(RunError, match="is missing"):

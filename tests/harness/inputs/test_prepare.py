@@ -14,7 +14,7 @@ import pytest
 from mdtbench.assets.toys import Choices, ToyAsset, ToySource
 from mdtbench.base.errors import AssetError
 from mdtbench.geometry.mesh import Mesh
-from mdtbench.harness.engine.jobs import Engine
+from mdtbench.harness.engine.engine import Engine
 from mdtbench.harness.inputs import prepare as prepare_module
 from mdtbench.harness.inputs.prepare import (
     OwnRenderer,

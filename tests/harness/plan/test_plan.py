@@ -12,7 +12,7 @@ from plans import cells, changed, key_of, planned, resolved, scores, students
 
 from mdtbench.base.errors import UsageError
 from mdtbench.flow.samplers import Euler
-from mdtbench.harness.cli.plugins import load_plugin
+from mdtbench.harness.engine.plugins import load_plugin
 from mdtbench.harness.plan.plan import Plan
 from mdtbench.harness.protocol.model import load_protocol
 from mdtbench.harness.settings.config import PRESETS, load_config

@@ -17,8 +17,8 @@ from mdtbench.assets.toys import GRID, AllToys
 from mdtbench.base.errors import UsageError
 from mdtbench.base.files import read_json
 from mdtbench.base.seeds import seed_of
+from mdtbench.harness.engine.engine import Engine
 from mdtbench.harness.engine.files import load_arrays
-from mdtbench.harness.engine.jobs import Engine
 from mdtbench.harness.engine.workers import workers
 from mdtbench.harness.inputs.world import World, load_world, world_info
 from mdtbench.harness.pretrain import FIRST, SECOND, STAGES, data, fit, pretrain, quality, stage_address
