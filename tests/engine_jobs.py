@@ -21,7 +21,7 @@ class Add(Job):
     """1 and the sum of what it needs.
 
     Attributes:
-        trouble: what happens while it is done, see `_trouble`. seconds: that it takes.
+        trouble: what happens while it is done, see `_trouble`. seconds: that it takes; with `once`, the first time.
     """
 
     root: Path
@@ -32,6 +32,7 @@ class Add(Job):
     seconds: float = 0.0
     networks: bool = False
     ranks: int = 1
+    once: bool = False
 
     label = "sums"
 
@@ -59,9 +60,17 @@ class Add(Job):
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as stream:
             stream.write(f"{os.getpid()} {host()} {os.environ.get('SLURMD_NODENAME', '')}\n")
-        time.sleep(self.seconds)
+        first = len(self.attempts) == 1
+        time.sleep(self.seconds if first or not self.once else 0.0)
         self._trouble()
         return [{"sum": np.array(1 + sum(job.value() for job in self.of))}]
+
+    def perform(self) -> None:
+        """And mark the end of an attempt that took long."""
+        first = not self.attempts
+        super().perform()
+        if first and self.once:
+            self.log.with_suffix(".end").touch()
 
     def _trouble(self) -> None:
         first = len(self.attempts) == 1

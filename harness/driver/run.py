@@ -255,7 +255,7 @@ def _decided(
     write_sweeps(options.out, swept.records)
     plan = plan.settled(swept.chosen)
     hopeless = {student.folder: swept.hopeless.get((student.stage, student.who.label)) for student in plan.trained}
-    return plan, swept, {folder: failure for folder, failure in hopeless.items() if failure}
+    return plan, swept, {**swept.failures, **{folder: failure for folder, failure in hopeless.items() if failure}}
 
 
 def _pictures(measuring: Measuring, cells: Sequence[Cell], options: Options, engine: Engine) -> None:

@@ -10,6 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -54,6 +55,7 @@ FAILED_FILE = "failed.json"  # in a student's folder: the method's own failure, 
 BUDGET_FILE = "seconds_per_step.json"
 PAIRS = "pairs"  # store of noises' ends in a run's folder
 TIMED_STEPS = 5  # after one that is not timed
+GANG_POLL_S = 0.1
 RELEASED_FILES: dict[Stage, tuple[str, str]] = {
     "structure": (STRUCTURE_STUDENT, FLOW),
     "slat": (SLAT_STUDENT, SLAT_FLOW),
@@ -186,7 +188,7 @@ def train_students(
     """Train the students that are not trained yet. Returns failures by student folder.
 
     Args:
-        label: for progress. ranks: processes that share each batch; 1: none do.
+        label: for progress; {stage} stands for a student's. ranks: processes that share each batch; 1: none do.
     """
     unique = [student for student in dict.fromkeys(students) if not student.given]
     todo = [student for student in unique if not student_file(out / student.folder).exists()]
@@ -212,9 +214,13 @@ def _train(
         groups = [(group, ()) for group in grouped(alike, 1 if ranks > 1 else engine.slots, train.lockstep)]
         groups += [((student,), _pairs(plan, student, out)) for student in mine if student not in alike]
         jobs += [
-            TrainJob(stage, plan.world.folder, plan.device, plan.sets[stage], train, group, out, label, pairs, ranks)
+            TrainJob(
+                stage, plan.world.folder, plan.device, plan.sets[stage], train, group, out,
+                label.format(stage=stage), pairs, ranks,
+            )
             for group, pairs in groups
-        ]
+        ]  # fmt: skip
+    jobs.sort(key=lambda job: sum(student.cost for student in job.students), reverse=True)  # else they end at odd times
     lost = engine.attempt(jobs)
     for job in jobs:
         failures |= {student.folder: Failure(lost[job.key], lost=True) for student in job.todo if job.key in lost}
@@ -451,17 +457,14 @@ def _codes(processes: Sequence[subprocess.Popen]) -> list[int]:
     try:
         with careful():
             while any(process.poll() is None for process in processes):
-                if any(process.poll() for process in processes) and not told:
+                # One that was stopped ends before the first has written the checkpoint.
+                if any(process.poll() not in (None, 0, STOPPED) for process in processes):
                     break
                 if stopping() and not told:
                     told = True
                     for process in processes:
                         process.terminate()
-                for process in processes:
-                    try:
-                        process.wait(0.2)
-                    except subprocess.TimeoutExpired:
-                        continue
+                time.sleep(GANG_POLL_S)
     finally:
         for process in processes:
             if process.poll() is None:

@@ -18,7 +18,7 @@ from ...results.sweep import Trial as TrialRecord
 from ..engine.engine import Engine
 from ..inputs.subjects import HeldOut, TestSet
 from ..measure.extractors import extractors_of
-from ..plan.plan import Plan, Trial, swept_metric
+from ..plan.plan import Plan, Student, Trial, swept_metric
 from ..protocol.values import Stage
 from ..train.data import CHOICES, LatentSet, split_held_out
 from ..train.loop import Failure
@@ -35,11 +35,13 @@ class Swept:
     Attributes:
         records: one per stage that was swept. chosen: settings by stage and label.
         hopeless: by stage and label, why no setting of a method gave a student.
+        failures: by folder, of the students that were trained beside those that were tried.
     """
 
     records: tuple[SweepRecord, ...] = ()
     chosen: Chosen = field(default_factory=dict)
     hopeless: Mapping[tuple[Stage, str], Failure] = field(default_factory=dict)
+    failures: Mapping[str, Failure] = field(default_factory=dict)
 
 
 def sweep(plan: Plan, out: Path, cache: Path, store: Path, weights: Weights, engine: Engine, ranks: int) -> Swept:
@@ -48,14 +50,14 @@ def sweep(plan: Plan, out: Path, cache: Path, store: Path, weights: Weights, eng
     Raises:
         MissingError: there is no asset to judge on.
     """
-    failures: dict[str, Failure] = {}
-    records: dict[Stage, SweepRecord] = {}
-    for stage in plan.stages:
-        students = [trial.student for trial in plan.trials(stage)]
-        if students:
-            tests = _validation(plan, stage, cache, engine)  # first: without any, no training would be worth it
-            failures |= train_students(plan, students, out, engine, f"try {stage} settings", ranks)
-            records[stage] = _judged(plan, stage, tests, failures, cache, store, weights, engine)
+    stages: list[Stage] = [stage for stage in plan.stages if plan.trials(stage)]
+    tests = {stage: _validation(plan, stage, cache, engine) for stage in stages}  # first: is there anything to judge on
+    # All at once: where there are many GPUs, a stage that waits for another is a GPU that waits.
+    students = [trial.student for stage in stages for trial in plan.trials(stage)]
+    failures = train_students(plan, [*students, *_settled(plan)], out, engine, "try {stage} settings", ranks)
+    records: dict[Stage, SweepRecord] = {
+        stage: _judged(plan, stage, tests[stage], failures, cache, store, weights, engine) for stage in stages
+    }
     chosen: dict[tuple[Stage, str], Mapping[str, float]] = {}
     hopeless: dict[tuple[Stage, str], Failure] = {}
     for stage, record in records.items():
@@ -67,7 +69,15 @@ def sweep(plan: Plan, out: Path, cache: Path, store: Path, weights: Weights, eng
                 known = [failures[one.address] for one in mine if one.address in failures]
                 lost, mistake = any(one.lost for one in known), any(one.mistake for one in known)
                 hopeless[stage, label] = Failure(_why(mine), lost, mistake)
-    return Swept(tuple(records.values()), chosen, hopeless)
+    others = {one.folder: failures[one.folder] for one in _settled(plan) if one.folder in failures}
+    return Swept(tuple(records.values()), chosen, hopeless, others)
+
+
+def _settled(plan: Plan) -> list[Student]:
+    """The students of lines of which nothing is chosen, where something is of others."""
+    swept = {(stage, trial.student.who.label) for stage in plan.stages for trial in plan.trials(stage)}
+    mine = [one for one in plan.students if not one.before]  # the others may begin as one that is chosen
+    return [one for one in mine if (one.stage, one.who.label) not in swept] if swept else []
 
 
 def _judged(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import os
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from .receipts import Receipt, host
 from .work import Ticket, perform, ready_for
 from .workers import POLL_S
 
-AUTO = "auto"
+PATIENCE_S = 20.0  # for a process to begin
 
 
 class Hand:
@@ -43,6 +44,7 @@ class Actor:
     Attributes:
         gpus, cpus: that it holds. host: where it is, "" until it has said so.
         asked: whether it was asked where it is, and not yet for work: what died before has lost nothing.
+        since: when it was made, s.
     """
 
     handle: Any
@@ -51,6 +53,7 @@ class Actor:
     host: str = ""
     ticket: Ticket | None = None
     asked: bool = False
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -86,6 +89,7 @@ class Cluster(Executor):
         self.tasks[actor.handle.where.remote()] = actor
 
     def ended(self) -> list[End]:
+        self._unblock()
         done, _ = self.ray.wait(list(self.tasks), timeout=POLL_S)
         more, _ = self.ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=0)
         ends = [self._end(task, self.tasks.pop(task)) for task in dict.fromkeys((*done, *more))]
@@ -136,6 +140,19 @@ class Cluster(Executor):
             return None
         actor.ticket = None
         return End(ticket, found)
+
+    def _unblock(self) -> None:
+        """Work of a process that does not begin goes to one that has none: it may hold what the other waits for.
+
+        Just after the loss of a node Ray counts its processors as there, and a process that waits for them waits for
+        ever.
+        """
+        for task, actor in list(self.tasks.items()):
+            late = not actor.host and time.monotonic() - actor.since > PATIENCE_S
+            if late and actor.ticket and any(one.ticket is None for one in self.actors):
+                del self.tasks[task]
+                self._drop(actor)
+                self.start(actor.ticket)
 
     def _drop(self, actor: Actor) -> None:
         """End an actor that did not answer, whatever it may still be doing, and its idle neighbours."""

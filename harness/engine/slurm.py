@@ -7,31 +7,24 @@ no more, and it calls what it took away completed.
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
 import subprocess
 import time
-import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from ...base.errors import MissingError, RunError, UsageError
-from ...base.files import read_json, write_json
+from ...base.files import write_json
 from .executor import End, Executor
 from .jobs import Job
 from .receipts import Receipt, Receipts, receipts_of
-from .stop import CODE, Stopped
-from .work import ARRIVAL_S, Ticket, job_of, perform, ready_for
+from .slurm_work import CLOSED, work
+from .work import ARRIVAL_S, Ticket
 
 POLL_S = 0.5  # between two looks at receipts
-LOOK_S = 0.2  # between two looks of a Slurm job for more to do
-LINGER_S = 30.0  # that it waits for more: networks are loaded, and the queue may be long
-CLOSED = "closed"
 ASK_S = 5.0  # between two questions to Slurm
 MOST = 32  # jobs that are handed over at a time
 LEAST_MIN = 60  # of a Slurm job
@@ -63,7 +56,7 @@ def settings_of(pairs: Sequence[str], sbatch: Path | None) -> tuple[dict[str, st
             raise UsageError(
                 f"--slurm takes options of sbatch as key=value (got '{pair}'), e.g. partition=gpu,time=60."
             )
-        options[name.strip()] = value.strip() if equals else ""
+        options[name.strip().replace("-", "_")] = value.strip() if equals else ""  # as submitit spells them
     return options, commands
 
 
@@ -166,10 +159,10 @@ class Slurm(Executor):
 
     def _asked_for(self, ticket: Ticket) -> dict[str, Any]:
         gpus, job = ticket.gpus, ticket.job
-        asked: dict[str, Any] = {"job-name": job.kind, "cpus-per-task": job.ranks, "requeue": True}
-        asked |= {"gpus-per-node": gpus} if gpus and "gres" not in self.options else {}
+        asked: dict[str, Any] = {"job_name": job.kind, "cpus_per_task": job.ranks, "requeue": True}
+        asked |= {"gpus_per_node": gpus} if gpus and "gres" not in self.options else {}
         asked |= {"exclusive": True} if job.alone else {}
-        given = {name: value for name, value in self.options.items() if gpus or name not in ("gres", "gpus-per-node")}
+        given = {name: value for name, value in self.options.items() if gpus or name not in ("gres", "gpus_per_node")}
         return asked | {name: value or True for name, value in given.items()}
 
     def _ask(self) -> None:
@@ -230,47 +223,3 @@ def _receipt(receipts: Receipts, ticket: Ticket) -> Receipt | None:
     if found and found.attempt >= ticket.attempt:
         return found
     return next((one for one in receipts.lost() if (one.key, one.attempt) == (ticket.job.key, ticket.attempt)), None)
-
-
-# ------------------------------------------------------------------------------------------------ in the Slurm job
-
-
-def work(out: str, folder: str) -> None:
-    """Do the jobs of a folder, and wait a moment for more; see `Worker`."""
-    ready_for(Path(out))
-    signal.signal(signal.SIGUSR2, signal.getsignal(signal.SIGTERM))  # the time is almost over
-    since = time.monotonic()
-    while time.monotonic() - since < LINGER_S:
-        mine = _mine(Path(folder))
-        if mine is None:
-            time.sleep(LOOK_S)
-            continue
-        _one(Path(out), mine)
-        mine.unlink(missing_ok=True)
-        since = time.monotonic()
-    (Path(folder) / CLOSED).touch()
-
-
-def _mine(folder: Path) -> Path | None:
-    """The next job; first what this Slurm job was doing when it was put back."""
-    for path in (*folder.glob("*.mine"), *sorted(folder.glob("*.json"))):
-        mine = path.with_suffix(".mine")
-        with suppress(FileNotFoundError):  # the driver has taken it back
-            path.rename(mine)
-            return mine
-    return None
-
-
-def _one(out: Path, mine: Path) -> None:
-    (attempt, gpus), restarts = read_json(mine), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    found = receipts_of(out).get(mine.stem)
-    if found and found.attempt >= attempt:
-        return  # it was put back when it was done
-    try:
-        perform(Ticket(job_of(out, mine.stem), attempt + restarts, gpus, out))
-    except Stopped:
-        # Into the queue, from where this Slurm job begins anew; where Slurm does that by itself, this changes nothing.
-        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
-        os._exit(CODE)
-    except Exception:  # its receipt says what, and the other jobs have nothing to do with it
-        traceback.print_exc()
