@@ -35,6 +35,7 @@ from ..train.loop import Failure
 from ..train.ranks import Ranks
 from .executors import LOCAL, Where
 from .report import print_run
+from .status import footer
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def run_cells(command: Command, plugins: list[str]) -> Path | None:
 
 
 def _closing(outcome: Outcome, out: Path, exports: Exports) -> str:
-    text = outcome.text(out)
+    text = outcome.text(out) + "".join(f"{line}\n" for line in footer(out))
     if exports.told:
         text += f"{exports.told}, and a list of what failed: {out / FOLDER}\n"
     return text

@@ -56,6 +56,24 @@ def status_text(out: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def footer(out: Path) -> list[str]:
+    """What a reader of a run's tables must know of the machines that made them; nothing where all went well."""
+    receipts = receipts_of(out)
+    done, lost = list(receipts.all()), receipts.lost()
+    models = sorted({one.device for one in done})
+    lines = []
+    if lost:
+        hours, gpu_hours = (
+            sum(values) / HOUR_S for values in zip(*((r.seconds, r.gpu_seconds) for r in lost), strict=True)
+        )
+        lines.append(
+            f"{len(lost)} attempt(s) at jobs were lost with a machine: {hours:.2f} h, {gpu_hours:.2f} GPU hours."
+        )
+    if len(models) > 1:
+        lines.append(f"Made on {len(models)} models of devices ({', '.join(models)}): equal seeds may differ in bits.")
+    return lines
+
+
 def waiting_in(out: Path) -> Iterator[Waiting]:
     """The jobs of the phase that a run is in which are not done."""
     for path in sorted((out / JOBS).glob("*.json")):

@@ -44,7 +44,7 @@ class Actor:
     Attributes:
         gpus, cpus: that it holds. host: where it is, "" until it has said so.
         asked: whether it was asked where it is, and not yet for work: what died before has lost nothing.
-        since: when it was made, s.
+        since: when it was made, s. affinity: of its last job, whose networks it has loaded.
     """
 
     handle: Any
@@ -54,6 +54,7 @@ class Actor:
     ticket: Ticket | None = None
     asked: bool = False
     since: float = field(default_factory=time.monotonic)
+    affinity: str = ""
 
 
 @dataclass
@@ -83,9 +84,9 @@ class Cluster(Executor):
     def start(self, ticket: Ticket) -> None:
         shape = self._shape(ticket.job)
         idle = self._idle(*shape)
-        elsewhere = [actor for actor in idle if actor.host != ticket.avoid] if ticket.avoid else idle
-        actor = next(iter(elsewhere or idle), None) or self._made(*shape)
-        actor.ticket, actor.asked = ticket, True
+        idle.sort(key=lambda one: (one.host == ticket.avoid, one.affinity != ticket.job.affinity))
+        actor = idle[0] if idle else self._made(*shape)
+        actor.ticket, actor.asked, actor.affinity = ticket, True, ticket.job.affinity
         self.tasks[actor.handle.where.remote()] = actor
 
     def ended(self) -> list[End]:

@@ -120,6 +120,8 @@ class Slurm(Executor):
         return ends
 
     def stop(self) -> None:
+        for worker in self.workers:
+            (worker.folder / CLOSED).touch()  # it must not put itself back
         if self.workers:
             subprocess.run(["scancel", *(one.number for one in self.workers)], check=False)
 

@@ -25,7 +25,7 @@ def work(out: str, folder: str) -> None:
     ready_for(Path(out))
     signal.signal(signal.SIGUSR2, signal.getsignal(signal.SIGTERM))  # the time is almost over
     since = time.monotonic()
-    while time.monotonic() - since < LINGER_S:
+    while time.monotonic() - since < LINGER_S and not (Path(folder) / CLOSED).exists():
         mine = _mine(Path(folder))
         if mine is None:
             time.sleep(LOOK_S)
@@ -55,7 +55,8 @@ def _one(out: Path, mine: Path) -> None:
         perform(Ticket(job_of(out, mine.stem), attempt + restarts, gpus, out))
     except Stopped:
         # Into the queue, from where this Slurm job begins anew; where Slurm does that by itself, this changes nothing.
-        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+        if not (mine.parent / CLOSED).exists():
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
         os._exit(CODE)
     except Exception:  # its receipt says what, and the other jobs have nothing to do with it
         traceback.print_exc()

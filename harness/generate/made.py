@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...base.errors import AssetError
+from ...base.files import digest_of
 from ...flow.layout import Layout
 from ...flow.samplers import Sampler
 from ...geometry.gaussians import Gaussians
@@ -67,6 +68,11 @@ class Maker:
         return [self.networks_sha, self.stage, self.student, sampled, code_digest(self.sampler)]
 
     @property
+    def affinity(self) -> str:
+        """Of jobs that use these networks."""
+        return digest_of([self.networks_sha, self.stage, self.student])
+
+    @property
     def pipeline(self) -> StructurePipeline | SlatPipeline:
         return load_cached(self.world, self.device).stage(self.stage)
 
@@ -99,6 +105,10 @@ class StructuresJob(OneResult):
     @property
     def units(self) -> int:
         return len(self.subjects)
+
+    @property
+    def affinity(self) -> str:  # type: ignore[override]
+        return self.maker.affinity
 
     @property
     def seeds(self) -> list[int]:
@@ -156,6 +166,10 @@ class AssetsJob(OneResult):
     @property
     def needs(self) -> tuple[Job, ...]:
         return (self.structures,)
+
+    @property
+    def affinity(self) -> str:  # type: ignore[override]
+        return self.maker.affinity
 
     @property
     def seeds(self) -> list[int]:

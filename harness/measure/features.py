@@ -49,6 +49,10 @@ class FeaturesJob(OneResult):
         return self.extractor.memory_gb
 
     @property
+    def affinity(self) -> str:  # type: ignore[override]
+        return self.extractor.version
+
+    @property
     def needs(self) -> tuple[Job, ...]:
         return (self.looks,)
 

@@ -32,7 +32,7 @@ SECONDS = {"latency_s", "structure_s", "slat_s", "decode_s"}
 STEPS = 24
 WORDS = ["--preset", "smoke", "--stages", "structure", "--limit", "3", "--methods", "marking", "--steps", "1"]
 PARTS = 2  # of a batch
-CHANGES = [f"train.steps={STEPS}", "train.batch=2", f"train.accumulate={PARTS}", "data.train=16"]
+CHANGES = [f"train.steps={STEPS}", "train.batch=2", f"train.parts={PARTS}", "data.train=16"]
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray")
 needs_slurm = pytest.mark.skipif(
     find_spec("submitit") is None or bool(missing_programs()), reason=f"needs submitit, Slurm {missing_programs()}"
