@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ...base.errors import MissingError
+from ...base.errors import MissingError, RunError
 from ...base.files import digest_of, file_sha256, read_json, write_json
 from ...methods import METHODS
 from ...results.students import StudentRecord

@@ -225,7 +225,9 @@ def _call(function: Callable[[Item], Result], item: Item, label: str) -> Result:
         os._exit(CODE)
 
 
-def _start_worker(ticks: Queue[tuple[str, int] | str], plugins: Sequence[str], prepare: Callable[[], None] | None) -> None:
+def _start_worker(
+    ticks: Queue[tuple[str, int] | str], plugins: Sequence[str], prepare: Callable[[], None] | None
+) -> None:
     global _ticks
     _ticks = ticks
     threading.Thread(target=_end_with_parent, daemon=True).start()
