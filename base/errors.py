@@ -49,10 +49,10 @@ def printable(text: str) -> str:
 _BYTES = re.compile("[\udc80-\udcff]")
 
 
-def unknown_name(kind: str, name: str, allowed: Iterable[str], hint: str = "") -> UsageError:
-    """Error for a name that is not in `allowed`; suggests the nearest one."""
+def unknown_name(kind: str, name: str, allowed: Iterable[str], hint: str = "", meant: str = "") -> UsageError:
+    """Error for a name that is not in `allowed`; suggests `meant`, or the nearest one."""
     allowed = sorted(allowed)
-    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
+    near = [meant] if meant else difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
     if not near and len(name) > 1:  # transposed letters in a short name: mtd -> mdt
         near = [other for other in allowed if sorted(other) == sorted(name)][:1]
     suggestion = f" Did you mean '{near[0]}'?" if near else ""

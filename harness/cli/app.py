@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ...base.errors import MdtbenchError, UsageError
+from ...base.errors import MdtbenchError, UsageError, unknown_name
 from . import completion
 from .cache import CACHE, cache_app
 
@@ -457,6 +457,13 @@ def evaluate(
         str,
         typer.Option(help="Protocol, with variants as name+variant.", autocompletion=completion.protocols),
     ] = "trellis-v1",
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated columns, such as FD_incep,FD_dinov2; by default all that the files can have. "
+            "Only their networks are loaded."
+        ),
+    ] = "",
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="extractors=random, seed, run_seed, columns."),
@@ -483,7 +490,10 @@ def evaluate(
     track: TrackOption = "",
     device: DeviceOption = "auto",
     workers: Workers = 0,
-) -> Path:
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Print what would be measured, time and memory; compute nothing.")
+    ] = False,
+) -> Path | None:
     """Measure assets that any system generated: FD, KD, ULIP_I and more under a protocol. Run again to resume.
 
     Meshes (GLB, glTF, OBJ, PLY, STL, OFF) and PLY files of 3D Gaussians are recognised by their content.
@@ -493,16 +503,19 @@ def evaluate(
       mdtbench evaluate flashvdm_out --name FlashVDM --reference toys4k_glb --latency 1.30 --geometry-only
 
       mdtbench evaluate my_assets --name test --set extractors=random --limit 8
+
+      mdtbench evaluate my_assets --reference truth --metrics FD_incep,FD_dinov2 --dry-run
     """
     from ..driver.evaluation import EvaluateOptions
     from ..inputs.downloads import FOLDER
-    from .evaluate import evaluate_command
+    from .evaluate import Invocation, evaluate_command
 
     options = EvaluateOptions(
         folder=folder,
         name=name or folder.resolve().name,
         reference=reference,
         conditions=conditions,
+        metrics=_words(metrics),
         latency=latency,
         seed=seed,
         calibrates=calibrates,
@@ -514,7 +527,8 @@ def evaluate(
         cache=cache.expanduser(),
         device=device,
     )
-    return evaluate_command(options, protocol, tuple(changes or ()), tuple(plugin or ()), out, workers, _words(track))
+    how = Invocation(protocol, tuple(changes or ()), tuple(plugin or ()), out, workers, _words(track), dry_run)
+    return evaluate_command(options, how)
 
 
 @app.command()
@@ -563,6 +577,19 @@ def fetch(
             autocompletion=completion.one_of(completion.DOWNLOADS),
         ),
     ] = "paper",
+    purpose: Annotated[
+        str, typer.Option("--for", metavar="evaluate", help="Only the weights that `mdtbench evaluate` needs.")
+    ] = "",
+    metrics: Annotated[
+        str, typer.Option(help="Of --for evaluate: comma-separated columns that are wanted; all by default.")
+    ] = "",
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="Of --for evaluate: the protocol, with variants as name+variant; trellis-v1 by default.",
+            autocompletion=completion.protocols,
+        ),
+    ] = "",
     out: Annotated[
         Path | None, typer.Option(help="Folder for the files; ~/.cache/mdtbench/weights by default.")
     ] = None,
@@ -579,10 +606,20 @@ def fetch(
       mdtbench fetch --preset paper --offline
 
       mdtbench fetch --preset paper --mirror https://hub.example.org
+
+      mdtbench fetch --for evaluate --metrics FD_incep,FD_dinov2
     """
     from ..inputs.downloads import FOLDER
-    from .fetch import fetch_command
+    from .fetch import fetch_command, fetch_for_evaluate
 
+    if purpose not in ("", "evaluate"):
+        raise unknown_name("value of --for", purpose, ["evaluate"])
+    if purpose:
+        places = (out or FOLDER, mirror or None, verify, offline)
+        typer.echo(fetch_for_evaluate(protocol or "trellis-v1", _words(metrics), *places), nl=False)
+        return
+    if metrics or protocol:
+        raise UsageError("--metrics and --protocol are of --for evaluate. Add it, or leave them out.")
     typer.echo(fetch_command(preset, out or FOLDER, mirror or None, verify, offline), nl=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ...base.errors import UsageError, unknown_name
 from ..driver.evaluate import evaluate
 from ..driver.evaluation import EvaluateOptions, resolve
+from ..driver.evaluation_cost import dry_run_text, estimated
 from ..driver.run import Outcome, listed
-from ..engine.device import device_of
+from ..engine.device import device_of, is_cpu
 from ..engine.engine import Engine
 from ..engine.plugins import load_plugin
 from ..engine.progress import reporter
@@ -56,27 +57,42 @@ def read_settings(changes: Sequence[str]) -> Settings:
         raise UsageError(f"--set {key}: {first['msg']} (got {first['input']!r}). Correct the value.") from error
 
 
-def evaluate_command(
-    options: EvaluateOptions,
-    protocol: str,
-    changes: Sequence[str],
-    plugins: Sequence[Path],
-    out: Path | None,
-    workers: int,
-    track: Sequence[str] = (),
-) -> Path:
-    """The folder of the rows; prints the table and where everything is. Raises the errors of base.errors."""
-    track = trackers_of(track)
-    modules = [load_plugin(plugin) for plugin in plugins]
-    settings = read_settings(changes)
-    section = ProtocolSection(name=protocol, extractors=settings.extractors, seed=settings.seed, columns="all")
+@dataclass(frozen=True)
+class Invocation:
+    """How an evaluation is asked for. changes: of --set. The rest after `plugins` changes no result."""
+
+    protocol: str
+    changes: tuple[str, ...] = ()
+    plugins: tuple[Path, ...] = ()
+    out: Path | None = None
+    workers: int = 0
+    track: tuple[str, ...] = ()
+    dry_run: bool = False
+
+
+def evaluate_command(options: EvaluateOptions, how: Invocation) -> Path | None:
+    """The folder of the rows, None of a dry run; prints the table and where everything is.
+
+    Raises the errors of base.errors.
+    """
+    track = trackers_of(how.track)
+    modules = [load_plugin(plugin) for plugin in how.plugins]
+    settings = read_settings(how.changes)
+    section = ProtocolSection(name=how.protocol, extractors=settings.extractors, seed=settings.seed, columns="all")
     chosen = {"section": section, "columns": settings.columns, "run_seed": settings.run_seed}
-    threads = max(1, cores() // (workers or cores()))  # one Blender per worker
+    count = how.workers or cores()
+    threads = max(1, cores() // count)  # one Blender per worker
     found = resolve(replace(options, **chosen, threads=threads, device=device_of(options.device)))
-    out = out or Path("runs") / f"evaluate-{options.name.replace(' ', '_')}-{found.key[:8]}"
+    out = how.out or Path("runs") / f"evaluate-{options.name.replace(' ', '_')}-{found.key[:8]}"
+    networks = count if is_cpu(found.options.device) else how.workers or 1
+    estimate = estimated(found, count, networks)
+    if how.dry_run:
+        sys.stdout.write(dry_run_text(found, estimate, str(out)))
+        return None
     try:
-        with reporter() as report, teams(workers, found.options.device, report, modules) as (team, networks):
-            outcome = evaluate(found, out, Engine(team, networks), track)
+        with reporter() as report, teams(how.workers, found.options.device, report, modules) as (team, others):
+            report.note(f"{options.name}: {estimate.line}")
+            outcome = evaluate(found, out, Engine(team, others), track)
     except KeyboardInterrupt:
         sys.stderr.write("mdtbench: interrupted; the same command goes on with what is in the cache.\n")
         raise

@@ -54,25 +54,49 @@ def fetch_command(
     verify: bool = False,
     offline: bool = False,
 ) -> str:
-    """Fetch what a preset needs; the last line to print.
+    """Fetch what a preset needs; the last line to print. Raises UsageError for an unknown preset, else as `fetched`."""
+    items = items_of(preset)
+    if not items:
+        return f"Preset '{preset}' needs no downloads: its networks and assets come with the package.\n"
+    return fetched(items, out, FetchOptions(_endpoint(mirror), offline, verify))
+
+
+def fetch_for_evaluate(
+    protocol: str,
+    metrics: Sequence[str],
+    out: Path = FOLDER,
+    mirror: str | None = None,
+    verify: bool = False,
+    offline: bool = False,
+) -> str:
+    """Fetch what columns of `evaluate` need; the last line to print.
+
+    Raises UsageError for an unknown protocol or column, else as `fetched`.
+    """
+    from ..driver.needs import evaluation_items  # with torch, which other downloads do without
+
+    items = evaluation_items(protocol, metrics)
+    if not items:
+        return "These columns need no downloads.\n"
+    return fetched(items, out, FetchOptions(_endpoint(mirror), offline, verify))
+
+
+def fetched(items: Sequence[Item], out: Path, options: FetchOptions) -> str:
+    """Fetch items; the last line to print.
 
     Raises:
-        UsageError: unknown preset or malformed mirror.
         MissingError: something is absent, refused by the servers, or of another digest than expected.
         RunError: no network, a broken connection, a full disk.
         KeyboardInterrupt: after a line that says how to go on.
     """
-    items, folder = items_of(preset), out.expanduser()
-    if not items:
-        return f"Preset '{preset}' needs no downloads: its networks and assets come with the package.\n"
-    options = FetchOptions(_endpoint(mirror), offline, verify)
+    folder = out.expanduser()
     try:
         with reporter() as report:
             result = fetch(items, folder, options, report)
     except KeyboardInterrupt:
         sys.stderr.write(f"mdtbench: interrupted; the same command goes on with what is in {folder}.\n")
         raise
-    check_result(result, folder, offline)
+    check_result(result, folder, options.offline)
     return f"{len(result.present)} file(s) were there, {len(result.fetched)} fetched, all verified: {folder}\n"
 
 
@@ -80,7 +104,7 @@ def check_result(result: FetchResult, folder: Path, offline: bool) -> None:
     """Raises MissingError when files are lacking. What only people can get counts when nothing may be fetched."""
     lacking = [*result.failed, *(item.target for item in result.by_hand if offline)]
     if lacking:
-        remedy = "run `mdtbench fetch` without --offline" if offline else "then run the same command again"
+        remedy = "run the same command without --offline" if offline else "then run the same command again"
         raise MissingError(f"{len(lacking)} file(s) are not in {folder}: {lacking[0]}... See above; {remedy}.")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...assets.folder import id_of
 from ...assets.mesh_files import READING
 from ...assets.source import Asset
-from ...base.errors import MissingError, UsageError
+from ...base.errors import MissingError, UsageError, unknown_name
 from ...base.files import digest_of, file_sha256
 from ...metrics import Metric
 from ...metrics.agreement import Agreement
@@ -53,7 +53,8 @@ class EvaluateOptions:
     Attributes:
         folder: of the generated assets. reference: of the true meshes, or toys4k:FOLDER; "": `folder` itself.
         conditions: folder of the pictures that the assets were made from; None: nothing is compared with them.
-        section: protocol and extractors. columns: further distances. run_seed: of the protocol, for points on surfaces.
+        section: protocol and extractors. metrics: the only columns that are wanted; all by default.
+        columns: further distances. run_seed: of the protocol, for points on surfaces.
         latency: seconds per asset, as the system's authors or user measured them.
         seed: which generation seed the assets are of, for tables of several; decides no value.
         calibrates: these are the teacher's assets, which tell whether this setup gives the published numbers.
@@ -68,6 +69,7 @@ class EvaluateOptions:
     reference: str = ""
     conditions: Path | None = None
     section: ProtocolSection = field(default_factory=lambda: ProtocolSection(name=DEFAULT))
+    metrics: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     run_seed: int = 0
     latency: float | None = None
@@ -170,8 +172,9 @@ def resolve(options: EvaluateOptions) -> Evaluation:
             f"{some(ids)}) - name each file after the asset's id, such as ID.glb."
         )
     shown = pictures_in(options.conditions, ids) if options.conditions else {}
-    metrics = tuple(_columns(options, protocol, files, bool(shown)))
-    extractors = extractors_of(extractor_names(metrics), options.section, None, options.weights, options.device)
+    metrics = chosen(list(_columns(options, protocol, files, bool(shown))), options.metrics)
+    get = fetch_words(options.section.name, metrics)
+    extractors = extractors_of(extractor_names(metrics), options.section, None, options.weights, options.device, get)
     studio = Studio.of(protocol.values, points_of(extractors, protocol.values))
     subjects = tuple(Subject(identity_of(asset), asset) for asset in assets)
     side, known, run_seed = (options.cache, subjects, studio), Contents(), options.run_seed
@@ -268,7 +271,7 @@ def _columns(options: EvaluateOptions, protocol: Protocol, files: Sequence[Files
     there = (OF_MESHES if meshes else set()) | (OF_GAUSSIANS if gaussians else set())
     there = {"points"} if options.geometry_only else there
     for metric in columns_of(protocol.values, everything=True, more=options.columns):
-        chosen = metric if gaussians and not options.geometry_only else _of_meshes(metric)
+        chosen = metric if gaussians and not options.geometry_only else of_mesh_alone(metric)
         possible = (
             _looks(chosen.made) <= there and _looks((*chosen.truth, *chosen.population)) <= OF_MESHES | OF_GAUSSIANS
         )
@@ -276,7 +279,26 @@ def _columns(options: EvaluateOptions, protocol: Protocol, files: Sequence[Files
             yield chosen
 
 
-def _of_meshes(metric: Metric) -> Metric:
+def chosen(metrics: Sequence[Metric], names: Sequence[str]) -> tuple[Metric, ...]:
+    """Those of these names; all where there are none. Raises UsageError for a name that none has."""
+    known = {metric.name: metric for metric in metrics}
+    for name in names:
+        if name not in known:
+            raise unknown_name("column", name, known, "Columns of --metrics are those that the files can have.")
+    return tuple(metric for metric in metrics if not names or metric.name in names)
+
+
+def fetch_words(protocol: str, metrics: Sequence[Metric]) -> str:
+    """The command that fetches what these columns need and nothing else: a column for each set of networks."""
+    first: dict[tuple[str, ...], str] = {}
+    for metric in metrics:
+        first.setdefault(tuple(extractor_names([metric])), metric.name)
+    names = [name for networks, name in first.items() if networks]
+    variant = "" if protocol == DEFAULT else f" --protocol {protocol}"
+    return f"mdtbench fetch --for evaluate{variant} --metrics {','.join(names)}"
+
+
+def of_mesh_alone(metric: Metric) -> Metric:
     """The column of a system that makes no Gaussians, where it can be one of meshes and there is no such column."""
     if isinstance(metric, Agreement) and metric.of == "made":
         return replace(metric, picture=metric.picture.replace("gaussians", "mesh"))

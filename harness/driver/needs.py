@@ -16,8 +16,11 @@ from ..engine.findings import Finding
 from ..inputs.downloads import Item, Missing, items_of, missing, size_text
 from ..inputs.subjects import Toys4kTests
 from ..inputs.toys4k import folder_of
+from ..measure.columns import SECONDARY, columns_of
 from ..plan.plan import Plan
+from ..protocol.model import load_protocol
 from ..train.data import LatentSet
+from .evaluation import chosen, of_mesh_alone
 from .measuring import extractor_names
 
 TOYS4K = "toys4k"  # where downloads put the list and the .blend files, below the weights
@@ -52,6 +55,23 @@ def needs(plan: Plan, device: str = "") -> list[Finding]:
     if any(machine.peak_tflops for machine in config.estimate.machine):
         findings.append(_gpu(device))
     return findings
+
+
+def evaluation_items(protocol: str, metrics: Sequence[str]) -> tuple[Item, ...]:
+    """Downloads that columns of `mdtbench evaluate` need.
+
+    Args:
+        metrics: names of columns; all of the protocol by default.
+    Raises:
+        UsageError: an unknown protocol or column.
+    """
+    columns = columns_of(load_protocol(protocol).values, everything=True, more=() if not metrics else SECONDARY)
+    columns = [one for one in columns if one.level == "assets" and not one.teacher]
+    of_meshes = [one for column in columns if (one := of_mesh_alone(column)).name not in {c.name for c in columns}]
+    wanted = chosen([*columns, *of_meshes], metrics)
+    files = {EXTRACTOR_FILES[name] for name in extractor_names(wanted) if name in EXTRACTOR_FILES}
+    listed = {item.target: item for item in (*items_of("paper"), *items_of("variants"))}
+    return tuple(item for target, item in listed.items() if target in files)
 
 
 def lacking(findings: Iterable[Finding]) -> list[str]:

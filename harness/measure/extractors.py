@@ -22,7 +22,7 @@ from ...metrics.official import picture_extractors, ulip
 from ...metrics.official.picture_extractors import SPECS
 from ...metrics.official.ulip import POINT_SPECS, SLIP_SPEC
 from ...metrics.official.weights import RANDOM
-from ..engine.device import settle
+from ..engine.device import give_back_memory, settle
 from ..inputs.weights_lock import LockEntry, read_lock
 from ..inputs.world import WorldInfo, load_extractor
 from ..protocol.values import Values
@@ -116,6 +116,7 @@ def loaded(extractor: Extractor) -> See:
     """The network, once per process; the one before is gone before it is loaded."""
     if extractor not in _loaded:
         _loaded.clear()
+        give_back_memory()
         _loaded[extractor] = extractor.load()
     return _loaded[extractor]
 
@@ -127,12 +128,18 @@ def points_of(extractors: Mapping[str, Extractor], values: Values) -> int:
 
 
 def extractors_of(
-    names: Iterable[str], section: ProtocolSection, world: WorldInfo | None, weights: Path, device: str
+    names: Iterable[str],
+    section: ProtocolSection,
+    world: WorldInfo | None,
+    weights: Path,
+    device: str,
+    get: str = "mdtbench fetch --preset paper",
 ) -> dict[str, Extractor]:
     """Extractors by name.
 
     Args:
         world: whose tiny extractors there are; None: there are none. weights: folder of official ones.
+        get: the command that fetches what is missing.
     Raises:
         MissingError: files of weights are not there; names all of them.
         UsageError: an unknown name, or a tiny one where there is no tiny world.
@@ -146,14 +153,14 @@ def extractors_of(
     if section.extractors == RANDOM:
         made: Mapping[str, Extractor] = {name: _random(name, section.seed, device) for name in official}
     else:
-        check_present(official, weights)
+        check_present(official, weights, get)
         lock = read_lock(weights) if official else {}
         made = {name: _with_file(name, weights, lock, device) for name in official}
     tiny = {name: _tiny(name, world, device) for name in wanted if name in TINY}
     return {name: {**made, **tiny}[name] for name in wanted}
 
 
-def check_present(names: Iterable[str], weights: Path) -> None:
+def check_present(names: Iterable[str], weights: Path, get: str) -> None:
     """Raises MissingError when the weights of official extractors are not there; names all that are not."""
     specs = {**_picture_specs(), **POINT_SPECS}
     wanted = list(dict.fromkeys(specs[name].weights.file for name in names))
@@ -161,8 +168,8 @@ def check_present(names: Iterable[str], weights: Path) -> None:
     if missing:
         raise MissingError(
             f"{len(missing)} of {len(wanted)} files of weights are not in {weights}: {', '.join(missing)}. Get them "
-            f"with `mdtbench fetch --preset paper --out {weights}`, or try everything out with --set "
-            "protocol.extractors=random (of `evaluate`: --set extractors=random)."
+            f"with `{get} --out {weights}`, or try everything out with --set protocol.extractors=random (of "
+            "`evaluate`: --set extractors=random)."
         )
 
 

@@ -114,7 +114,7 @@ def test_a_misspelt_method_is_a_usage_error_in_a_process_of_its_own():
         (["--stages", "strcture"], ["Unknown value of --stages 'strcture'", "Did you mean 'structure'?"]),
         (["--export", "pgn"], ["Unknown export format 'pgn'", "Did you mean 'png'?"]),
         (["--stages", "structure", "--export", "glb"], ["--export writes whole assets"]),
-        (["--device", "gpu"], ["Unknown value of --device 'gpu'"]),
+        (["--device", "gpu"], ["Unknown value of --device 'gpu'. Did you mean 'cuda'?"]),
         (["--set", "protocol=tiny-v2"], ["Unknown protocol 'tiny-v2'", "Did you mean 'tiny-v3'?"]),
         (["--ranks", "2"], ["2 processes cannot share 1 part(s)", "set train.parts to 2 or 4"]),
         (["--preset", "oracle", "--ranks", "2"], ["--ranks has no meaning"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -70,6 +71,48 @@ def test_a_whole_call_prints_its_table_and_says_where_everything_is(mdtbench, sm
     before = (out / "rows.jsonl").read_bytes()
     again = mdtbench(*small("--latency", 1.3, "--steps", 5))
     assert (again.out, (out / "rows.jsonl").read_bytes()) == (result.out, before)
+
+
+def test_a_dry_run_says_what_it_takes_and_computes_nothing(mdtbench, small, files):
+    shutil.rmtree(files / "cache", ignore_errors=True)
+    plan = mdtbench(*small("--dry-run", "--metrics", "FD_incep,ULIP_I", "--workers", 2))
+    assert (plan.code, plan.err) == (0, "")
+    assert "My system: 4 assets of 'truth', protocol trellis-v1+own-renderer" in plan.out
+    assert "columns: FD_incep, ULIP_I\n" in plan.out
+    numbers = dict(re.findall(r"^features (\w+) +(\d+) ", plan.out, re.MULTILINE))
+    assert numbers == {"fd_incep": "32", "clip_bigg": "16", "ulip2": "8"}  # four views of both sides, of one; points
+    assert re.search(r"In all: about \d+ (s|min) on cpu with 2 process\(es\), \d+\.\d GB of memory", plan.out)
+    assert not (files / "cache").exists()
+    assert not list(Path().glob("runs/*"))
+    assert "My system: about " in mdtbench(*small("--metrics", "FD_incep,ULIP_I", "--out", "few")).err
+    assert {row.metric for row in read_rows(Path("few/rows.jsonl"))} == {"FD_incep[random]", "ULIP_I[random]"}
+    again = mdtbench(*small("--dry-run", "--metrics", "FD_incep,ULIP_I"))
+    assert "In all: everything is in the cache: nothing to draw or to look at." in again.out
+    wrong = mdtbench(*small("--metrics", "FD_incp"))
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "Unknown column 'FD_incp'. Did you mean 'FD_incep'?" in wrong.err
+
+
+def test_what_is_fetched_for_an_evaluation_is_what_its_columns_need(mdtbench, tmp_path):
+    def lacking(*words: str) -> set[str]:
+        done = mdtbench("fetch", "--for", "evaluate", *words, "--offline", "--out", tmp_path)
+        assert done.code == 4
+        assert "run the same command without --offline" in done.err
+        return set(re.findall(r"NOT THERE  (\S+):", done.err))
+
+    assert lacking("--metrics", "FD_incep") == {"pt_inception-2015-12-05-6726825d.pth"}
+    assert lacking("--metrics", "precision_dinov2_mesh") == {"dinov2_vitl14_pretrain.pth"}
+    assert len(lacking()) == 5  # with CLIP's for condition pictures, without what only other presets need
+    one = lacking("--protocol", "trellis-v1+ulip1-flashvdm", "--metrics", "ULIP_I")
+    assert one == {"pretrained_models_ckpt_zero-sho_classification_checkpoint_pointbert.pt"}
+    for words, message in (
+        (("--for", "evalute"), "Did you mean 'evaluate'?"),
+        (("--metrics", "FD_incep"), "--for evaluate"),
+        (("--for", "evaluate", "--metrics", "FD_incp"), "Did you mean 'FD_incep'?"),
+    ):
+        wrong = mdtbench("fetch", *words)
+        assert (wrong.code, wrong.out) == (2, "")
+        assert message in wrong.err
 
 
 def test_failed_files_are_listed_with_their_reasons(mdtbench, small, files):
@@ -153,6 +196,13 @@ def test_missing_weights_are_listed_at_once_and_nothing_is_written(mdtbench, fil
     assert result.code == 4
     for file in ("pt_inception-2015-12-05-6726825d.pth", "dinov2_vitl14_pretrain.pth", "open_clip_model.safetensors"):
         assert file in result.err
-    assert "mdtbench fetch --preset paper" in result.err
+    words = f"`mdtbench fetch --for evaluate --metrics FD_incep,FD_dinov2,ULIP_I --out {tmp_path / 'weights'}`"
+    assert words in result.err
+    listed = mdtbench(*words.strip("`").split()[1:], "--offline")
+    assert listed.code == 4
+    assert listed.err.count("NOT THERE") == 4  # the same files, and no others
+    one = mdtbench("evaluate", files / "made", "--name", "x", *at, "--metrics", "FD_incep,KD_incep_mesh")
+    assert "1 of 1 files" in one.err
+    assert "fetch --for evaluate --metrics FD_incep --out" in one.err
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "cache").exists()

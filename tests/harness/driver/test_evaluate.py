@@ -330,6 +330,12 @@ def test_networks_are_loaded_once_each_and_one_at_a_time(files, monkeypatch):
     shutil.rmtree(files.root / "cache")
     files.evaluated()
     assert sorted(name for name, _ in loaded) == ["clip_bigg", "fd_dinov2", "fd_incep", "ulip2"]
+    for large in ("clip_bigg", "fd_dinov2"):  # they do not wait in a process that has no more work for them
+        assert next(network() for name, network in loaded if name == large) is None
+    shutil.rmtree(files.root / "cache")
+    loaded.clear()
+    files.evaluated(metrics=("FD_dinov2", "precision_dinov2"), out="few")
+    assert [name for name, _ in loaded] == ["fd_dinov2"]
 
 
 @pytest.mark.slow
@@ -507,7 +513,7 @@ def test_official_weights_are_all_named_at_once_before_anything_is_computed(once
     ):
         with pytest.raises(MissingError, match=message) as error:
             once.resolved(extractors="official", weights=once.root / "nothing", **changes)
-        assert "mdtbench fetch --preset paper" in str(error.value)
+        assert "mdtbench fetch --for evaluate" in str(error.value)
 
 
 @pytest.mark.parametrize(
