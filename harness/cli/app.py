@@ -56,8 +56,8 @@ DeviceOption = Annotated[
     str,
     typer.Option(
         "--device",
-        help="Where networks compute: cpu, cuda, cuda:1, or auto: a GPU where there is one. One process works on a GPU "
-        "unless --workers says how many are to share it.",
+        help="Where networks compute: cpu, cuda, cuda:1, or auto (a GPU if there is one). One process uses a GPU, "
+        "unless --workers says how many share it.",
         autocompletion=completion.one_of(completion.DEVICES),
     ),
 ]
@@ -102,21 +102,21 @@ def run(
     stages: Annotated[
         str,
         typer.Option(
-            help="both, or structure: no second stage; both by default where the preset has a table `slat`.",
+            help="both, or structure (no second stage). By default both, where the preset has a second stage.",
             autocompletion=completion.one_of(completion.STAGES),
         ),
     ] = "",
     samplers: Annotated[
         str,
         typer.Option(
-            help="Samplers to report students with beside the protocol's, e.g. euler,renoise.",
+            help="Report students with these samplers too, beside the protocol's, e.g. euler,renoise.",
             autocompletion=completion.some_of(completion.SAMPLERS),
         ),
     ] = "",
     budget: Annotated[
         str,
         typer.Option(
-            help="What methods get equal amounts of: steps, forwards or seconds; the preset's by default.",
+            help="What all methods get the same amount of: steps, forwards or seconds; the preset's by default.",
             autocompletion=completion.one_of(completion.BUDGETS),
         ),
     ] = "",
@@ -149,8 +149,8 @@ def run(
     ranks: Annotated[
         int,
         typer.Option(
-            help="Processes that share every training batch, a GPU each; train.parts is then their number times a "
-            "power of two. Changes no result.",
+            help="Processes that share every training batch, each with its own GPU. train.parts must be their number "
+            "times a power of two. Changes no result.",
             min=1,
         ),
     ] = 1,
@@ -181,8 +181,8 @@ def run(
         bool,
         typer.Option(
             "--overwrite",
-            help="Replace the rows of a finished run of another configuration in --out. What both have is not made "
-            "again: so lines are added to a run.",
+            help="Replace the tables of a finished run of another configuration in --out. What both have in common is "
+            "kept, so this is how to add methods to a run.",
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print plan and cost, compute nothing.")] = False,
@@ -287,20 +287,20 @@ def report(
             "--format",
             "-f",
             help="rich, markdown, latex, csv, json; html: a folder of pages; parquet: files of all rows; "
-            "power: variances, by which a dry run says what a run can show.",
+            "power: the variances by which --dry-run tells what a run can show.",
             autocompletion=completion.formats,
         ),
     ] = "rich",
     out: Annotated[
         Path | None,
-        typer.Option(help="Of html the folder (RUN/report by default), of parquet the file (RUN/rows.parquet)."),
+        typer.Option(help="For html the folder (RUN/report by default), for parquet the file (RUN/rows.parquet)."),
     ] = None,
     everything: Annotated[
         bool,
-        typer.Option("--all", help="All tables, beside the paper's numbers, in place of one screen."),
+        typer.Option("--all", help="Print all tables, with the paper's numbers beside ours, instead of one screen."),
     ] = False,
 ) -> None:
-    """Print what a run found, or several that are comparable: leading columns and verdicts; --all: Tables 1 to 3.
+    """Print what one run found, or several comparable ones: main columns and verdicts; with --all Tables 1 to 3.
 
     Examples:
 
@@ -344,17 +344,17 @@ def figure(
         str,
         typer.Option(help="Comma-separated methods in their order; all by default.", autocompletion=completion.methods),
     ] = "",
-    assets: Annotated[str, typer.Option(help="Of grid: comma-separated asset ids; the first few by default.")] = "",
+    assets: Annotated[str, typer.Option(help="For grid: comma-separated asset ids; the first few by default.")] = "",
     metric: Annotated[
-        str, typer.Option(help="Of pareto: the first of the run's table by default. Of curves: loss or a diagnostic.")
+        str, typer.Option(help="For pareto: the first of the run's table by default. For curves: loss or a diagnostic.")
     ] = "",
     steps: Annotated[
-        str, typer.Option(help="Sampler steps, e.g. 1,2. Of grid the fewest by default, of pareto all.")
+        str, typer.Option(help="Sampler steps, e.g. 1,2. By default the fewest for grid, all for pareto.")
     ] = "",
     against: Annotated[
         str,
         typer.Option(
-            help="Of pareto: nfe or seconds; nfe by default.", autocompletion=completion.one_of(("nfe", "seconds"))
+            help="For pareto: nfe or seconds; nfe by default.", autocompletion=completion.one_of(("nfe", "seconds"))
         ),
     ] = "",
 ) -> None:
@@ -410,10 +410,11 @@ def compare(
     ] = "text",
     everything: Annotated[bool, typer.Option("--all", help="Also show what is the same or not comparable.")] = False,
     any_change: Annotated[
-        bool, typer.Option("--any-change", help="Exit with 3 on what is better, too: for checks of every commit.")
+        bool,
+        typer.Option("--any-change", help="Exit with 3 on what is better, too: for checks of every commit."),
     ] = False,
     save: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep the run as a baseline there instead of comparing.")
+        Path | None, typer.Option(metavar="DIR", help="Keep the run as a baseline in this folder instead of comparing.")
     ] = None,
 ) -> None:
     """Say where a run is better or worse than a baseline; exit code 3 when it is worse anywhere.
@@ -473,10 +474,11 @@ def evaluate(
         int | None, typer.Option(help="Generation seed of the assets, for tables of several seeds.", min=0)
     ] = None,
     calibrates: Annotated[
-        bool, typer.Option("--calibrates", help="These are the teacher's: compare with the published numbers.")
+        bool,
+        typer.Option("--calibrates", help="These are the teacher's assets: check them against published numbers."),
     ] = False,
     geometry_only: Annotated[
-        bool, typer.Option("--geometry-only", help="The assets have no colours: ULIP_I alone.")
+        bool, typer.Option("--geometry-only", help="The assets have no colours: measure ULIP_I only.")
     ] = False,
     steps: Annotated[int | None, typer.Option(help="Sampler steps, for the table.", min=1)] = None,
     nfe: Annotated[int | None, typer.Option(help="Network passes per asset, for the table.", min=1)] = None,
@@ -544,7 +546,7 @@ def show(
     name: Annotated[
         str,
         typer.Argument(
-            help="Of a protocol, with variants as name+variant; trellis-v1 by default. Of `run`: the run's.",
+            help="Of the protocol, with variants as name+variant; trellis-v1 by default.",
             autocompletion=completion.protocols,
         ),
     ] = "",
@@ -581,12 +583,12 @@ def fetch(
         str, typer.Option("--for", metavar="evaluate", help="Only the weights that `mdtbench evaluate` needs.")
     ] = "",
     metrics: Annotated[
-        str, typer.Option(help="Of --for evaluate: comma-separated columns that are wanted; all by default.")
+        str, typer.Option(help="With --for evaluate: comma-separated columns that are wanted; all by default.")
     ] = "",
     protocol: Annotated[
         str,
         typer.Option(
-            help="Of --for evaluate: the protocol, with variants as name+variant; trellis-v1 by default.",
+            help="With --for evaluate: the protocol, with variants as name+variant; trellis-v1 by default.",
             autocompletion=completion.protocols,
         ),
     ] = "",
@@ -596,10 +598,10 @@ def fetch(
     mirror: Annotated[str, typer.Option(metavar="URL", help="Another hub that serves the same files.")] = "",
     verify: Annotated[bool, typer.Option("--verify", help="Compute all digests again.")] = False,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Only say what is missing; exit code 4 if anything.")
+        bool, typer.Option("--offline", help="Only say what is missing; exit code 4 if anything is.")
     ] = False,
 ) -> None:
-    """Download official weights, checked and resumable; says first how much it is. Run again to resume.
+    """Download official weights, after saying how much it is. Every file is checked. Run again to resume.
 
     Examples:
 
@@ -619,7 +621,7 @@ def fetch(
         typer.echo(fetch_for_evaluate(protocol or "trellis-v1", _words(metrics), *places), nl=False)
         return
     if metrics or protocol:
-        raise UsageError("--metrics and --protocol are of --for evaluate. Add it, or leave them out.")
+        raise UsageError("--metrics and --protocol need --for evaluate. Add it, or leave them out.")
     typer.echo(fetch_command(preset, out or FOLDER, mirror or None, verify, offline), nl=False)
 
 
@@ -633,10 +635,10 @@ def list_(
         ),
     ] = "methods",
     folder: Annotated[
-        Path | None, typer.Option("--in", metavar="DIR", help="Of runs: the folder that they are in; runs by default.")
+        Path | None, typer.Option("--in", metavar="DIR", help="For runs: the folder they are in; runs by default.")
     ] = None,
 ) -> None:
-    """List what this installation offers, or the runs that there are."""
+    """List what this installation offers, or the runs in a folder."""
     if kind == "runs":
         from .runs import RUNS, runs_table
 
@@ -654,11 +656,11 @@ def import_(
     file: Annotated[Path, typer.Argument(help="CSV with the columns metric and value; see docs/rows.md for others.")],
     name: Annotated[str, typer.Option(help="Name of the system, where the CSV has no column method.")],
     like: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="The run that the values are comparable to, on your word.")
+        Path | None, typer.Option(metavar="RUN", help="A run that you declare the values comparable to.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; runs/import-<name>-<key> by default.")] = None,
 ) -> None:
-    """Make a run's folder of another tool's numbers, marked as not measured here, for `report` and `compare`.
+    """Turn another tool's numbers into a run's folder, marked as not measured here, for `report` and `compare`.
 
     Examples:
 
@@ -703,11 +705,11 @@ def pretrain(
 def doctor(
     preset: Annotated[
         str,
-        typer.Option(help="Also look for what a preset needs, e.g. paper.", autocompletion=completion.presets),
+        typer.Option(help="Also check what a preset needs, e.g. paper.", autocompletion=completion.presets),
     ] = "",
-    cache: Annotated[Path, typer.Option(help="Folder for prepared assets that runs are to use.")] = CACHE,
+    cache: Annotated[Path, typer.Option(help="Folder for prepared assets, shared by runs.")] = CACHE,
 ) -> None:
-    """Print what this machine has and what of it is used; exit code 4 when something needed is missing."""
+    """Print what this machine has and what of it mdtbench uses; exit code 4 when something needed is missing."""
     from .doctor import check, examined, findings_text
 
     findings = examined(cache.expanduser(), preset)
@@ -731,7 +733,7 @@ def bench(
     world: Annotated[str, typer.Option(help="Shipped world, or a folder made by `mdtbench pretrain`.")] = "tiny",
     batch: Annotated[int, typer.Option(help="Samples in a batch.", min=1)] = 32,
     steps: Annotated[int, typer.Option(help="Training steps of every student in a repetition.", min=1)] = 2,
-    repetitions: Annotated[int, typer.Option(help="Times that everything is measured.", min=1)] = 5,
+    repetitions: Annotated[int, typer.Option(help="How many times everything is measured.", min=1)] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     preset: Annotated[
         str, typer.Option(help="Of `memory`: whose training steps.", autocompletion=completion.presets)
@@ -792,6 +794,8 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
         numbers = tuple(int(word) for word in _words(text))
     except ValueError:
         raise UsageError(f"{option} takes whole numbers separated by commas, e.g. 0,1,2 (got '{text}').") from None
+    if any(number < 0 for number in numbers):
+        raise UsageError(f"{option} takes whole numbers from 0 on, separated by commas, e.g. 0,1,2 (got '{text}').")
     if text and not numbers:
         raise UsageError(f"{option} needs at least one whole number, e.g. 0 (got '{text}').")
     return numbers

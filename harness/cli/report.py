@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from ...base.errors import MissingError, UsageError
+from ...base.errors import MissingError, UsageError, unknown_name
 from ...base.files import read_json
 from ...results.asset_values import read_asset_values
 from ...results.brief import Screen, brief_tables
@@ -23,6 +23,7 @@ from ...results.report import FORMATS, RunResults, report, with_verdicts
 HTML_FOLDER = "report"
 LINES = 24  # of the smallest terminal
 PROMPT = 1  # line
+FILES = ("html", "parquet", "power")  # formats beside those of `results.report`
 ROWS_FILE, ASSETS_FILE = "rows.parquet", "assets.parquet"
 
 
@@ -34,6 +35,8 @@ def report_command(folders: Sequence[Path], format: str, out: Path | None = None
         out: Of html the folder, of parquet the file; others are printed.
         everything: All tables of format rich, not what fits a screen.
     """
+    if format not in (*FORMATS, *FILES):
+        raise unknown_name("format", format, (*FORMATS, *FILES))
     folders = folders or (newest_run(Path("runs")),)
     if format == "html":
         sys.stdout.write(f"{_html(folders, out)}\n")
@@ -42,7 +45,7 @@ def report_command(folders: Sequence[Path], format: str, out: Path | None = None
     elif format == "power":
         world = read_json(folders[0] / "manifest.json").get("world_sha256", "")
         sys.stdout.write(to_json(recording_of(read_runs(folders), world)))
-    elif out is not None and format in FORMATS:
+    elif out is not None:
         raise UsageError(f"--out is for html and parquet (got --format {format}) - text is printed - use > FILE.")
     elif format == "rich":
         print_run(read_runs(folders), folders, everything=everything)

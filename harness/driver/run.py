@@ -297,7 +297,7 @@ def _written(
 def _of_all_lines(measuring: Measuring) -> list[str]:
     """What a reader must know of all lines that are beside the paper's."""
     tests, section = measuring.of("assets"), measuring.plan.config.protocol
-    told = [f"of all lines: {len(tests.subjects)} assets of '{tests.name}', drawn by {tests.drawn_by}"]
+    told = [f"all lines: {len(tests.subjects)} assets of '{tests.name}', drawn by {tests.drawn_by}"]
     if section.extractors == RANDOM:
         told.append(f"{RANDOM_MARK}: extractors with random weights, whose numbers mean nothing")
     return told

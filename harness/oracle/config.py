@@ -27,7 +27,7 @@ class OracleTrain(Section):
 
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
-    lr: float | None = Field(default=None, gt=0, description="of all methods, in place of their own")
+    lr: float | None = Field(default=None, gt=0, description="of all methods, instead of their own")
     warmup: int = Field(default=10, ge=0)
     ema: float = Field(default=0.99, ge=0, lt=1)
     clip: float = Field(default=10.0, gt=0)

@@ -86,7 +86,7 @@ def _of_entrant(who: Entrant, training: Training | None) -> dict[str, Any]:
 def _note(who: Entrant) -> str:
     if not strengths_of(who.label):
         return ""
-    return "with the problem's guidance strength and the preset's learning rate in place of its own."
+    return "with the problem's guidance strength and the preset's learning rate instead of its own."
 
 
 def _common(plan: OraclePlan) -> dict[str, Any]:

@@ -225,7 +225,7 @@ def _check_recipe(out: Path, stage: str, recipe: Pretrain) -> None:
     if _is_stored(out, stage) and read_json(_measured(out, stage)).get("address") != stage_address(recipe, stage):
         raise UsageError(
             f"Stage {stage} in {out} was made with other settings. Give the same preset and --set as then, remove "
-            f"{_measured(out, stage)} to make it anew, or choose another --out."
+            f"{_measured(out, stage)} to make it again, or choose another --out."
         )
 
 

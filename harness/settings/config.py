@@ -77,7 +77,7 @@ class Train(Section):
     ema: float = Field(default=0.99, ge=0, lt=1)
     clip: float = Field(default=1.0, gt=0)
     t_min: float = Field(default=0.01001, gt=0, lt=1)
-    lr: float | None = Field(default=None, gt=0, description="one learning rate for all methods, in place of their own")
+    lr: float | None = Field(default=None, gt=0, description="one learning rate for all methods instead of their own")
     budget: Budget = Field(default="steps", description="what methods get equal amounts of")
     more_ema: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
         default=(), description="further averages to keep"

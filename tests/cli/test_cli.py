@@ -76,7 +76,12 @@ def commands(group: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
 def test_help_describes_every_option_and_eats_no_word(
     mdtbench: Callable, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], command: Any
 ):
-    """What looks like markup, such as [slat], would be left out."""
+    """What looks like markup, such as [slat], would be left out; on a narrow terminal nothing is cut short."""
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    narrow = mdtbench(*words, "--help")
+    assert (narrow.code, "…" in narrow.out) == (0, False)
+    assert max(map(len, narrow.out.splitlines())) <= 80
     monkeypatch.setenv("TERMINAL_WIDTH", "400")
     monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 400)
     done = mdtbench(*words, "--help")
@@ -107,6 +112,8 @@ def test_a_misspelt_method_is_a_usage_error_in_a_process_of_its_own():
         (["--preset", "smoek"], ["Unknown preset 'smoek'", "Did you mean 'smoke'?"]),
         (["--seeds", "0,x"], ["--seeds", "'0,x'"]),
         (["--seeds", ","], ["--seeds", "at least one"]),
+        (["--seeds", "-1", "--dry-run"], ["--seeds takes whole numbers from 0 on", "(got '-1')"]),
+        (["--seeds", "0,-2"], ["--seeds takes whole numbers from 0 on", "(got '0,-2')"]),
         (["--steps", "0"], ["--steps", "(got 0)"]),
         (["--set", "world=tyni"], ["Unknown world 'tyni'", "Did you mean 'tiny'?"]),
         (["--set", "methods.vm.dleta=1"], ["Did you mean 'delta'?"]),
@@ -333,7 +340,11 @@ def test_report_prints_every_format_without_importing_torch(mdtbench: Callable, 
     assert "Table 3. Ablation" in everything
     wrong = mdtbench("report", tmp_path, "--format", "markdwon")
     assert wrong.code == 2
-    assert "Did you mean 'markdown'?" in one_line(wrong.err)
+    message = one_line(wrong.err)
+    assert "Did you mean 'markdown'?" in message
+    assert all(name in message for name in ("html", "parquet", "power", "rich", "latex", "csv", "json"))
+    nothing = mdtbench("report", tmp_path / "no_run", "--format", "x")  # before anything is looked for
+    assert (nothing.code, "Unknown format 'x'" in one_line(nothing.err)) == (2, True)
 
 
 @pytest.mark.parametrize(("lines", "closing"), [(10, ""), (24, ""), (24, "one\ntwo\n" + 90 * "x" + "\n"), (50, "")])

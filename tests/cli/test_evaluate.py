@@ -107,7 +107,7 @@ def test_what_is_fetched_for_an_evaluation_is_what_its_columns_need(mdtbench, tm
     assert one == {"pretrained_models_ckpt_zero-sho_classification_checkpoint_pointbert.pt"}
     for words, message in (
         (("--for", "evalute"), "Did you mean 'evaluate'?"),
-        (("--metrics", "FD_incep"), "--for evaluate"),
+        (("--metrics", "FD_incep"), "need --for evaluate"),
         (("--for", "evaluate", "--metrics", "FD_incp"), "Did you mean 'FD_incep'?"),
     ):
         wrong = mdtbench("fetch", *words)

@@ -150,7 +150,7 @@ def test_the_tables_are_the_papers(finished: tuple[Path, Ended]):
     beside = dict(zip(lines, shown["table_1"].column("paper:FD_incep"), strict=True))
     assert beside["teacher", "", 25].value == 11.80
     assert beside["mdt", "released", 2].value == 14.16
-    told = ("of all lines: 4 assets of 'meshes', drawn by mdtbench's own renderer", "whose numbers mean nothing")
+    told = ("all lines: 4 assets of 'meshes', drawn by mdtbench's own renderer", "whose numbers mean nothing")
     text = " ".join(ended.out.split())
     for words in ("FD_incep", "FD_dinov2", "VM+VD [released]", "--all", str(out), *told):
         assert words in text
