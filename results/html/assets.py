@@ -131,19 +131,23 @@ def write_asset_pages(data: ReportData, out: Path, env: Environment) -> AssetInd
 def _gallery(subjects: Sequence[Subject], layout: Layout) -> Gallery | None:
     """Of the first assets that somebody made."""
     places = {maker_of(place): place for place in layout.whole}
-    made = [one for one in subjects if any(card.maker in places and card.shown.picture for card in one.cards)]
-    if not made:
+    tried = [one for one in subjects if any(card.maker in places for card in one.cards)]
+    if not any(card.maker in places and card.shown.picture for one in tried for card in one.cards):
         return None
-    shown = made[:COLUMNS]
+    shown = tried[:COLUMNS]
     cards = {(one.id, card.maker): card for one in shown for card in one.cards}
-    there = {card.maker for one in made for card in one.cards}
+    there = {card.maker for one in tried for card in one.cards}
     rows = []
     for maker in (maker for maker in chosen_makers(places) if maker in there):
         place = places.get(maker)
-        label, steps = (place.label, place.sampling) if place else (LABELS[maker], "")
-        rows.append(GalleryRow(label, steps, tuple(_tile(cards.get((one.id, maker))) for one in shown)))
+        label = place.label if place else LABELS[maker]
+        rows.append(GalleryRow(label, _steps(place), tuple(_tile(cards.get((one.id, maker))) for one in shown)))
     assets = tuple((one.id, one.page) for one in shown)
     return Gallery(assets, tuple(rows), notes_of(rows, assets))
+
+
+def _steps(place: Place | None) -> str:
+    return f"{place.sampling} steps" if place and place.sampling else ""
 
 
 def _tile(card: Card | None) -> Tile:
@@ -185,8 +189,7 @@ def _cards(asset_id: str, exported: Exported, media: MediaFolder, layout: Layout
         reason = exported.reasons.get((maker, asset_id), "")
         if found[maker] or reason:
             label = place.label if place else LABELS.get(maker, maker)
-            steps = f"{place.sampling} steps" if place else ""
-            yield Card(maker, label, steps, media.show(maker, asset_id, found[maker]), reason)
+            yield Card(maker, label, _steps(place), media.show(maker, asset_id, found[maker]), reason)
 
 
 def _write_pages(subjects: Sequence[Subject], layout: Layout, out: Path, env: Environment) -> None:

@@ -60,7 +60,7 @@ def head(data: ReportData) -> Head:
     manifest = data.manifest or {}
     last = data.rows.sort_values("created_utc", ascending=False, kind="stable").iloc[0]
     config = manifest.get("config") or {}
-    runs = distinct(data.rows["run_id"])
+    runs = distinct(data.rows.loc[~data.rows["method"].isin(CONTROLS), "run_id"]) or distinct(data.rows["run_id"])
     folder, systems = data.folder.resolve().name, distinct(data.rows.loc[data.rows["stage"] == EVALUATION, "method"])
     systems = [name for name in systems if name not in CONTROLS]
     what = "System" if systems else "Run"

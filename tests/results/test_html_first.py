@@ -118,7 +118,7 @@ def test_the_gallery_has_a_row_per_method_and_says_why_tiles_are_blank(tmp_path:
     assert all((tmp_path / "out" / str(tile.picture)).is_file() for tile in rows[MDT_NAME].tiles)
     lost = rows["CM"].tiles[IDS.index(HOSTILE)]
     assert (lost.picture, lost.blank, lost.reason) == (None, "failed", NO_SURFACE)
-    assert index.gallery.notes == (f"Failed: CM 1x2, {HOSTILE}: {NO_SURFACE}.",)
+    assert index.gallery.notes == (f"Failed: CM 1x2 steps, {HOSTILE}: {NO_SURFACE}.",)
     assert index.picture("chair", "cm-1x2") == "media/cm-1x2/chair.png"
     assert index.picture(HOSTILE, "cm-1x2") is None
 

@@ -53,7 +53,7 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
-        if tag == "section" and dict(attrs).get("class") == "table":
+        if tag == "div" and dict(attrs).get("class") == "table":
             self._name = dict(attrs)["id"] or ""
             self.tables[self._name] = []
         if self._name and tag == "tr":
@@ -66,7 +66,7 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
-        if tag == "section":
+        if tag == "table":
             self._name = ""
 
     def handle_data(self, data):
