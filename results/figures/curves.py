@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -165,7 +165,7 @@ def _draw_panel(axes: Axes, panel: Panel, looks: Looks) -> None:
     for i, (log, curve) in enumerate(zip(panel.logs, curves, strict=True)):
         look = looks[_who(log)]
         few = {"marker": look.marker, "markersize": 2} if len(curve) <= 3 else {}
-        line = {"color": look.colour, "linestyle": look.line}
+        line: dict[str, Any] = {"color": look.colour, "linestyle": look.line}
         shown = smoothed(curve)
         if shown != curve:
             axes.plot(*zip(*curve, strict=True), linewidth=0.5, alpha=0.35, zorder=1, **line)

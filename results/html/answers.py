@@ -94,6 +94,8 @@ def _answer(found: Verdict, means: Mapping[tuple, float]) -> Answer:
 
 
 def _says(found: Standing, what: str) -> str:
+    if found.alike:
+        return f"{found.alike[:1].upper()}{found.alike[1:]}"
     if not found.worse:
         return "No difference shown" if found.smallest is not None else f"One value of each {what} does not tell chance"
     return f"{_listed([_label(who) for who in found.top])} {'are' if found.tied else 'is'} best"
@@ -118,7 +120,7 @@ def _beside(found: Verdict, means: Mapping[tuple, float]) -> str:
     for (method, variant, order, stage, metric), value in means.items():
         if (stage, metric) == (found.stage, found.metric) and (method == "teacher" or order == (found.steps or 0)):
             ahead = method != "teacher" and sign * (value - best) > 0
-            told.append(f"{label_of(method, variant)} {value:.{decimals}f}{', above all students' * ahead}")
+            told.append(f"{label_of(method, variant)} {value:.{decimals}f}{', better than all students' * ahead}")
     return f"{'; '.join(told)}." if told else ""
 
 

@@ -78,7 +78,7 @@ def test_an_answer_tells_who_is_best_by_how_much_and_what_controls_score(make: M
     assert answer.detail.startswith(f"{MDT_NAME} 58.00, VM worse by 3 ± 0.")
     assert "CM worse by 8 ± 0." in answer.detail
     assert answer.beside.startswith("Teacher 61.")
-    assert "above all students" not in answer.beside
+    assert "better than" not in answer.beside
 
 
 def test_an_answer_says_when_nothing_is_shown_and_when_a_control_beats_all(make: ModuleType):
@@ -88,8 +88,16 @@ def test_an_answer_says_when_nothing_is_shown_and_when_a_control_beats_all(make:
     assert not answer.decided
     assert answer.says == "No difference shown"
     assert "Differences from 0." in answer.detail
-    assert f"{label_of('none')} 59.50, above all students" in answer.beside
+    assert f"{label_of('none')} 59.50, better than all students" in answer.beside
     assert any("--seeds 0,1,2" in caution for caution in found.cautions)
+
+
+def test_equal_values_are_said_to_be_equal(make: ModuleType):
+    known = {"stage": "both", "nfe": 2}
+    rows = [make.row(name, "valid", 0.0, seed=seed, **known) for name in ("vm", "mdt") for seed in range(3)]
+    [answer] = answers_of(RunResults(rows_frame(rows))).answers
+    assert answer.says == "All are 0"
+    assert answer.detail.startswith(("VM 0.0", f"{MDT_NAME} 0.0"))
 
 
 def test_a_system_alone_has_its_values_beside_the_controls(make: ModuleType):
