@@ -140,14 +140,14 @@ def export(measuring: Measuring, cells: Sequence[Cell], engine: Engine, out: Pat
     folder with other settings.
 
     Args:
-        cells: whose whole assets there are.
+        cells: whose whole assets there are; without any the conditions are all that is written.
 
     Raises:
         RunError: a file cannot be written.
     """
     root, tests = out / FOLDER, measuring.of("assets")
     _write_conditions(root, measuring.tests)
-    failures = _export_truth(root, tests, engine, exports)
+    failures = _export_truth(root, tests, engine, exports) if cells else []
     jobs: list[tuple[str, ExportJob]] = []
     for cell in first_of_each(cells):
         maker, made = folder_name(cell), measuring.assets(cell)
@@ -155,7 +155,7 @@ def export(measuring: Measuring, cells: Sequence[Cell], engine: Engine, out: Pat
         targets = _targets(root, maker, tests, exports)
         jobs += [(maker, ExportJob(job, tuple(targets[one.id] for one in job.subjects))) for job in made]
     total = sum(len(job.targets) for _, job in jobs)
-    failed = engine.networks.map(run_export, [job for _, job in jobs], "export", total)
+    failed = engine.networks.map(run_export, [job for _, job in jobs], "export", total) if jobs else []
     failures += [(name, *pair) for (name, _), pairs in zip(jobs, failed, strict=True) for pair in pairs]
     write_failures(root / FAILURES, failures)
     write_index(root, measuring.tests.ids, {name: name for name, _ in jobs})

@@ -262,7 +262,7 @@ def _pictures(measuring: Measuring, cells: Sequence[Cell], options: Options, eng
     """The picture grid, and files of assets."""
     write_grid(options.out / GRID, measuring, cells, COLUMNS)
     whole = [cell for cell in cells if cell.slat]
-    if whole and options.exports.of_all:
+    if options.exports.of_all:
         export(measuring, whole, engine, options.out, options.exports)
 
 

@@ -300,6 +300,18 @@ def test_a_run_has_pictures_of_all_assets_and_meshes_of_the_first(shop: Callable
     assert all(run.file(f"truth/{safe_path(name)}.png").exists() for name in IDS if name != UNREADABLE)
 
 
+def test_a_run_of_structures_has_its_conditions(shop: Callable[..., Shop]):
+    run = shop()
+    run.export(exports=USUAL, makers=[])
+    assert tuple(run.listed()) == IDS
+    assert all(
+        files == {"condition": [f"condition/{safe_path(name)}.png"], "truth": []}
+        for name, files in run.listed().items()
+    )
+    assert not run.written()
+    assert not dict(run.team.given)
+
+
 def test_words_say_what_is_written():
     assert exports_of(("ply", "glb", "ply")) == Exports(("ply", "glb"))
     assert exports_of(()) == USUAL == Exports(("png",), ("glb",))
