@@ -226,6 +226,9 @@ SAMPLERS: dict[str, SamplerEntry] = {
     "phase": SamplerEntry(
         lambda steps, rescale_t: Phase(steps, steps, rescale_t), "pcm's own: computes what euler does, on phase edges"
     ),
+    "flow_map": SamplerEntry(
+        FlowMap, "jumps that are told where they end; exact for a perfect student with two times, euler for one"
+    ),
 }
 
 

@@ -44,6 +44,7 @@ ADAPTATIONS: Mapping[str, Adaptation] = MappingProxyType(
 )
 VARIANTS = {
     "": {},
+    "plain": {"adaptation": ByPower(0.0)},
     "adaptive": {"adaptation": ByPower(1.0)},
     # Times and shares of the ImageNet models of Geng et al.; in 3 of 4 samples nothing jumps.
     # DEVIATION(MeanFlow): t is of the density itself, and not the later one of a pair. A teacher in place of data.
@@ -57,7 +58,7 @@ VARIANTS = {
 )
 @dataclass(frozen=True, kw_only=True)
 class MeanFlowDistillation(Distillation):
-    """L = w |phi(x_t, t, t_end) - sg(v - (t - t_end) dphi/dt)|^2 with w = 1, or 1 / (sg |...|^2 + c)^p.
+    """L = w |phi(x_t, t, t_end) - sg(v - (t - t_end) dphi/dt)|^2 with w = 1 / (sg |...|^2 + c)^p.
 
     dphi/dt = JVP[phi; (x_t, t, t_end); (v, 1, 0)] along the guided teacher's v, which takes the place of MeanFlow's
     velocity through a datum.
@@ -72,9 +73,9 @@ class MeanFlowDistillation(Distillation):
     lr: float = 3e-4
     # DEVIATION(MeanFlow): uniform times, and nine of ten samples jump: what is trained is used at few steps alone.
     ends: Ends = field(default=UniformEnds(), metadata={"choices": ENDS})
-    # DEVIATION(MeanFlow): errors as they are. With power 1 samples that are nearly right push as long as the others,
-    # and a training of a thousand steps ends at twice the distance (docs/deviations.md).
-    adaptation: Adaptation = field(default=ByPower(0.0), metadata={"choices": ADAPTATIONS})
+    # DEVIATION(MeanFlow): power 1, with which samples that are nearly right push as long as the others. With 0 those
+    # that are far off decide, and jumps of two and four steps stay noisy (docs/deviations.md).
+    adaptation: Adaptation = field(default=ByPower(0.5), metadata={"choices": ADAPTATIONS})
     reduction: Reduction = field(default=PerSample(), metadata={"choices": REDUCTIONS})
 
     def loss(self, step: Step) -> Loss:

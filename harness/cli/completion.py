@@ -12,7 +12,7 @@ METHODS: Final = (
     "ayf", "cm", "dmd2", "ect", "gd", "kd", "lmd", "mdt", "meanflow", "none", "pcm", "rcm", "scm", "shortcut", "tcm",
     "teacher", "vm",
 )  # fmt: skip
-SAMPLERS: Final = ("euler", "renoise", "phase")
+SAMPLERS: Final = ("euler", "renoise", "phase", "flow_map")
 EXPORTS: Final = ("glb", "ply", "png", "none")
 STAGES: Final = ("both", "structure")
 PRETRAINED: Final = (

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,10 @@ from mdtbench.results.rows import BOTH, STRUCTURE, Row, read_rows
 README = DOCS.parent / "README.md"
 EVERY_PAGE = (README, *sorted(DOCS.glob("*.md")))
 PAGES = {
-    "adding_a_method.md": "my_method.py",
-    "adding_a_metric.md": "my_metric.py",
-    "adding_a_data_source.md": "my_source.py",
-    "adding_a_backbone.md": "my_backbone.py",
+    "adding_a_method.md": ("my_method.py", "my_flow_map.py", "my_critic.py", "my_pairs.py"),
+    "adding_a_metric.md": ("my_metric.py",),
+    "adding_a_data_source.md": ("my_source.py",),
+    "adding_a_backbone.md": ("my_backbone.py",),
 }
 TINY = (
     "train.steps=2", "train.batch=4", "slat.steps=1", "slat.batch=2", "data.train=8",
@@ -65,14 +66,14 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for registry in (METRICS, SOURCES):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     yield
-    for name in PAGES.values():
+    for name in chain(*PAGES.values()):
         sys.modules.pop(Path(name).stem, None)
 
 
-@pytest.mark.parametrize(("page", "example"), PAGES.items())
-def test_the_page_shows_the_file(page: str, example: str):
-    [shown] = [block.text for block in blocks(DOCS / page) if block.kind == "python"]
-    assert shown == (EXAMPLES / example).read_text(encoding="utf-8")
+@pytest.mark.parametrize(("page", "examples"), PAGES.items())
+def test_the_page_shows_the_files(page: str, examples: tuple[str, ...]):
+    shown = [block.text for block in blocks(DOCS / page) if block.kind == "python"]
+    assert shown == [(EXAMPLES / example).read_text(encoding="utf-8") for example in examples]
 
 
 @pytest.mark.slow

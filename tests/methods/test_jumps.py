@@ -43,7 +43,7 @@ from mdtbench.methods.shortcut import ShortcutDistillation
 DIM, BATCH = 4, 64
 ORACLE, LAYOUT = gaussian(DIM, 1), dense(BATCH, DIM)
 T = 0.05 + 0.95 * rand(BATCH, seed=2)
-LABELS = ("ayf", "ayf:paper", "lmd", "meanflow", "meanflow:adaptive", "meanflow:paper")
+LABELS = ("ayf", "ayf:paper", "lmd", "meanflow", "meanflow:adaptive", "meanflow:paper", "meanflow:plain")
 
 
 def perfect(x: Tensor, t: Tensor, t_end: Tensor | None = None) -> Tensor:
@@ -94,7 +94,7 @@ def test_a_wrong_sign_moves_the_fixed_point(sign: tuple[int, int, int]):
 
 @pytest.mark.parametrize("layout", [dense(4, 3, 2), ragged((3, 5, 1), 2)], ids=["dense", "sparse"])
 @pytest.mark.parametrize("fade", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize("label", ["ayf", "ayf:paper", "meanflow", "meanflow:adaptive"])
+@pytest.mark.parametrize("label", ["ayf", "ayf:paper", "meanflow", "meanflow:adaptive", "meanflow:plain"])
 def test_gradients(label: str, fade: float, layout: Layout):
     """In closed form, the derivative by double backward, the ends drawn here."""
     student, teacher = Mlp(2, 1, two_times=True), Mlp(2, 2)
@@ -111,7 +111,8 @@ def test_gradients(label: str, fade: float, layout: Layout):
     if label.startswith("meanflow"):
         r = phi + length * dphi - v
         mean = layout.expand(layout.sum(r**2)) / count
-        push = 2 * r * (1 / (mean + 1e-3) if label.endswith("adaptive") else 1)
+        power = {"adaptive": 1.0, "plain": 0.0}.get(label.partition(":")[2], 0.5)
+        push = 2 * r / (mean + 1e-3) ** power
     else:
         r = phi + fade * length * dphi - v
         size = (layout.expand(layout.sum(r**2)) / (1 if label.endswith("paper") else count)).sqrt()

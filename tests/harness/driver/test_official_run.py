@@ -44,8 +44,10 @@ from mdtbench.methods import Loss, Step
 from mdtbench.methods.cm import ConsistencyDistillation
 from mdtbench.results.report import read_run, tables
 from mdtbench.results.rows import COST_METRICS, LATENCY_METRIC, Row, read_rows
+from mdtbench.trellis.end_time import has_end_time
 from mdtbench.trellis.students import SLAT_STUDENT, STRUCTURE_STUDENT
 
+EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 COLUMNS_OF_PAPER = {"FD_incep[random]", "FD_dinov2[random]", "ULIP_I[random]"}
 ALWAYS = [("teacher", "", 25), *(("none", variant, steps) for steps in (1, 2) for variant in ("cfg", ""))]
 COMPUTING = {"structures", "assets", "pictures and points", "scores", "distil", "seconds, alone on the machine"}
@@ -306,6 +308,33 @@ def test_a_plug_in_stands_in_the_tables(trained: tuple[Path, Ended]):
     manifest = read_json(out / "manifest.json")
     assert manifest["methods"]["own"]["code"] == file_sha256(OWN)
     assert manifest["methods"]["cm"]["code"] == ""
+
+
+def test_methods_of_the_documentation_with_a_critic_and_with_two_times(site: Site, tmp_path: Path):
+    """Both stages. The protocol samples all students by Euler; `flow_map` tells those with two times where to jump."""
+    out, files = tmp_path / "out", [EXAMPLES / f"{name}.py" for name in ("my_flow_map", "my_critic")]
+    plugins = [word for file in files for word in ("--plugin", file)]
+    with official_site.registries():
+        ended = few(site, out, *plugins, "--samplers", "flow_map", methods="leaps,sharper")
+    assert ended.code == 0, ended.err
+    rows = [row for row in rows_of(out) if row.method in ("leaps", "sharper")]
+    assert rows
+    assert all(row.status == "ok" for row in rows)
+    for method in ("leaps", "sharper"):
+        mine = [row for row in rows if row.method == method and row.stage == "both" and row.steps == 2]
+        found = {
+            name: {row.metric: row.value for row in mine if row.sampler == name and row.metric in COLUMNS_OF_PAPER}
+            for name in ("euler", "flow_map")
+        }
+        assert found["euler"] != found["flow_map"]
+    trained = [read_json(path) for path in (out / "students").glob("*/training.json")]
+    assert sorted({one["label"] for one in trained}) == ["leaps", "sharper", "vm"]
+    assert len(trained) == 6  # of two stages; vm is what sharper begins as
+    ends = [
+        path.parent.name for path in (out / "students").glob("*/student.safetensors") if has_end_time(load_file(path))
+    ]
+    assert len(ends) == 2
+    assert all("leaps" in name for name in ends)
 
 
 def test_students_are_reported_with_a_further_sampler(trained: tuple[Path, Ended]):

@@ -232,10 +232,19 @@ def test_pairs_are_made_once_for_all_training_seeds(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_method_in_a_file_is_tried_first_here(tmp_path: Path):
-    plugin = Path(__file__).parents[3] / "docs" / "examples" / "my_method.py"
-    sets = [word for change in SMALL for word in ("--set", change)]
-    words = ["run", "--preset", "modes", *sets, "--plugin", str(plugin), "--methods", "mine", "--out", str(tmp_path)]
+@pytest.mark.parametrize(
+    ("file", "label"),
+    [("my_method", "mine"), ("my_flow_map", "leaps"), ("my_critic", "sharper"), ("my_pairs", "lines")],
+)
+def test_a_method_in_a_file_is_tried_first_here(file: str, label: str, tmp_path: Path):
+    plugin = Path(__file__).parents[3] / "docs" / "examples" / f"{file}.py"
+    sets = [
+        word
+        for change in (*SMALL, *(["methods.lines.pairs=64"] if label == "lines" else []))
+        for word in ("--set", change)
+    ]
+    words = ["run", "--preset", "modes", *sets, "--plugin", str(plugin), "--methods", label, "--out", str(tmp_path)]
     done = subprocess.run([sys.executable, "-m", "mdtbench", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "mine" in done.stdout
+    assert label in done.stdout
+    assert "failed" not in done.stdout
