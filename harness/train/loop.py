@@ -189,8 +189,11 @@ class Student:
         """Update the weights with the gradients of the whole batch, of which `totals` are loss and diagnostics."""
         started = clock(self.device)
         finite, moved = math.isfinite(totals["loss"]), self.method.updates(STUDENT, index)
+        scale = self.learner.scale
+        used = scale.value if scale else 1.0  # before an update changes it
         norm = self.learner.advance(finite) if moved else self.learner.rest()
-        self.networks.advance(index, finite)
+        if not self.networks.advance(index, finite, used) and scale and finite:
+            scale.update(finite=False)
         if self.method.target_decay and moved:
             blend(self.target, dict(self.network.named_parameters()), self.method.target_decay)
         elapsed += clock(self.device) - started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -40,7 +41,7 @@ class Networks:
                 made = _made(kind, begin)
             self.modules[name] = made.train(kind.rate > 0).requires_grad_(kind.rate > 0)
             if kind.rate > 0:
-                own = {"lr": kind.rate * recipe.lr, "ema": kind.average, "more_ema": ()}
+                own = {"lr": kind.rate * recipe.lr, "ema": kind.average, "more_ema": (), "scale_loss": False}
                 self.learners[name] = Learner(made, Recipe(**{**vars(recipe), **own}))
 
     def bound(self, bind: Bind) -> dict[str, Callable[..., Tensor]]:
@@ -65,14 +66,24 @@ class Networks:
         for learner in self.learners.values():
             learner.forget()
 
-    def advance(self, index: int, finite_loss: bool) -> None:
-        """One step of all: an update where it is due."""
-        due = list(self.updated(index))
+    def advance(self, index: int, finite_loss: bool, scale: float) -> bool:
+        """One step of all: an update where it is due.
+
+        Args:
+            scale: what the loss was multiplied by, which is one for all.
+
+        Returns:
+            Whether all gradients were finite.
+        """
+        due, finite = list(self.updated(index)), True
         for learner in self.learners.values():
-            if learner in due:
-                learner.advance(finite_loss)
-            else:
+            if learner not in due:
                 learner.rest()
+                continue
+            for gradient in learner.gradients():
+                gradient.div_(scale)
+            finite &= math.isfinite(learner.advance(finite_loss))
+        return finite
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on bit for bit."""

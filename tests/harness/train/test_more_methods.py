@@ -222,3 +222,31 @@ def test_networks_go_on_after_an_interruption(task: StageTask, tmp_path: Path, m
     critic = again.networks.learners["critic"]
     assert critic.done == 2
     assert differing(weights(again, "critic"), dict(task.student().state_dict())) != []
+
+
+def test_a_scaled_loss_is_scaled_back_for_every_network(structure_task: StageTask, tmp_path: Path):
+    """In float16: gradients of student and critic are those of float32, but for its rounding."""
+    found: dict[str, list[Tensor]] = {}
+    for precision in ("float32", "float16"):
+        train = TRAIN.model_copy(update={"steps": 1, "precision": precision, "clip": 1e9})
+        made = student("dmd2", structure_task, tmp_path / precision, train)
+        assert train_together([made], structure_task, train, SEED) == {}
+        parts = (made.learner, made.networks.learners["critic"])
+        found[precision] = [torch.cat([g.flatten() for g in learner.gradients()]) for learner in parts]
+    for exact, rounded in zip(*found.values(), strict=True):
+        assert (rounded - exact).norm() < 0.1 * exact.norm()
+
+
+def test_an_overflow_of_a_critic_lowers_the_scale(structure_task: StageTask, tmp_path: Path):
+    train = TRAIN.model_copy(update={"steps": 2, "precision": "float16"})
+    made = student("dmd2", structure_task, tmp_path, train)
+    assert made.learner.scale is not None
+    before = made.learner.scale.value
+    for learner in (made.learner, made.networks.learners["critic"]):
+        for parameter in learner.parameters.values():
+            parameter.grad = torch.zeros_like(parameter)
+    next(iter(made.networks.learners["critic"].parameters.values())).grad.fill_(torch.inf)  # type: ignore[union-attr]
+    made.apply({"loss": 1.0}, 0, 0.0)
+    assert made.learner.scale.value == before / 2
+    assert made.networks.learners["critic"].skipped == 1
+    assert made.learner.skipped == 0
