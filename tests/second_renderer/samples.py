@@ -145,7 +145,7 @@ def BoxWithoutMaterial(b: Builder) -> None:
 
 @sample
 def BoxInterleaved(b: Builder) -> None:
-    rows = np.concatenate([CUBE, np.abs(CUBE)], axis=1).astype(F)
+    rows = np.concatenate([CUBE, CUBE + 0.5], axis=1).astype(F)
     view = b.view(rows.tobytes(), byteStride=24)
     about = {"bufferView": view, "componentType": 5126, "count": 24, "type": "VEC3"}
     place = b.add("accessors", {**about, "min": [-0.5] * 3, "max": [0.5] * 3})
@@ -513,3 +513,18 @@ def LinesBesideTriangles(b: Builder) -> None:
 @sample
 def MissingCoordinates(b: Builder) -> None:
     b.node(mesh=b.mesh(material=pbr(b, texture=b.texture(picture()))))
+
+
+@sample
+def HiddenNodes(b: Builder) -> None:
+    b.header["extensionsUsed"] = ["KHR_node_visibility"]
+    hidden = {"KHR_node_visibility": {"visible": False}}
+    b.node(mesh=b.mesh(material=pbr(b, factor=[0.3, 0.9, 0.3, 1])))
+    inner = b.node(mesh=b.mesh(material=pbr(b, factor=[1, 0, 0, 1])), translation=[2, 0, 0])
+    b.node(children=[inner], extensions=hidden)
+
+
+@sample
+def UnknownExtension(b: Builder) -> None:
+    b.header["extensionsUsed"] = ["EXT_nobody_knows"]
+    b.node(mesh=b.mesh(material=pbr(b, factor=[0.3, 0.9, 0.3, 1])))
