@@ -55,7 +55,8 @@ class Edge:
 class SweepRecord(BaseModel):
     """The sweep of one stage; all trials are of it.
 
-    Students were trained and sampled with `seed`, and scored on `assets` validation assets at `steps`.
+    Students were trained and sampled with `seed`, and scored on `assets` validation assets at `steps`. Where `halving`
+    is not 1, they got one in so many of the training steps, and the best setting's student was trained anew for all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -67,6 +68,7 @@ class SweepRecord(BaseModel):
     steps: Count
     assets: Count
     seed: int
+    halving: Count = 1
     trials: tuple[Trial, ...]
 
     @field_validator("trials")
@@ -97,9 +99,10 @@ class SweepRecord(BaseModel):
         ]
 
     def beaten(self) -> list[Trial]:
-        """The trials of which another one of the same method was chosen."""
+        """The trials whose students are in no table, where there is one of their method: a better one was found."""
         settled = {(trial.method, trial.variant) for trial in self.trials if trial.chosen}
-        return [trial for trial in self.trials if not trial.chosen and (trial.method, trial.variant) in settled]
+        given_up = [trial for trial in self.trials if not trial.chosen or self.halving > 1]
+        return [trial for trial in given_up if (trial.method, trial.variant) in settled]
 
 
 class _Sweeps(BaseModel):

@@ -68,7 +68,12 @@ def sweep_table(record: SweepRecord) -> Table:
         for who in grids
         for trial in record.trials_of(*who)
     ]
-    notes = [f"Seed {record.seed} for training and generation. Test assets are not among the validation assets."]
+    notes = []
+    if record.halving > 1:
+        notes.append(
+            f"Settings were tried for 1/{record.halving} of the training steps; the chosen one then trained for all."
+        )
+    notes += [f"Seed {record.seed} for training and generation. Test assets are not among the validation assets."]
     notes += [
         f"{label_of(edge.trial.method, edge.trial.variant)}: the best {SETTINGS[edge.setting]}, {edge.value:g}, is at "
         "the edge of the grid; a better one may lie outside."

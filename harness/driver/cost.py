@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
 
 from ...assets.trellis_latents import SLAT_CHANNELS, STRUCTURE_SHAPE
 from ...base.text import aligned
+from ...methods.residual import ForwardMode
 from ...results.paper import SOURCE, TABLES
 from ..engine.findings import Finding, findings_text
 from ..inputs.downloads import items_of, size_text
 from ..inputs.subjects import Toys4kTests
 from ..plan.flops import SLAT_FLOW, STRUCTURE_FLOW, STRUCTURE_TOKENS, Flow, encoder_forward
+from ..plan.measured import Measured, read_measured
 from ..plan.plan import Half, Line, Plan, Student, swept_metric
 from ..protocol.values import Stage
 from ..settings.config import Machine
@@ -29,11 +33,66 @@ TRAINING_COPIES = 6  # weights, a copy kept beside their average, gradient, two 
 FLOWS: dict[Stage, Flow] = {"structure": STRUCTURE_FLOW, "slat": SLAT_FLOW}
 
 
+class Speed(Protocol):
+    """What a machine does."""
+
+    @property
+    def name(self) -> str: ...
+
+    def pass_s(self, plan: Plan, stage: Stage) -> float:
+        """Seconds of a forward pass of one sample."""
+        ...
+
+    def step_s(self, plan: Plan, student: Student) -> float:
+        """Seconds of a training step, for one sample, its condition's encoder included."""
+        ...
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """By what the preset says of it."""
+
+    machine: Machine
+
+    @property
+    def name(self) -> str:
+        return self.machine.name
+
+    def pass_s(self, plan: Plan, stage: Stage) -> float:
+        return pass_s(plan, self.machine, stage)
+
+    def step_s(self, plan: Plan, student: Student) -> float:
+        """The method's passes, and the condition's encoder once where it is a large network."""
+        encoder = 0.0
+        if self.machine.peak_tflops:
+            encoder = encoder_forward() / (self.machine.peak_tflops * self.machine.share * 1e12)
+        return student.who.distillation.cost() * self.pass_s(plan, student.stage) + encoder
+
+
+@dataclass(frozen=True)
+class Found:
+    """By what was measured on it."""
+
+    measured: Measured
+
+    @property
+    def name(self) -> str:
+        return f"{self.measured.name} (measured)"
+
+    def pass_s(self, plan: Plan, stage: Stage) -> float:
+        del plan
+        return self.measured.passes[stage]
+
+    def step_s(self, plan: Plan, student: Student) -> float:
+        del plan
+        return self.measured.step(student.stage, student.who.label, student.who.distillation.cost())
+
+
 @dataclass(frozen=True)
 class Cost:
     """Hours of one process of a machine, by part of a run."""
 
-    machine: Machine
+    machine: Speed
     training: float
     generation: float
     measuring: float
@@ -75,10 +134,17 @@ def n_whole(plan: Plan) -> int:
 
 def costs(plan: Plan) -> list[Cost]:
     """Of each machine that the preset names."""
-    return [_cost(plan, machine) for machine in plan.config.estimate.machine]
+    return [_cost(plan, machine) for machine in speeds(plan)]
 
 
-def _cost(plan: Plan, machine: Machine) -> Cost:
+def speeds(plan: Plan) -> list[Speed]:
+    """Raises UsageError: a file of measurements that is none."""
+    estimate = plan.config.estimate
+    found: list[Speed] = [Assumed(machine) for machine in estimate.machine]
+    return [*found, Found(read_measured(Path(estimate.measured).expanduser()))] if estimate.measured else found
+
+
+def _cost(plan: Plan, machine: Speed) -> Cost:
     estimate, trained = plan.config.estimate, _all_students(plan)
     training = sum(_training_s(plan, machine, student) for student in trained)
     structures, whole = _judged(plan)
@@ -108,9 +174,9 @@ def _sampled(plan: Plan) -> Iterable[tuple[Half, int]]:
             yield trial.cell.own, plan.config.sweep.assets
 
 
-def _half_s(plan: Plan, machine: Machine, half: Half) -> float:
+def _half_s(plan: Plan, machine: Speed, half: Half) -> float:
     passes = sum(2 if strength else 1 for strength in half.sampler.computation().strengths)
-    return passes * pass_s(plan, machine, half.stage)
+    return passes * machine.pass_s(plan, half.stage)
 
 
 def pass_s(plan: Plan, machine: Machine, stage: Stage) -> float:
@@ -129,14 +195,8 @@ def forward_flops(plan: Plan, stage: Stage) -> int:
     return SLAT_FLOW.forward(estimate.tokens, (estimate.voxels,))
 
 
-def _training_s(plan: Plan, machine: Machine, student: Student) -> float:
-    """The method's passes, and the condition's encoder once per sample and step where it is a large network."""
-    batch = plan.config.stage(student.stage).batch
-    encoder = 0.0
-    if machine.peak_tflops:
-        encoder = encoder_forward() / (machine.peak_tflops * machine.share * 1e12)
-    passes = student.who.distillation.cost() * pass_s(plan, machine, student.stage)
-    return (passes + encoder) * batch * student.steps
+def _training_s(plan: Plan, machine: Speed, student: Student) -> float:
+    return machine.step_s(plan, student) * plan.config.stage(student.stage).batch * student.steps
 
 
 def _all_students(plan: Plan) -> list[Student]:
@@ -187,7 +247,7 @@ def _line(plan: Plan, line: Line, *, judged: bool) -> tuple[str, ...]:
 
 
 def _students(plan: Plan) -> list[str]:
-    machines = plan.config.estimate.machine
+    machines = speeds(plan)
     students = _all_students(plan)
     if not students:
         return ["students to train: none"]
@@ -201,8 +261,9 @@ def _students(plan: Plan) -> list[str]:
             lines += _wrapped(
                 f"sweep of {stage}: {len(plan.trials(stage))} students, judged by {swept_metric(plan, stage).name} on "
                 f"{plan.config.sweep.assets} validation assets; the best setting of a method is its line's"
+                f"{_halved(plan)}"
             )
-    if any(machine.peak_tflops for machine in machines):
+    if at_full_size(plan):
         memory = max(TRAINING_COPIES * FLOAT * FLOWS[stage].parameters for stage in plan.stages)
         lines += _wrapped(
             f"A student takes {size_text(memory)} for weights twice, gradient, two moments and average in float32, its "
@@ -211,11 +272,16 @@ def _students(plan: Plan) -> list[str]:
     return lines
 
 
+def _halved(plan: Plan) -> str:
+    count = plan.config.sweep.halving
+    return f", trained for all steps where those tried have 1/{count} of them" if count > 1 else ""
+
+
 def _group(plan: Plan, label: str, group: Sequence[Student]) -> tuple[str, ...]:
     train = plan.config.stage(group[0].stage)
     methods = [student.who.distillation for student in group]
     steps = sorted({student.steps for student in group})
-    hours = (sum(_training_s(plan, m, one) for one in group) / 3600 for m in plan.config.estimate.machine)
+    hours = (sum(_training_s(plan, m, one) for one in group) / 3600 for m in speeds(plan))
     own = {strength for method in methods if (strength := getattr(method, "vd_cfg_strength", None)) is not None}
     return (
         label,
@@ -249,7 +315,7 @@ def _costs(plan: Plan, workers: int) -> list[str]:
     found = costs(plan)
     if not found:
         return []
-    unit, factor, gpus = _unit(found, workers)
+    unit, factor, gpus = _unit(plan, workers)
     parts = {
         "training": "training",
         "generation": "generation",
@@ -261,14 +327,44 @@ def _costs(plan: Plan, workers: int) -> list[str]:
     rows += [(title, *(f"{factor * getattr(cost, name):,.1f}" for cost in found)) for name, title in parts.items()]
     lines = [f"{unit} (estimated)", *(f"  {line}" for line in aligned(rows))]
     if gpus:
+        lines += [line for text in _instead(plan, found) for line in _wrapped(text)]
         lines += _wrapped(_how(plan))
         lines.append("  Nothing was measured at this size: no such run has been made with mdtbench yet.")
     return lines
 
 
-def _unit(found: Sequence[Cost], workers: int) -> tuple[str, float, bool]:
+def at_full_size(plan: Plan) -> bool:
+    """Whether the machines are GPUs for TRELLIS' networks."""
+    return any(machine.peak_tflops for machine in plan.config.estimate.machine)
+
+
+def _instead(plan: Plan, found: Sequence[Cost]) -> Iterator[str]:
+    """What the training would take without what the preset does to make it shorter."""
+
+    def told(what: str, other: Plan) -> str:
+        hours = (f"{cost.training:,.0f} h {cost.machine.name}" for cost in costs(other))
+        return f"training {what}: {', '.join(hours)}"
+
+    sweep = plan.config.sweep
+    if sweep.halving > 1 and any(plan.trials(stage) for stage in plan.stages):
+        whole = plan.config.model_copy(update={"sweep": sweep.model_copy(update={"halving": 1})})
+        yield told(
+            f"without halving (every setting for all steps, not for 1/{sweep.halving})", replace(plan, config=whole)
+        )
+    exact = tuple(_differentiated_exactly(line) for line in plan.lines)
+    if exact != plan.lines:
+        yield told("with the exact derivative of scm in place of scm:fd", replace(plan, lines=exact))
+
+
+def _differentiated_exactly(line: Line) -> Line:
+    if line.label != "scm:fd":
+        return line
+    return replace(line, who={stage: who.at(derivative=ForwardMode()) for stage, who in line.who.items()})
+
+
+def _unit(plan: Plan, workers: int) -> tuple[str, float, bool]:
     """Of shown times, what makes hours of it, and whether it is of GPUs."""
-    if any(cost.machine.peak_tflops for cost in found):
+    if at_full_size(plan):
         return "hours of one GPU", 1.0, True
     return f"minutes with {workers} process(es)", 60.0 / workers, False
 
@@ -276,7 +372,7 @@ def _unit(found: Sequence[Cost], workers: int) -> tuple[str, float, bool]:
 def _growth(plan: Plan, workers: int) -> list[tuple[str, float, float]]:
     """Of each machine its name and unit, the whole time, and what of it grows with the test assets."""
     found = costs(plan)
-    unit, factor, gpus = _unit(found, workers)
+    unit, factor, gpus = _unit(plan, workers)
     named = [(f"{unit.removesuffix(' of one GPU')}, {cost.machine.name}" if gpus else unit, cost) for cost in found]
     return [(name, factor * cost.total, factor * (cost.total - cost.training)) for name, cost in named]
 
@@ -301,8 +397,7 @@ def _how(plan: Plan) -> str:
 
 
 def _disk(plan: Plan) -> list[str]:
-    estimate = plan.config.estimate
-    if not any(machine.peak_tflops for machine in estimate.machine):
+    if not at_full_size(plan):
         return []
     sizes = disk_bytes(plan)
     rows = [(name, size_text(round(size))) for name, size in sizes.items() if size]

@@ -19,6 +19,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+from torch import nn
+
 from ...base.errors import MissingError, RunError
 from ...base.files import digest_of, file_sha256, read_json, write_json
 from ...methods import METHODS
@@ -26,6 +29,7 @@ from ...results.students import StudentRecord
 from ...trellis.kernels import asked
 from ...trellis.pipeline import FLOW, SLAT_FLOW
 from ...trellis.students import SLAT_STUDENT, STRUCTURE_STUDENT, released_student
+from ...trellis.weights import read_tensors
 from ..engine.device import clock
 from ..engine.engine import Engine
 from ..engine.jobs import Job, Place
@@ -46,10 +50,11 @@ from ..train.ends import EndsJob, parts_of_set, stored_ends
 from ..train.loop import Failure, begin_as, followed, student_file, train_together
 from ..train.loop import Student as Trainee
 from ..train.pairs import CHECKS, HeldOut, PairedTask
-from ..train.ranks import MEET
+from ..train.ranks import MEET, joined
 from ..train.task import StageTask, Task
 
 RAW = 0.0  # decay of the average that is the weights themselves: `train.more_ema` keeps it
+WEIGHTS = {"average": None, "raw": RAW}  # of a student, by the decay in their file's name
 TRAINING_FILE = "training.json"  # in a student's folder, written when its training ends
 FAILED_FILE = "failed.json"  # in a student's folder: the method's own failure, which the same code would repeat
 BUDGET_FILE = "seconds_per_step.json"
@@ -89,6 +94,7 @@ class Weights:
     def notes(self, cell: Cell) -> list[str]:
         """Of a cell's row."""
         notes = [cell.own.sampler.note(), *(self._skipped(student) for student in cell.students)]
+        notes += [self._changed(student) for student in cell.students]
         guided = max(cell.own.sampler.computation().strengths, default=0.0)
         if cell.own.student and guided:
             notes.append(f"sampled with guidance {guided:g} on top of what was distilled")
@@ -100,6 +106,13 @@ class Weights:
         if not skipped:
             return ""
         return f"{student.stage}: {skipped / steps:.0%} of {steps} training steps were skipped (not finite)"
+
+    def _changed(self, student: Student) -> str:
+        kind = "average" if self.average else "raw"
+        share = written_account(self.out / student.folder).get("changed", {}).get(kind)
+        if share is None:
+            return ""
+        return f"{student.stage}: cast to the teacher's half precision, {share:.1%} of the weights differ from its own"
 
 
 @dataclass(frozen=True)
@@ -249,8 +262,33 @@ def run_train(job: TrainJob) -> dict[str, Failure]:
         task = PairedTask(task, stored_ends(job.pairs))
     trainees = [_trainee(job, student, task) for student in job.students]
     failures = train_together(trainees, task, job.train, job.students[0].seed)
+    if joined().first:
+        _note_changes(job, [trainee.folder for trainee in trainees if trainee.folder.name not in failures])
     folders = {Path(student.folder).name: student.folder for student in job.students}
     return {folders[name]: failure for name, failure in failures.items()}
+
+
+def _note_changes(job: TrainJob, folders: Iterable[Path]) -> None:
+    """In students' accounts: what is left of the training when weights are cast to the teacher's precision."""
+    teacher = load_cached(job.world, job.device).stage(job.stage).flow
+    for folder in folders:
+        shares = {name: changed_share(teacher, student_file(folder, decay)) for name, decay in WEIGHTS.items()}
+        found = {name: share for name, share in shares.items() if share is not None}
+        if found:
+            write_json(folder / TRAINING_FILE, written_account(folder) | {"changed": found})
+
+
+def changed_share(teacher: nn.Module, weights: Path) -> float | None:
+    """Of the weights that a teacher has in half precision, those that a student's cast to it are not equal to.
+
+    An update of 1e-8 is less than half a step of float16 for most weights. None: the teacher has no such weights.
+    """
+    halves = {name: own for name, own in teacher.named_parameters() if own.dtype in (torch.float16, torch.bfloat16)}
+    if not halves:
+        return None
+    tensors = read_tensors(weights)
+    changed = sum(int((tensors[name].to(own) != own).sum()) for name, own in halves.items())
+    return changed / sum(own.numel() for own in halves.values())
 
 
 def trainings(plan: Plan, students: Iterable[Student], out: Path) -> list[Training]:

@@ -104,6 +104,7 @@ def _judged(
         steps=min(plan.config.evaluate.steps),
         assets=len(tests.subjects),
         seed=plan.config.sweep.seed,
+        halving=plan.config.sweep.halving,
         trials=tuple(one for mine in marked for one in mine),
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 from ...assets.source import Source
@@ -401,15 +402,16 @@ class Plan:
             if sweep.methods and line.name not in sweep.methods and line.label not in sweep.methods:
                 continue
             method = line.who[stage].distillation
-            for lr in dict.fromkeys(sweep.rates(stage) or (method.lr,)):
-                for strength in dict.fromkeys(sweep.cfg_strength or (method.cfg_strength,)):
-                    who = line.who[stage].at(lr=lr, cfg_strength=strength)
-                    tried = replace(line, steps=steps, who={**line.who, stage: who})
-                    student = self.student_of(who, stage, sweep.seed)
-                    half = Half(stage, who, student, self.sampler(tried, stage))
-                    structure, slat = (half, None) if stage == "structure" else (teacher, half)
-                    row = STRUCTURE if slat is None else TEACHER_THEN_SLAT
-                    yield Trial(student, Cell(tried, structure, slat, row, sweep.seed))
+            rates = dict.fromkeys(sweep.rates(stage) or (method.lr,))
+            settings = list(product(rates, dict.fromkeys(sweep.cfg_strength or (method.cfg_strength,))))
+            for lr, strength in settings:
+                who = line.who[stage].at(lr=lr, cfg_strength=strength)
+                tried = replace(line, steps=steps, who={**line.who, stage: who})
+                student = self.student_of(who, stage, sweep.seed, 1 / sweep.halving if len(settings) > 1 else 1.0)
+                half = Half(stage, who, student, self.sampler(tried, stage))
+                structure, slat = (half, None) if stage == "structure" else (teacher, half)
+                row = STRUCTURE if slat is None else TEACHER_THEN_SLAT
+                yield Trial(student, Cell(tried, structure, slat, row, sweep.seed))
 
 
 def resolve(

@@ -78,6 +78,10 @@ class Train(Section):
     clip: float = Field(default=1.0, gt=0)
     t_min: float = Field(default=0.01001, gt=0, lt=1)
     lr: float | None = Field(default=None, gt=0, description="one learning rate for all methods instead of their own")
+    schedule: Literal["cosine", "constant"] = Field(default="cosine", description="of rates after the warm-up")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.99), description="of AdamW"
+    )
     budget: Budget = Field(default="steps", description="what methods get equal amounts of")
     more_ema: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
         default=(), description="further averages to keep"
@@ -125,6 +129,9 @@ class Sweep(Section):
     methods: tuple[str, ...] = Field(default=(), description="that are swept; all by default")
     metric: str = Field(default="MSE_teacher", description="of structures: the best value at the fewest steps wins")
     slat_metric: str = Field(default="MSE_slat", description="of the second stage, on the teacher's structures")
+    halving: int = Field(
+        default=1, gt=0, description="settings are tried for one in so many training steps, and the best trains for all"
+    )
     assets: int = Field(default=64, gt=1, description="validation assets that each student of the grid is measured on")
     seed: int = Field(default=0, description="training and generation seed of the grid")
 
@@ -170,6 +177,7 @@ class Estimate(Section):
     """What --dry-run reckons with; nothing else depends on it. Seconds are of one process of each machine."""
 
     machine: tuple[Machine, ...] = ()
+    measured: str = Field(default="", description="a file of `mdtbench bench gpu --out`: a further machine, measured")
     structure_s: float = Field(default=0.083, gt=0, description="to decode and measure one structure")
     asset_s: float = Field(default=0.5, gt=0, description="to decode and measure one whole asset")
     condition_s: float = Field(default=0.0, ge=0, description="to make the pictures of one test asset")

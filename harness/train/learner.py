@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from .muon import Muon
 
-BETAS = (0.9, 0.99)
 MOMENTUM = 0.95  # of Muon
 CLIP_BUFFER = 1000  # gradient norms that a percentile is taken of; TRELLIS' default
 FIRST_SCALE = 2.0**16  # of the loss in float16; this and the next are those of torch.amp.GradScaler
@@ -26,6 +25,8 @@ class Recipe:
         steps: optimiser steps in all.
         lr: peak learning rate of AdamW.
         warmup: steps over which rates rise linearly; after them they fall to 0 along a cosine.
+        constant: whether rates stay at their peaks after the warm-up instead.
+        betas: of AdamW.
         clip: largest gradient norm.
         ema: decay of the averaged weights that are kept in the end.
         weight_decay: of all optimisers.
@@ -45,11 +46,15 @@ class Recipe:
     more_ema: tuple[float, ...] = ()
     clip_percentile: float | None = None
     scale_loss: bool = False
+    constant: bool = False
+    betas: tuple[float, float] = (0.9, 0.99)
 
     def schedule(self, index: int) -> float:
         """Learning rates of step `index`, as a share of their peaks."""
         if index < self.warmup:
             return (index + 1) / self.warmup
+        if self.constant:
+            return 1.0
         progress = (index - self.warmup) / max(1, self.steps - self.warmup)
         return 0.5 * (1 + math.cos(math.pi * progress))
 
@@ -234,8 +239,9 @@ class Learner:
             kind, _, name = key.partition("/")
             if kind.startswith("optimiser."):
                 parameter = self.parameters[name]
-                # Moments lie beside the parameter; torch's optimisers count their steps on the CPU.
-                kept = value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)
+                # Moments lie beside the parameter; torch's optimisers count their steps on the CPU, unless fused.
+                counts = value.ndim == 0 and not owner[parameter].defaults.get("fused")
+                kept = value.clone() if counts else value.to(parameter.device, copy=True)
                 owner[parameter].state[parameter][kind.removeprefix("optimiser.")] = kept
 
     @torch.no_grad()
@@ -253,7 +259,9 @@ def _optimisers(parameters: Mapping[str, nn.Parameter], recipe: Recipe) -> list[
     decay = recipe.weight_decay
     made: list[tuple[torch.optim.Optimizer, float]] = []
     if rest:
-        made.append((torch.optim.AdamW(rest, lr=recipe.lr, betas=BETAS, weight_decay=decay), recipe.lr))
+        fused = all(p.is_cuda for p in rest)  # one kernel in place of a dozen for all tensors
+        adam = torch.optim.AdamW(rest, lr=recipe.lr, betas=recipe.betas, weight_decay=decay, fused=fused or None)
+        made.append((adam, recipe.lr))
     if matrices:
         muon = Muon(matrices, recipe.matrix_lr, MOMENTUM, decay)
         made.append((muon, recipe.matrix_lr))

@@ -115,6 +115,8 @@ class Student:
             more_ema=tuple(dict.fromkeys(train.more_ema)),
             clip_percentile=train.clip_percentile,
             scale_loss=train.precision == "float16",
+            constant=train.schedule == "constant",
+            betas=train.betas,
         )
         self.networks = Networks(method, begin, recipe, (label, seed))
         self.learner = Learner(nn.ModuleDict(parts), recipe)

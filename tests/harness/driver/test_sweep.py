@@ -11,12 +11,23 @@ from typing import Any
 import pytest
 from inprocess import InProcess
 from plans import planned
+from safetensors.torch import save_file
+from torch import nn
 
 from mdtbench.base.errors import RunError
+from mdtbench.base.files import read_json, write_json
 from mdtbench.harness.driver import students as training
 from mdtbench.harness.driver import sweep as sweeping
 from mdtbench.harness.driver.run import Options, Outcome, run
-from mdtbench.harness.driver.students import BUDGET_FILE, TimeJob, Weights, grouped, step_seconds, train_students
+from mdtbench.harness.driver.students import (
+    BUDGET_FILE,
+    TimeJob,
+    Weights,
+    changed_share,
+    grouped,
+    step_seconds,
+    train_students,
+)
 from mdtbench.harness.driver.sweep import Swept, sweep
 from mdtbench.harness.engine.engine import Engine
 from mdtbench.harness.plan.plan import Plan
@@ -26,6 +37,7 @@ from mdtbench.methods.vm import VelocityMatching
 from mdtbench.results.frames import to_rows
 from mdtbench.results.students import read_students
 from mdtbench.results.sweep import read_sweeps
+from mdtbench.results.training_tables import sweep_table
 
 TINY = (
     "train.steps=2", "train.batch=2", "slat.steps=2", "slat.batch=1", "data.train=3", "data.test=2", "sweep.assets=3",
@@ -127,6 +139,44 @@ def test_a_run_with_sweeps_of_both_stages(small: Callable[..., Plan], cache: Pat
     assert again.asked == []
     ran(small(methods=("vm",)), tmp_path, cache, Inline(), overwrite=True)
     assert read_sweeps(tmp_path) == ()  # nothing was chosen in this run
+
+
+def test_settings_are_tried_for_some_of_the_steps_and_the_best_trains_for_all(
+    small: Callable[..., Plan], cache: Path, tmp_path: Path
+):
+    plan, team = small(RATES, "sweep.halving=2"), Inline()
+    outcome = ran(plan, tmp_path, cache, team)
+    [record] = read_sweeps(tmp_path)
+    [best] = [trial for trial in record.trials if trial.chosen]
+    assert (record.halving, len(record.trials), record.beaten()) == (2, 2, list(record.trials))
+    tried = [read_json(tmp_path / trial.address / "training.json") for trial in record.trials]
+    assert [account["steps"] for account in tried] == [1, 1]
+    [student] = read_students(tmp_path)
+    assert (student.steps, student.lr, student.error) == (2, best.lr, None)
+    assert "distil" in team.asked
+    assert len(list((tmp_path / "students").iterdir())) == 3
+    assert "1/2 of the training steps" in sweep_table(record).notes[0]
+    assert outcome.failed_students == {}
+    one = small("sweep.lr=[1e-4]", "sweep.halving=2")
+    assert [trial.student.steps for trial in one.trials("structure")] == [2]  # there is nothing to choose from
+
+
+def test_what_the_cast_to_half_precision_leaves_of_a_training_is_noted(small: Callable[..., Plan], tmp_path: Path):
+    teacher = nn.Sequential(nn.Linear(10, 10).half(), nn.Linear(10, 10))
+    weights = {name: p.detach().float() for name, p in teacher.named_parameters()}
+    weights["0.weight"][:3] *= 1.001  # two steps of float16 and more
+    weights["0.weight"][3:] *= 1 + 1e-5
+    weights["1.weight"] *= 2
+    save_file(weights, tmp_path / "student.safetensors")
+    assert changed_share(teacher, tmp_path / "student.safetensors") == pytest.approx(30 / 110, abs=0.02)  # zeros stay
+    assert changed_share(teacher.float(), tmp_path / "student.safetensors") is None
+    plan = small(methods=("vm",))
+    [student] = plan.students
+    write_json(tmp_path / student.folder / "training.json", {"steps": 2, "changed": {"raw": 0.25, "average": 0.0625}})
+    cell = next(cell for cell in plan.cells if cell.students)
+    for average, share in ((False, "25.0%"), (True, "6.2%")):
+        notes = Weights(tmp_path, tmp_path, plan.world.folder, average=average).notes(cell)
+        assert f"structure: cast to the teacher's half precision, {share} of the weights differ from its own" in notes
 
 
 def test_a_sweep_sees_validation_toys_alone(small: Callable[..., Plan], tmp_path: Path):

@@ -35,6 +35,8 @@ def test_the_rate_rises_linearly_then_falls_along_a_cosine():
     assert recipe.schedule(29) == pytest.approx(0.5 + math.sqrt(0.125))  # a quarter: cos(pi/4)
     assert recipe.schedule(104) == pytest.approx(0.0, abs=1e-15)
     assert Recipe(steps=3, lr=1.0, warmup=0).schedule(0) == 1.0
+    constant = Recipe(steps=104, lr=2.0, warmup=4, constant=True)
+    assert [constant.schedule(index) for index in (0, 3, 4, 50, 103)] == [0.25, 1.0, 1.0, 1.0, 1.0]
     assert Recipe(steps=2, lr=1.0, warmup=2).schedule(1) == 1.0  # warm-up as long as training
 
 

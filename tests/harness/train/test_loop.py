@@ -526,6 +526,14 @@ def test_the_learning_rate_of_the_run_takes_precedence(structure_task: StageTask
     assert student("vm", structure_task, tmp_path, TRAIN.model_copy(update={"lr": 0.5})).learner.recipe.lr == 0.5
 
 
+def test_rates_and_betas_are_those_of_the_settings(structure_task: StageTask, tmp_path: Path):
+    train = TRAIN.model_copy(update={"schedule": "constant", "betas": (0.8, 0.95)})
+    learner, usual = (student("vm", structure_task, tmp_path, one).learner for one in (train, TRAIN))
+    assert [learner.recipe.schedule(index) for index in (0, 1, 2)] == [1.0, 1.0, 1.0]
+    assert [made.optimisers[0][0].param_groups[0]["betas"] for made in (learner, usual)] == [(0.8, 0.95), (0.9, 0.99)]
+    assert usual.recipe.schedule(2) < 1
+
+
 def test_further_averages_lie_beside_the_result(structure_task: StageTask, tmp_path: Path):
     made = trained("vm", structure_task, tmp_path, steps=2, more_ema=(0.0, 0.5))
     files = {decay: load_file(student_file(made.folder, decay)) for decay in (None, 0.0, 0.5)}
