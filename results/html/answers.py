@@ -50,7 +50,8 @@ def answers(found: Sequence[Verdict], rows: DataFrame, tables: Sequence[Table]) 
     """
     shown = _leading(found)
     if not shown:
-        return Answers("", tuple(_values(tables)))
+        alone = {line.cells[0].text for table in tables[:1] for line in table.rows if line.method not in CONTROLS}
+        return Answers(f"Values of {alone.pop()}" if len(alone) == 1 else "Values", tuple(_values(tables)))
     means, what = _means(rows), _what(shown[0])
     said = headline([one.standing for one in shown], what)
     return Answers(said, tuple(_answer(one, means) for one in shown), tuple(cautions(shown)))

@@ -109,7 +109,7 @@ def test_a_system_alone_has_its_values_beside_the_controls(make: ModuleType):
     ]
     run = RunResults(rows_frame(rows))
     found = answers_of(run)
-    assert found.headline == ""
+    assert found.headline == "Values of Sys"
     [answer] = found.answers
     assert answer.metric == "FD_incep ↓"
     assert answer.says.startswith("12.5")
