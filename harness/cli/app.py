@@ -722,8 +722,8 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="|".join(completion.BENCHMARKS),
-            help="What to measure.",
+            metavar="NAME",
+            help=f"What to measure: {', '.join(completion.BENCHMARKS)}.",
             autocompletion=completion.one_of(completion.BENCHMARKS),
         ),
     ],
