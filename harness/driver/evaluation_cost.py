@@ -1,7 +1,7 @@
 """What `mdtbench evaluate` will take, from what is in the cache: said before it starts, and by `--dry-run`.
 
 Times are floating-point operations over what a matrix product does on this machine now, times the part of that which
-networks reach; drawing is counted in the same unit. They are right within a factor of two.
+networks reach; drawing is counted in the same unit. Under load they were out by a factor of three.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GFLOP: Final[Mapping[str, float]] = {  # of a picture or cloud; 2 per multiplica
     "clip_l14": 162, "ulip1_slip": 35, "ulip2": 110, "ulip1": 35,
 }  # fmt: skip
 DRAWING: Final = 8.0  # GFLOP: what a picture of 512 x 512 of ours takes on a CPU, measured beside a matrix product
-REACHED: Final = 0.5  # of a matrix product's speed, by networks; measured: 0.5 to 0.7
+REACHED: Final = 0.5  # of a matrix product's speed, by networks; measured: 0.24 (DINOv2) to 0.73 (Inception)
 BASE_GB: Final = 0.5  # of a process without networks
 SIDE: Final = 512
 BLENDER: Final = "; Blender's pictures take longer, and are not in it"
