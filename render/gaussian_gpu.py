@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,15 @@ from ..geometry.cameras import Camera
 from ..geometry.gaussians import GaussianTensors
 from .gaussian_rasteriser import MIP, Lens, Splatting
 
-ALPHA_MAX = 0.999  # compiled into gsplat 1.5.3
+ALPHA_MAX = 0.999  # compiled into gsplat up to 1.5.3, which does not tell it; later ones do
+
+
+def installed_alpha_max() -> float:
+    """The greatest alpha of one splat in the gsplat that is installed."""
+    try:
+        return float(import_module("gsplat.cuda._constants").MAX_ALPHA)
+    except (ImportError, AttributeError):
+        return ALPHA_MAX
 
 
 def render_cuda(
@@ -22,9 +32,10 @@ def render_cuda(
         MissingError: gsplat is not installed.
         UsageError: a bound of alpha that gsplat does not have.
     """
-    if mode.alpha_max != ALPHA_MAX:
+    if mode.alpha_max != (bound := installed_alpha_max()):
         raise UsageError(
-            f"gsplat cannot bound alpha at {mode.alpha_max} - it has {ALPHA_MAX}. Draw these Gaussians on the CPU."
+            f"The installed gsplat cannot bound alpha at {mode.alpha_max} - it has {bound}. Draw these Gaussians on "
+            "the CPU, or install gsplat 1.5.3, whose image model the CPU's is."
         )
     try:
         from gsplat import rasterization  # pyright: ignore[reportMissingImports]

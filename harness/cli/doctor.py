@@ -63,17 +63,23 @@ NEEDED = {
 
 @dataclass(frozen=True)
 class Extra:
-    """A library that is used where there is CUDA. caveat: what is said of it in any case."""
+    """A library that is used where there is CUDA.
+
+    Attributes:
+        caveat: what is said of it in any case.
+        builder: executable that it builds its kernels with at first use: without it, it imports and fails later.
+    """
 
     module: str
     purpose: str
     caveat: str = ""
+    builder: str = ""
 
 
 EXTRAS = (
     Extra("spconv", "sparse convolution where `--set gpu.convolution=spconv` asks for it", CPU_KERNELS),
     Extra("xformers", "attention among voxels where `--set gpu.attention=xformers` asks for it"),
-    Extra("gsplat", "pictures of 3D Gaussians"),
+    Extra("gsplat", "pictures of 3D Gaussians", builder="nvcc"),
 )
 
 
@@ -165,6 +171,8 @@ def optional(extra: Extra, found: str | None, cuda: bool) -> Finding:
         return Finding(extra.module, f"not installed{remedy} - on CUDA: {extra.purpose}{caveat}")
     if not cuda:
         return Finding(extra.module, f"{found}: installed, but there is no CUDA device: not used{caveat}")
+    if extra.builder and shutil.which(extra.builder) is None:
+        caveat += f"; it builds its kernels with {extra.builder} at first use, which is not on the PATH: it will fail"
     return Finding(extra.module, f"{found} - {extra.purpose}{caveat}")
 
 

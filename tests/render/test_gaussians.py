@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields, replace
+from types import ModuleType
 
 import golden_io
 import numpy as np
@@ -12,14 +14,17 @@ import torch
 from mdtbench.base.errors import AssetError, UsageError
 from mdtbench.geometry.cameras import Camera, orbit
 from mdtbench.geometry.gaussians import SCALINGS, Activations, Gaussians, GaussianTensors, RawGaussians, activated
-from mdtbench.render.gaussian_gpu import render_cuda
-from mdtbench.render.gaussian_kernels import LEAST_TRANSMITTANCE, SPLAT
+from mdtbench.render import gaussian_kernels as kernels
+from mdtbench.render.gaussian_gpu import installed_alpha_max, render_cuda
+from mdtbench.render.gaussian_kernels import LEAST_TRANSMITTANCE, SPLAT, TILE
 from mdtbench.render.gaussian_rasteriser import (
     CLASSIC,
     MIP,
     Lens,
     Splatting,
+    Tiles,
     bin_splats,
+    composite,
     project,
     render,
 )
@@ -159,6 +164,39 @@ def test_images_are_those_of_the_fixtures(name, convention):
     assert np.abs(rgba[..., 3] - arrays[f"out_alpha_{convention}"]).max() <= LIMITS[convention] * LEVEL
 
 
+def three_deviations(splats, depths, lens):
+    """The tiles of the rasteriser of TRELLIS: a square of three standard deviations around a splat touches them."""
+    a, b, c = splats[:, 2:5].T
+    with np.errstate(all="ignore"):
+        det = 1 / (a * c - b * b)  # of the covariance
+        middle = 0.5 * (a + c) * det
+        reach = np.ceil(3 * np.sqrt(middle + np.sqrt(np.maximum(0.1, middle**2 - det))))
+    across, down = -(-lens.width // TILE), -(-lens.height // TILE)
+    boxes = np.empty((len(splats), 4), np.int32)
+    for axis, count in ((0, across), (1, down)):
+        centre = np.nan_to_num(splats[:, axis] - 0.5)  # in pixels whose centres are whole numbers
+        first, after = (centre - np.nan_to_num(reach)) / TILE, (centre + np.nan_to_num(reach) + TILE - 1) / TILE
+        boxes[:, 2 * axis] = np.clip(first.astype(int), 0, count)
+        boxes[:, 2 * axis + 1] = np.clip(after.astype(int), 0, count) - 1
+    boxes[splats[:, 5] < LEVEL, 1] = -1
+    seen = (boxes[:, 1] >= boxes[:, 0]) & (boxes[:, 3] >= boxes[:, 2])
+    boxes[~seen] = [0, -1, 0, -1]
+    order = np.flatnonzero(seen)[np.argsort(depths[seen], kind="stable")]
+    starts = kernels.tile_starts(boxes, across, across * down)
+    return Tiles(starts, kernels.tile_members(boxes, order, across, starts))
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_with_its_tiles_the_image_is_that_of_the_rasteriser_of_trellis(name):
+    """What is left of the difference above: splats are cut off at tiles, and nothing else differs."""
+    gaussians, camera, size, arrays = fixture(name)
+    lens, mode = Lens.of(camera, size), CONVENTIONS["mip_tiles"]
+    splats, depths = project(gaussians, lens, mode)
+    rgba = composite(splats, three_deviations(splats, depths, lens), lens, mode)
+    error = np.abs(on_background(rgba.astype(np.float32), arrays["background"]) - arrays["out_image_mip_tiles"])
+    assert error.max() <= LIMITS["mip_notiles"] * LEVEL
+
+
 @pytest.mark.parametrize("name", FIXTURES)
 @pytest.mark.parametrize("mode", [MIP, CLASSIC])
 def test_images_are_those_of_the_dense_float64_definition(name, mode):
@@ -220,6 +258,18 @@ def test_nothing_and_nonsense():
         np.testing.assert_array_equal(render(turnless, orbit(0, 0, 2, 40), 20, mode=mode), 0)
     huge = replace(scattered(2, 0), means=np.full((2, 3), 1e30, np.float32), scales=np.full((2, 3), 1e30, np.float32))
     assert np.isfinite(render(huge, orbit(0, 0, 2, 40), 20)).all()
+
+
+def test_the_bound_of_alpha_is_that_of_the_installed_gsplat(monkeypatch):
+    """1.6 has another one than 1.5.3, and tells it."""
+    assert installed_alpha_max() == MIP.alpha_max == 0.999
+    for name, module in (("gsplat", {}), ("gsplat.cuda", {}), ("gsplat.cuda._constants", {"MAX_ALPHA": 0.99})):
+        made = ModuleType(name)
+        vars(made).update(module, __path__=[])
+        monkeypatch.setitem(sys.modules, name, made)
+    assert installed_alpha_max() == 0.99
+    with pytest.raises(UsageError, match=r"cannot bound alpha at 0\.999 - it has 0\.99\. .* install gsplat 1\.5\.3"):
+        render_cuda(GaussianTensors.of(scattered(1, 0)), orbit(0, 0, 2, 40), 8)
 
 
 def test_gsplat_is_not_asked_for_what_it_does_not_have():

@@ -46,6 +46,16 @@ def test_what_attends_and_convolves_is_said_with_the_reason(monkeypatch: pytest.
     assert there["convolution, if asked for"].startswith("ours (spconv refuses: ModuleNotFoundError: ")
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_gsplat_without_a_compiler_is_said_to_fail(there: bool, monkeypatch: pytest.MonkeyPatch):
+    """It imports, and builds its kernels at first use."""
+    [gsplat] = [extra for extra in EXTRAS if extra.module == "gsplat"]
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}" if there else None)
+    told = "builds its kernels with nvcc at first use, which is not on the PATH"
+    assert (told in optional(gsplat, "1.5.3", True).text) == (not there)
+    assert told not in optional(gsplat, None, True).text
+
+
 def test_what_cuda_alone_uses_is_never_needed():
     assert not any(optional(extra, found, cuda).needed for extra in EXTRAS for found in (None, "1") for cuda in (0, 1))
 
