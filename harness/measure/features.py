@@ -66,8 +66,11 @@ class FeaturesJob(OneResult):
 
     def result(self) -> Arrays:
         arrays, see = self.looks.place(self.look).get(), loaded(self.extractor)
-        found, errors = [], [str(error) for error in arrays["errors"]]
-        for i, one in enumerate(arrays["data"]):
+        found, errors, data = [], [str(error) for error in arrays["errors"]], arrays["data"]
+        if data.dtype == np.uint8 and not is_cpu(self.extractor.device):  # a GPU wants pictures of all assets at once
+            seen = see(data.reshape(-1, *data.shape[2:])).reshape(*data.shape[:2], -1)
+            return {"features": seen, "ok": np.array([not error for error in errors]), "errors": np.array(errors, str)}
+        for i, one in enumerate(data):
             try:
                 found.append(see(one))
             except AssetError as error:  # of an asset without extent, as the points of a failed one are

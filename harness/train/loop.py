@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -47,6 +48,10 @@ LOG_EVERY = 10  # steps
 LOG_FILE = "log.jsonl"
 LATE_S = 60  # seconds that a checkpoint may take to be seen by another machine
 GIVE_UP_AFTER = 10  # steps in a row without a finite loss and gradient
+
+
+ASIDE = frozenset({"cuda"})  # devices that go on while a copy of a checkpoint is written: a full-size one has 10 GB
+_WRITER = ThreadPoolExecutor(1)  # one at a time
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,7 @@ class Student:
         self.log: list[dict[str, float]] = []
         self.seconds = 0.0
         self.held_out = held_out
+        self._writing: Future[None] | None = None
         self._restore()
 
     @property
@@ -214,10 +220,23 @@ class Student:
         seconds = torch.tensor(self.seconds, dtype=torch.float64)
         watched = {} if self.held_out is None else {"held_out": self.held_out.state()}
         others = targets | watched | self.networks.state()
-        save_tensors(self._checkpoint, self.learner.state() | others | {"seconds": seconds})
+        state = self.learner.state() | others | {"seconds": seconds}
+        if self.device.type not in ASIDE:
+            save_tensors(self._checkpoint, state)
+            return
+        self.written()
+        copied = {name: value.to("cpu", copy=True) for name, value in state.items()}
+        self._writing = _WRITER.submit(save_tensors, self._checkpoint, copied)
+
+    def written(self) -> None:
+        """Wait for a checkpoint that is being written. Raises what kept it from being written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def finish(self) -> None:
         """Write the averaged weights, the result of training, and what it took."""
+        self.written()  # else it would come after it is removed
         write_log(self.folder / LOG_FILE, self.log)
         self._write_account()
         self.learner.settle()
@@ -391,6 +410,8 @@ def train_together(
         if ranks.size > 1 or not is_device_fault(error):
             raise
         failures |= _lost(students, failures, Failure(f"{type(error).__name__}: {error}", lost=True))
+    for student in students:
+        student.written()
     ranks.wait()
     return failures
 

@@ -54,6 +54,7 @@ class PictureSpec:
         resize: from uint8 pictures to what the network takes; its name is part of the extractor's version.
         dim: features.
         adapt: the network and the file's tensors -> the network's tensors.
+        layout: of the weights in memory, by which convolutions choose their kernels.
     """
 
     name: str
@@ -63,14 +64,19 @@ class PictureSpec:
     resize: Callable[[Tensor], Tensor]
     dim: int
     adapt: Adapt = as_they_are
+    layout: torch.memory_format = torch.contiguous_format
+
+
+AT_ONCE = {"cuda": 64}  # pictures
 
 
 @dataclass(frozen=True)
 class PictureExtractor:
     """uint8 pictures [N, 3, H, W] -> float32 features [N, dim]; an `Extractor`.
 
-    Pictures go through the network one by one: matrix libraries round differently for different batches, and so
-    features would depend on how callers group pictures and caches would not agree.
+    On a CPU pictures go through the network one by one: matrix libraries round differently for different batches, and
+    so features would depend on how callers group pictures and caches would not agree. On a GPU, where addresses of
+    features name the device, they go in batches.
     """
 
     name: str
@@ -86,10 +92,12 @@ class PictureExtractor:
         _check(batch)
         device = next(self.network.parameters()).device
         features = np.empty((len(batch), self.dim), np.float32)
+        count = AT_ONCE.get(device.type, 1)
         with full_float32():
-            for row, picture in zip(features, batch, strict=True):
-                prepared = self.resize(torch.from_numpy(np.array(picture[None])))
-                row[:] = self.network(prepared.to(device))[0].cpu().numpy()
+            for start in range(0, len(batch), count):
+                rows = slice(start, start + count)
+                prepared = [self.resize(torch.from_numpy(np.array(picture[None]))) for picture in batch[rows]]
+                features[rows] = self.network(torch.cat(prepared).to(device)).cpu().numpy()
         return features
 
 
@@ -136,10 +144,12 @@ L14_WEIGHTS = WeightsFile(
 _DINOV2 = partial(vision_transformer, "vit_large_patch14_dinov2", resize.VIT_SIDE)
 _DINOV2_REG = partial(vision_transformer, "vit_large_patch14_reg4_dinov2", resize.TRELLIS_SIDE)
 _BIGG, _L14 = partial(clip_tower, "ViT-bigG-14"), partial(clip_tower, "ViT-L-14-quickgelu")  # as OpenAI trained the L
+_INCEPTION = (INCEPTION_WEIGHTS, fid_inception)
+# Convolutions of Inception with channels last: 1.3 times as fast on a CPU, features differ by 3e-7.
 _SPECS = (
-    PictureSpec("fd_incep", 2, INCEPTION_WEIGHTS, fid_inception, resize.pytorch_fid_299, 2048, without_classifier),
+    PictureSpec("fd_incep", 3, *_INCEPTION, resize.pytorch_fid_299, 2048, without_classifier, torch.channels_last),
     # clean-fid runs a TorchScript export of the same weights; here only its preparation is taken over.
-    PictureSpec("fd_incep_clean", 2, INCEPTION_WEIGHTS, fid_inception, resize.clean_fid_299, 2048, without_classifier),
+    PictureSpec("fd_incep_clean", 3, *_INCEPTION, resize.clean_fid_299, 2048, without_classifier, torch.channels_last),
     PictureSpec("fd_dinov2", 2, DINOV2_WEIGHTS, _DINOV2, resize.dgm_eval_224, 1024, from_hub),
     PictureSpec("fd_dinov2_reg518", 2, DINOV2_REG_WEIGHTS, _DINOV2_REG, resize.dinov2_518, 1024, from_hub),
     PictureSpec("clip_bigg", 2, BIGG_WEIGHTS, _BIGG, resize.clip_224, 1280),
@@ -198,6 +208,7 @@ def version_of(spec: PictureSpec, digest: str) -> str:
 
 
 def _extractor(spec: PictureSpec, digest: str, network: nn.Module) -> PictureExtractor:
+    network = network.to(memory_format=spec.layout)
     return PictureExtractor(spec.name, version_of(spec, digest), digest, spec.dim, network, spec.resize)
 
 

@@ -23,7 +23,9 @@ from mdtbench.metrics import NotMeasured
 from mdtbench.metrics.streams import flat, moments
 
 
-def test_features_are_the_extractors_of_one_asset_after_the_other(small_folder: Path, tmp_path: Path):
+def test_features_are_the_extractors_of_one_asset_after_the_other(
+    small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Failures keep their reasons; they are seen black."""
     plan = small_plan(small_folder, cache=tmp_path)
     measuring = opened(plan, tmp_path)
@@ -44,6 +46,10 @@ def test_features_are_the_extractors_of_one_asset_after_the_other(small_folder: 
     assert np.array_equal(found["errors"], data["errors"])
     assert np.array_equal(found["features"][1], see(np.zeros_like(data["data"][1])))
     assert not np.array_equal(found["features"][1], found["features"][0])
+    monkeypatch.setattr(features_module, "is_cpu", lambda device: False)
+    at_once = seen.result()  # as on a GPU
+    np.testing.assert_allclose(at_once["features"], found["features"], rtol=1e-4, atol=1e-5)
+    assert all(np.array_equal(at_once[name], found[name]) for name in ("ok", "errors"))
 
 
 # ---------------------------------------------------------------------------------------------------- of all shards

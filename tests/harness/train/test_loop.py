@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from threading import Event
 from types import ModuleType
 
 import pytest
@@ -232,6 +233,41 @@ def test_an_interrupted_training_goes_on_bit_for_bit(
     for name, made in students.items():
         assert differing(tensors(made), tensors(together.students[name])) == []
         assert log_of(made) == log_of(together.students[name])
+
+
+def test_checkpoints_that_are_written_beside_the_training_are_those_of_their_steps(
+    together: Together, task: StageTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As on a GPU: a copy is written while training goes on, and what it holds does not change with the weights."""
+    monkeypatch.setattr(loop, "ASIDE", {"cpu"})
+    real, held = loop.save_tensors, Event()
+
+    def slow(path: Path, values: dict[str, Tensor]) -> None:
+        held.wait(1.0)  # the next step is done by then
+        real(path, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_tensors", slow)
+        interrupted(["cm"], task, tmp_path, monkeypatch)
+        loop._WRITER.submit(int).result()  # after all that were begun
+    made = student("cm", task, tmp_path)
+    assert made.learner.done == 2
+    assert train_together([made], task, TRAIN, SEED) == {}
+    assert differing(tensors(made), tensors(together.students["cm"])) == []
+    assert not (made.folder / "checkpoint.safetensors").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_training(
+    structure_task: StageTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(path: Path, values: dict[str, Tensor]) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(loop, "ASIDE", {"cpu"})
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
+    monkeypatch.setattr(loop, "save_tensors", full)
+    with pytest.raises(OSError, match="No space left"):
+        train_together([student("vm", structure_task, tmp_path)], structure_task, TRAIN, SEED)
 
 
 def test_time_and_everything_else_goes_on_after_an_interruption(

@@ -243,3 +243,14 @@ def switches(matmul: bool, cudnn: bool) -> SimpleNamespace:
     """Stands in for torch.backends, whose real switches other tests read."""
     cublas = SimpleNamespace(matmul=SimpleNamespace(allow_tf32=matmul))
     return SimpleNamespace(cuda=cublas, cudnn=SimpleNamespace(allow_tf32=cudnn))
+
+
+def test_pictures_go_in_batches_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As there, on the CPU: the same features up to roundings, in fewer calls of the network."""
+    extractor, batch, sizes = random_extractor(SMALL_VIT, 0), noise(5), []
+    extractor.network.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    one_by_one = extractor(batch)
+    monkeypatch.setattr(picture_extractors, "AT_ONCE", {"cpu": 2})
+    together = extractor(batch)
+    assert sizes == [1] * 5 + [2, 2, 1]
+    np.testing.assert_allclose(together, one_by_one, rtol=1e-4, atol=1e-5)
