@@ -44,14 +44,24 @@ class ConvFlow(StructureFlow):
         self.in_channels, self.resolution = in_channels, resolution
         signals = 2 * width * blocks  # a scale and a shift per channel and block
         self.signal = nn.Sequential(nn.Linear(1 + cond_channels, width), nn.SiLU(), nn.Linear(width, signals))
+        self.end_time: nn.Linear | None = None
         self.first = nn.Conv3d(in_channels, width, 3, padding=1)
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for _ in range(blocks))
         self.convolutions = nn.ModuleList(nn.Conv3d(width, width, 3, padding=1) for _ in range(blocks))
         self.last = nn.Conv3d(width, in_channels, 3, padding=1)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """x: [B, C, R, R, R]. t: [B] on the scale of 0 to 1000. cond: [B, T, D]. Returns the velocity, as x."""
+    def add_end_time(self) -> None:
+        """For methods whose students are told where to jump: a part of this name that changes nothing at first."""
+        self.end_time = nn.Linear(1, self.signal[-1].out_features)
+        nn.init.zeros_(self.end_time.weight)
+        nn.init.zeros_(self.end_time.bias)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor, t_end: Tensor | None = None) -> Tensor:
+        """x: [B, C, R, R, R]. t, t_end: [B] on the scale of 0 to 1000. cond: [B, T, D]. Returns the velocity, as x."""
         signal = self.signal(torch.cat([t[:, None] / T_SCALE, cond.mean(1)], dim=1))
+        if self.end_time is not None:
+            length = t if t_end is None else t - t_end
+            signal = signal + self.end_time(length[:, None] / T_SCALE)
         h = self.first(x)
         parts = signal[..., None, None, None].chunk(2 * len(self.norms), dim=1)
         for norm, convolution, scale, shift in zip(self.norms, self.convolutions, parts[::2], parts[1::2], strict=True):
