@@ -25,6 +25,8 @@ from .images import open_image, pixels
 _OPTIONS = {"blendu": 1, "blendv": 1, "bm": 1, "boost": 1, "cc": 1, "clamp": 1, "imfchan": 1, "mm": 2, "texres": 1}
 _OPTIONS |= {"o": 3, "s": 3, "t": 3, "type": 1}
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+# Corners of faces as programs mostly write them, and how many numbers each has.
+_FORMS = {re.compile(rf"(?:{one}(?: |$))+"): one.count("/") + 1 for one in (r"-?\d+/-?\d+", r"-?\d+/-?\d+/-?\d+")}
 _UNDRAWN = {
     **dict.fromkeys(("l", "p"), "its lines or points are not drawn"),
     **dict.fromkeys(("curv", "curv2", "surf"), "its curves or free-form surfaces are not drawn"),
@@ -193,7 +195,8 @@ def _lines(text: str, note: Callable[[str], None]) -> _Text:
 def _normal(text: str) -> str:
     """One space between words, one line feed between lines; lines that go on are joined."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").replace("\\\n", " ")
-    return "\n".join(" ".join(line.split()) for line in text.split("\n"))
+    text = re.sub(r"  +", " ", re.sub(r"[^\S\n ]", " ", text))  # twice, as most spaces need nothing
+    return text.replace(" \n", "\n").replace("\n ", "\n").strip(" ")
 
 
 def _bare(line: str) -> str:
@@ -203,7 +206,7 @@ def _bare(line: str) -> str:
 
 def _numbers(lines: list[str], width: int, what: str) -> NDArray[np.float64]:
     """[N, width]: the first numbers of each line, 0 where there are fewer than two coordinates."""
-    rows = [_bare(line).split()[:width] for line in lines]
+    rows = _rows(lines, width)
     if what == "texture coordinates":
         rows = [[*row, "0"][:width] for row in rows]
     if any(len(row) < width for row in rows):
@@ -214,10 +217,15 @@ def _numbers(lines: list[str], width: int, what: str) -> NDArray[np.float64]:
         raise AssetError(f"a line of {what} has something else than numbers with a point ({error})") from error
 
 
+def _rows(lines: list[str], stop: int, start: int = 0) -> list[list[str]]:
+    """Some words of each line."""
+    return [(line if "#" not in line else _bare(line)).split(" ", stop)[start:stop] for line in lines]
+
+
 def _vertices(lines: _Text, note: Callable[[str], None]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Positions [V, 3] and colours [V, 4], NaN where a vertex has none; None where none has one."""
     vertices = _numbers(lines.vertices, 3, "vertices")
-    rows = [_bare(line).split()[3:6] for line in lines.vertices]
+    rows = _rows(lines.vertices, 6, 3)
     there = np.array([len(row) == 3 for row in rows], bool)
     colours = np.full((len(rows), 4), np.nan)
     if there.any():
@@ -240,10 +248,15 @@ def _vertices(lines: _Text, note: Callable[[str], None]) -> tuple[NDArray[np.flo
 
 def _references(lines: _Text, refs: list[str], sizes: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Vertices and texture coordinates of corners, from 0; -1 for no coordinates."""
+    text = " ".join(refs)
+    form = next((columns for form, columns in _FORMS.items() if form.fullmatch(text)), 0)
     try:
-        split = [ref.split("/") for ref in refs]
-        corner = np.array([int(one[0]) for one in split], np.int64)
-        place = np.array([int(one[1]) if len(one) > 1 and one[1] else 0 for one in split], np.int64)
+        if form:  # all alike, and many
+            corner, place = np.array(text.replace("/", " ").split(), np.int64).reshape(-1, form).T[:2]
+        else:
+            split = [ref.split("/") for ref in refs]
+            corner = np.array([int(one[0]) for one in split], np.int64)
+            place = np.array([int(one[1]) if len(one) > 1 and one[1] else 0 for one in split], np.int64)
     except (ValueError, OverflowError) as error:
         raise AssetError(f"a face is not made of whole numbers ({error}): export it again") from error
     if (corner == 0).any():

@@ -26,6 +26,9 @@ class FileConditions(Side):
     content: tuple[str, ...]
     by_asset = ("subjects", "paths", "content")
 
+    def file_of(self, look: str, row: int) -> Path | None:
+        return self.paths[row]
+
     def shards(self, names: tuple[str, ...]) -> list[LooksJob]:
         return [
             ConditionFileLooks(self.root, (subject,), names, self.studio, path, content)
@@ -61,7 +64,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     try:
         return pixels(upright(open_image(path)))
     except AssetError as error:
-        raise AssetError(f"{path.name} cannot be used: {error}") from error
+        raise AssetError(f"it is not a readable picture: {error}") from error
 
 
 def on_black(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -119,6 +119,7 @@ def test_equal_files_are_equal_runs_and_other_values_are_not(rows_of):
         ("metric,value\nFD_incep,1,2\n", "line 2 has another number of cells"),
         ("metric,value\nFD_incep,\n", "line 2 has no value"),
         ("metric,value\nFD_incep,nan\n", "line 2: value cannot be that .got 'nan'"),
+        ("metric,value\nFD_incep,1_000\n", "line 2: value cannot be that .got '1_000'"),
         ("metric,value\nlatency_s,-1\n", "line 2: value cannot be that .got '-1'"),
         ("metric,value,stderr\nFD_incep,1,-1\n", "stderr cannot be that"),
         ("metric,value,steps\nFD_incep,1,1.5\n", "steps is no whole number .got '1.5'"),

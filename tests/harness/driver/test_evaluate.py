@@ -605,7 +605,7 @@ def test_missing_and_broken_condition_images_are_counted_failures(files):
     (conditions / "b.png").write_bytes(b"no picture")
     result = files.evaluated(conditions=conditions, **changes)
     assert result.failures["condition", "a"] == "no picture"
-    assert "b.png is not a readable picture" in result.failures["condition", "b"]
+    assert "b.png: it is not a readable picture" in result.failures["condition", "b"]
     for metric in ("CLIP_score", "CLIP_score_mesh", "ULIP_I"):
         row = result.rows["Sys", metric]
         assert (row.n_ok, whole.rows["Sys", metric].n_ok) == (2, 4)
