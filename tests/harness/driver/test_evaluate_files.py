@@ -144,12 +144,13 @@ def test_a_manifest_may_name_a_mesh_and_gaussians_of_one_asset():
 def test_splats_of_other_kinds_fail_alone(files):
     (files.made / "a.glb").unlink()
     shutil.copy(CASES / "21-3dgs-ply/cloud.spz", files.made / "a.spz")
-    splats(files.made / "b.ply", 0)
+    shutil.copy(CASES / "21-3dgs-ply/huge_scene.ply", files.made / "b.ply")
     result = files.evaluated()
     assert result.failures["gaussians", "a"] == (
         "a.spz: not usable as 3D Gaussians: files of the kind '.spz' are not read. Export it as a 3DGS PLY file."
     )
     assert result.rows["Sys", "FD_incep"].n_ok == 1
+    assert "outside the unit cube" in notes_in(result.out)["b"]
 
 
 @pytest.mark.parametrize("name", ["x" * 240, "é" * 120])
