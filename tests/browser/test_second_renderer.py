@@ -22,6 +22,8 @@ import three_js  # noqa: E402
 
 OVERLAP, COLOUR = 0.98, 0.03  # least intersection over union; most that a mean colour differs
 REAL = Path(os.environ.get("MDTBENCH_TEST_ASSETS", Path(__file__).parents[3] / "shared" / "assets"))
+# What this version of three.js does not know; test_gltf_samples.py works it out by hand.
+UNKNOWN_THERE = {"HiddenNodes"}  # KHR_node_visibility
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
 
 pytestmark = pytest.mark.skipif(
@@ -71,7 +73,8 @@ def check(pairs: list[three_js.Pair]) -> None:
 
 
 def test_samples_look_as_in_three_js(driver, tmp_path):
-    pairs, refused = pairs_of(driver, tmp_path, samples.write_samples(tmp_path))
+    paths = [path for path in samples.write_samples(tmp_path) if path.stem not in UNKNOWN_THERE]
+    pairs, refused = pairs_of(driver, tmp_path, paths)
     assert not refused
     assert len(pairs) >= 40
     check(pairs)
