@@ -18,7 +18,7 @@ GRID = {"structure": {"cm": 35.0, "pcm": 35.0, "scm": 46.2}, "slat": {"cm": 30.8
 FIXED = {"structure": {"vm": 35.0, "mdt": 74.0}, "slat": {"vm": 31.0, "mdt": 66.0}}
 SETTINGS, CELLS, SHARDS = 6, 51, 45  # 2,295 shards of each kind
 GENERATION_H, MEASURING_H = 7.4, 91.2  # of all cells
-OVERHEAD_S = {"local": 0.012, "ray": 0.03, "slurm": 0.024}  # per job
+OVERHEAD_S = {"local": 0.012, "ray": 0.036, "slurm": 0.024}  # per job
 GPUS = (1, 8, 32, 256)
 
 

@@ -155,7 +155,11 @@ class Slurm(Executor):
             time=max(LEAST_MIN, round(sum(one.job.minutes for one in tickets))),
             additional_parameters=self._asked_for(tickets[0]),
         )
-        job = executor.submit(work, str(self.out), str(folder))
+        try:
+            job = executor.submit(work, str(self.out), str(folder))
+        except submitit.core.utils.FailedJobError as error:
+            reason = "; ".join(str(error).split("\n"))
+            raise RunError(f"Slurm takes no job: {reason}. Correct --slurm or --sbatch.") from error
         self.workers.append(Worker(folder, str(job.job_id), _shape(tickets[0])))
         return self.workers[-1]
 
