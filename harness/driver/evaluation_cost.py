@@ -14,7 +14,9 @@ import torch
 
 from ...base.text import aligned
 from ..engine.device import CPU, clock, is_cpu
-from ..engine.jobs import Job, missing_jobs, most_at_once
+from ..engine.executor import most_at_once
+from ..engine.graph import missing_jobs
+from ..engine.jobs import Job
 from ..measure.extractors import Extractor
 from ..measure.features import FeaturesJob
 from ..measure.looks import LooksJob

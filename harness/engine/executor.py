@@ -19,6 +19,16 @@ from .workers import POLL_S, Workers
 MEMORY_SHARE = 0.8  # of the machine's, that jobs may take
 
 
+def memory_gb() -> float:
+    """Of this machine, that jobs may take."""
+    return MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GB
+
+
+def most_at_once(each_gb: float, count: int) -> int:
+    """How many of `count` processes of this size the machine's memory holds; at least one."""
+    return max(1, min(count, int(memory_gb() / each_gb))) if each_gb else count
+
+
 @dataclass(frozen=True)
 class End:
     """How an attempt ended: with a receipt, with the job's own exception, or lost.
@@ -86,8 +96,7 @@ class Local(Executor):
         mine = [one for one in running if self._team(one) is team]
         if not mine:
             return team.free > 0
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GB
-        fits = sum(one.memory_gb for one in running) + job.memory_gb <= MEMORY_SHARE * total
+        fits = sum(one.memory_gb for one in running) + job.memory_gb <= memory_gb()
         ranks = sum(one.ranks for one in mine) + job.ranks
         return team.free > 0 and ranks <= team.count and (fits or not job.memory_gb)
 
