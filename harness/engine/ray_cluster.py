@@ -6,6 +6,7 @@ Whoever reaches the port of a Ray cluster can run code there: bind it to an addr
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import sys
 import time
@@ -182,7 +183,7 @@ def connected(address: str, out: Path, *, gpus: bool, count: int) -> Cluster:
     options: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}}}
     options |= {"address": address} if address else {"num_cpus": count or None, "include_dashboard": False}
     try:
-        ray.init(log_to_driver=False, logging_level="error", **options)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise UsageError(
             f"There is no Ray cluster at '{address}' ({error}). Start one with `ray start --head`."

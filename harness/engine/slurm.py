@@ -145,6 +145,7 @@ class Slurm(Executor):
 
     def _submitted(self, tickets: Sequence[Ticket]) -> Worker:
         import submitit  # pyright: ignore[reportMissingImports]
+        from submitit.core.utils import FailedJobError  # pyright: ignore[reportMissingImports]
 
         folder = self.out / "slurm" / uuid4().hex[:12]
         folder.mkdir(parents=True)
@@ -157,7 +158,7 @@ class Slurm(Executor):
         )
         try:
             job = executor.submit(work, str(self.out), str(folder))
-        except submitit.core.utils.FailedJobError as error:
+        except FailedJobError as error:
             reason = "; ".join(str(error).split("\n"))
             raise RunError(f"Slurm takes no job: {reason}. Correct --slurm or --sbatch.") from error
         self.workers.append(Worker(folder, str(job.job_id), _shape(tickets[0])))
