@@ -41,7 +41,9 @@ def missing(jobs: Iterable[Job], damaged: Callable[[str], bool] = lambda key: Fa
         mine = list(job.needs)
         found[job.key], needs[job.key] = job, [need.key for need in mine]
         todo += mine
-    ordered = sorted(reversed(found), key=lambda key: KINDS.index(found[key].kind))
+    found = dict(reversed(found.items()))
+    labels = list(dict.fromkeys(job.label for job in found.values()))  # together: a process then loads a network once
+    ordered = sorted(found, key=lambda key: (KINDS.index(found[key].kind), labels.index(found[key].label)))
     return Graph({key: found[key] for key in ordered}, {key: frozenset(needs[key]) & found.keys() for key in ordered})
 
 

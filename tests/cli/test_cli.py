@@ -392,7 +392,12 @@ def test_list_names_what_is_installed(mdtbench: Callable):
     costs = {words[0]: words[1] for words in listed}
     assert (costs["cm"], costs["mdt"], costs["teacher"]) == ("6", "13", "-")
     assert max(map(len, methods.out.splitlines())) <= 140
-    assert [line.split()[0] for line in mdtbench("list", "samplers").out.splitlines()] == ["euler", "renoise", "phase"]
+    assert [line.split()[0] for line in mdtbench("list", "samplers").out.splitlines()] == [
+        "euler",
+        "renoise",
+        "phase",
+        "flow_map",
+    ]
     assert "FD_tiny2d" in mdtbench("list", "metrics").out
     assert {"smoke", "tiny"} <= set(mdtbench("list", "presets").out.split())
     assert "tiny" in mdtbench("list", "worlds").out.split()

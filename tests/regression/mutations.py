@@ -42,8 +42,8 @@ MUTATIONS = (
     Mutation(
         "stop-gradient of the consistency target dropped",
         "methods/contract.py",
-        "with torch.no_grad():\n            return self.frozen_student(x, t)",
-        "with torch.enable_grad():\n            return self.frozen_student(x, t)",
+        "with torch.no_grad():\n            return self.frozen_student(x, t, *t_end)",
+        "with torch.enable_grad():\n            return self.frozen_student(x, t, *t_end)",
     ),
     Mutation(
         "guidance strength off by one",

@@ -244,9 +244,9 @@ def test_the_report_shows_it(finished: tuple[Path, Ended], tmp_path: Path):
 
 
 def test_exported_files_have_the_numbers_of_the_run(finished: tuple[Path, Ended], site: Site, tmp_path: Path):
-    """A GLB keeps float32 vertices and colours, which is what the decoder gives, so columns of meshes are the same to
-    the bit here. A PLY keeps logarithms of scales and logits of opacities, which differ by a rounding of float32 when
-    read: a few pixels of the Gaussians may differ by one grey level."""
+    """A GLB keeps float32 vertices and colours, which is what the decoder gives; but colours of files are mixed as light,
+    those of the decoder as they are, so that pixels differ a little. A PLY keeps logarithms of scales and logits of
+    opacities, which differ by a rounding of float32 when read: a few pixels may differ by one grey level."""
     out = finished[0] / "export"
     folders = (out / "teacher-25x2", "--reference", site.root / "meshes", "--conditions", out / "condition")
     words = ("--name", "Files", "--protocol", site.root / "small.toml", "--set", "extractors=random", "--device", "cpu")
@@ -256,8 +256,7 @@ def test_exported_files_have_the_numbers_of_the_run(finished: tuple[Path, Ended]
     there = values(rows_of(finished[0]), "teacher", "", 25)
     assert here.keys() == there.keys()
     for metric, value in there.items():
-        of_meshes = "_mesh" in metric or metric.startswith("ULIP_I")
-        assert here[metric] == (value if of_meshes else pytest.approx(value, rel=1e-4)), metric
+        assert here[metric] == pytest.approx(value, rel=1e-4), metric
     controls = {(row.method, row.metric): row.value for row in rows_of(finished[0]) if row.seed is None}
     again = {(row.method, row.metric): row.value for row in rows_of(tmp_path / "out") if row.method != "Files"}
     assert again == controls  # the same truth, looked at from another side of the program
@@ -573,7 +572,7 @@ def test_an_empty_structure_is_a_failed_asset(
     gone = len(range(2)[empty])
     made = [row for row in rows_of(out) if row.steps and row.metric not in COST_METRICS]
     assert {(row.n_ok, row.n_total) for row in made} == {(2 - gone, 2)}
-    assert f"{5 * gone} failure(s) of generated assets" in ended.out
+    assert f"{5 * gone} generated asset(s) failed:" in ended.out
     single = [json.loads(line) for line in (out / "assets.jsonl").read_text().splitlines()]
     failed = [one for one in single if one["method"] in ("teacher", "none") and one["asset"] in IDS[:2][empty]]
     assert len(failed) == 5 * gone
@@ -668,7 +667,6 @@ def test_worker_processes_and_ranks_change_no_bit(site: Site, tmp_path: Path):
     command = [sys.executable, "-m", "mdtbench", *map(str, (*words, *processes))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    assert "2 processes" in done.stderr
     assert timeless(rows_of(there), seconds=False) == timeless(rows_of(here), seconds=False)
     files = students_in(here)
     assert len(files) == 2 * 2  # stages, averages

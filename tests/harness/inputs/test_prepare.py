@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from inprocess import in_process
 
 from mdtbench.assets.toys import Choices, ToyAsset, ToySource
 from mdtbench.base.errors import AssetError
 from mdtbench.geometry.mesh import Mesh
-from mdtbench.harness.engine.engine import Engine
 from mdtbench.harness.inputs import prepare as prepare_module
 from mdtbench.harness.inputs.prepare import (
     OwnRenderer,
@@ -76,18 +74,6 @@ def test_straight_colours_are_recovered_from_premultiplied_ones():
     assert straight_uint8(premultiplied).tolist() == [[[255, 128, 0, 128], [0, 0, 0, 0]]]
 
 
-@dataclass
-class Inline:
-    """Workers that are this process; counts what they are given."""
-
-    given: int = 0
-    count: int = 1
-
-    def map(self, function: Callable, items: Sequence, label: str, total: int, limit: int = 0) -> list:
-        self.given += total
-        return [function(item) for item in items]
-
-
 @dataclass(frozen=True)
 class WithNeedle:
     """Toys of which the second is too thin to be seen."""
@@ -104,17 +90,16 @@ class WithNeedle:
 
 def test_a_limit_prepares_its_first_assets_only_and_finds_them_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(prepare_module, "prepare_jobs", partial(prepare_jobs, shard=2))
-    team: Any = Inline()
-    engine = Engine(team, team)
+    engine, team = in_process()
     some = prepare(WithNeedle(), Preparation(), tmp_path, engine, limit=3)
-    assert team.given == 4  # whole shards
+    assert team.given.total() == 2  # whole shards of two
     assert some.ids == ("test-00000", "test-00002")
     assert [name for name, _ in some.failures] == ["test-00001"]
     assert some.total == 3
     every = prepare(WithNeedle(), Preparation(), tmp_path, engine)
-    assert team.given == 4 + 3
+    assert team.given.total() == 2 + 2
     assert len(every.ids) == 6
     assert np.array_equal(every.images[:2], some.images)
     assert prepare(WithNeedle(), Preparation(), tmp_path, engine, limit=99).ids == every.ids
     assert prepare(WithNeedle(), Preparation(), tmp_path, engine, limit=1).failures == ()
-    assert team.given == 4 + 3
+    assert team.given.total() == 2 + 2

@@ -66,7 +66,7 @@ def test_without_guidance_of_the_teacher_there_is_no_guided_line(strengths: tupl
 
 def test_the_lines_of_a_preset():
     plan = planned(preset="paper", methods=())
-    few = ("none:cfg", "none", "cm", "pcm", "scm", "vm:official", "mdt:official", "mdt:released")
+    few = ("none:cfg", "none", "cm", "pcm", "scm:fd", "vm:official", "mdt:official", "mdt:released")
     assert lines(plan) == [("teacher", 25), *((label, steps) for label in few for steps in (1, 2))]
     assert plan.left_out == ("vm:paper", "mdt:paper")
     assert {(line.paper.method, line.paper.steps) for line in plan.lines if line.tolerance and line.paper} == {

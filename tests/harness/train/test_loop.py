@@ -469,7 +469,7 @@ def test_outside_of_methods_only_a_fault_of_the_machine_is_no_error(
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_failure_in_another_process_is_one_here(lost: bool, structure_task: StageTask, tmp_path: Path):
     """Processes must go on with the same students, so a fault of one is a fault of all."""
-    answers = iter([True, lost, *[False] * TRAIN.steps])  # whether any process failed, whether through a fault
+    answers = iter([True, lost, *[False] * 3 * TRAIN.steps])  # whether any process failed, whether through a fault
 
     class OtherFailed(Ranks):
         def any(self, flag: bool) -> bool:
