@@ -244,7 +244,7 @@ def test_the_report_shows_it(finished: tuple[Path, Ended], tmp_path: Path):
 
 
 def test_exported_files_have_the_numbers_of_the_run(finished: tuple[Path, Ended], site: Site, tmp_path: Path):
-    """A GLB keeps float32 vertices and colours, which is what the decoder gives; but colours of files are mixed as light,
+    """A GLB keeps float32 vertices and colours, which is what the decoder gives; colours of files are mixed as light,
     those of the decoder as they are, so that pixels differ a little. A PLY keeps logarithms of scales and logits of
     opacities, which differ by a rounding of float32 when read: a few pixels may differ by one grey level."""
     out = finished[0] / "export"

@@ -18,7 +18,7 @@ import pytest
 import torch
 from rich.console import Console
 from small_stage import SAMPLER, pictures, small_pipeline, small_structure_pipeline, small_task, structures
-from steps import CONTROLS, DISTILLATIONS
+from steps import CONTROLS, DISTILLATIONS, MATCHING
 from torch import Tensor, nn
 
 from mdtbench.base.errors import UsageError
@@ -96,7 +96,7 @@ def test_a_world_is_on_one_device(tiny_folder: Path):
 
 
 def test_the_cases_have_every_method():
-    assert {label.partition(":")[0] for label, _ in CASES} == {*DISTILLATIONS, *CONTROLS}
+    assert {label.partition(":")[0] for label, _ in CASES} == {*DISTILLATIONS, *MATCHING, *CONTROLS}
 
 
 @pytest.mark.parametrize("stage", STAGES)
