@@ -44,9 +44,6 @@ class InProcess:
         self.given[label] += len(items)
         return [function(item) for item in items]
 
-    def each(self, function: Callable[[], None]) -> None:
-        function()
-
 
 def in_process() -> tuple[Engine, InProcess]:
     """An engine, and the only team it has."""
