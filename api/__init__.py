@@ -14,20 +14,22 @@ Nothing heavy is imported before it is needed.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .calls import evaluate, run
     from .loaded import Run, load
 
-__version__ = version("mdtbench")
+    __version__: str
+
 __all__ = ["Run", "__version__", "evaluate", "load", "run"]
 
 _HOMES = {"run": ".calls", "evaluate": ".calls", "Run": ".loaded", "load": ".loaded"}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("mdtbench")
     if name not in _HOMES:
         raise AttributeError(f"module 'mdtbench' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name], __name__), name)

@@ -6,7 +6,6 @@ comes out as JSON; what was made lies in a folder addressed by all of its inputs
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -21,10 +20,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from ..base.children import environment
 from ..base.errors import AssetError, MissingError, RunError
 from ..base.files import digest_of, file_sha256, read_json, write_json
+from ..base.parsing import parse_json
+from ..base.pictures import opened_picture
 from ..geometry.cameras import sphere_hammersley
 
 SCRIPTS = Path(__file__).parent / "blender_scripts"
@@ -147,7 +148,9 @@ def find_blender(given: str = "") -> Blender:
 
 def _answer(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=True)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=True, env=environment()
+        )
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip() or "no message").split("\n")[-1]
         raise MissingError(_no_blender(f"'{command[0]}' fails: {reason}")) from error
@@ -287,20 +290,17 @@ def on_black(picture: Path) -> NDArray[np.uint8]:
 
 def read_rgba(picture: Path) -> NDArray[np.uint8]:
     """[H, W, 4], colours not premultiplied. Raises AssetError when the file is not an RGBA picture."""
-    try:
-        with Image.open(picture) as image:
-            if image.mode != "RGBA":
-                raise AssetError(f"{picture.name}: it is a picture of the kind {image.mode} - RGBA is needed")
-            return np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise AssetError(f"{picture.name}: it is not a readable picture ({error})") from error
+    with opened_picture(picture) as image:
+        if image.mode != "RGBA":
+            raise AssetError(f"{picture.name}: it is a picture of the kind {image.mode} - RGBA is needed")
+        return np.asarray(image)
 
 
 def _result(blend: Path, answer: Path, out: Path) -> dict[str, Any]:
     try:
-        result = json.loads(answer.read_text(encoding="utf-8"))
+        result = parse_json(answer.read_text(encoding="utf-8"))
         outputs = result["outputs"]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise AssetError(f"{blend.name}: Blender's result is not one ({error!r})") from error
     absent = [name for name in outputs if not (out / name).is_file() or not (out / name).stat().st_size]
     if absent:

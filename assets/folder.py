@@ -14,6 +14,7 @@ from typing import cast
 from ..base.errors import AssetError, MissingError, UsageError, printable
 from ..base.files import digest_of, file_sha256
 from ..geometry.mesh import Mesh
+from .companions import mesh_key
 from .mesh_files import READING, UP_AXIS, Up, read_mesh
 from .sniff import SPLATS, Kind, kind_of
 
@@ -23,8 +24,6 @@ COLUMNS = ("id", "file", "category")  # further ones that are read: up, sha256
 # Shapes that cannot be read. They are listed, so that they count as failures instead of going unnoticed.
 UNREADABLE = (".fbx", ".dae", ".blend", ".3ds", ".usd", ".usda", ".usdc", ".usdz", ".3mf", ".x3d", ".wrl")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
-# Files that a mesh file can be made of besides itself; part of the digest.
-COMPANIONS = (*IMAGES, ".bin", ".mtl", ".bmp", ".tga", ".gif", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -118,13 +117,13 @@ class FolderSource:
         return (self.path / MANIFEST).is_file()
 
     def digest(self) -> str:
-        """sha256 of the list of assets and of the content of their files and of all files that these can refer to.
+        """sha256 of the list of assets and of the content of their files and of all files that these name.
 
-        Textures outside the folder are not seen. A missing file counts as "missing".
+        A missing file counts as "missing".
         """
-        assets = [[a.id, a.category, a.up, a.sha256, _content(a.path)] for a in self.assets()]
-        companions = [[p.as_posix(), _content(self.path / p)] for p in walk(self.path) if _has(p, COMPANIONS)]
-        return digest_of({"assets": assets, "companions": companions, "reading": READING})
+        known: dict[Path, str] = {}
+        assets = [[a.id, a.category, a.up, a.sha256, *_content(a.path, known)] for a in self.assets()]
+        return digest_of({"assets": assets, "reading": READING})
 
 
 def _from_files(folder: Path) -> list[FolderAsset]:
@@ -186,8 +185,8 @@ def _has(path: PurePath, suffixes: Sequence[str]) -> bool:
     return path.suffix.lower() in suffixes
 
 
-def _content(path: Path) -> str:
-    return file_sha256(path) if path.is_file() else "missing"
+def _content(path: Path, known: dict[Path, str]) -> list[object]:
+    return mesh_key(path, known) if path.is_file() else ["missing"]
 
 
 def _from_manifest(manifest: Path) -> list[FolderAsset]:

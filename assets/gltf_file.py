@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..base.errors import AssetError
+from ..base.parsing import parse_json
+from .gltf_guard import check_counts
 
 Header = Mapping[str, Any]
 
@@ -192,12 +193,13 @@ def open_gltf(data: bytes, load: Callable[[str], bytes]) -> Gltf:
         ValueError: its JSON is none.
     """
     text, binary = _chunks(data) if data[:4] == b"glTF" else (data, None)
-    header = json.loads(text.rstrip(b"\0 \t\r\n").decode("utf-8-sig"))
+    header = parse_json(text.rstrip(b"\0 \t\r\n").decode("utf-8-sig"))
     if not isinstance(header, dict):
         raise ValueError("the JSON is not an object")
     version = str(header.get("asset", {}).get("version", ""))
     if not version.startswith("2."):
         raise AssetError(f"it is of glTF version '{version}', and 2.0 is read: export it as that")
+    check_counts(header)
     gltf = Gltf(header, binary, load)
     _check_extensions(gltf)
     return gltf

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..base.errors import AssetError
+from ..base.files import file_fault
+from ..base.pictures import check_pixels
 
 # Palette, grey and true-colour images, with and without alpha; of 16 bits only grey ones, which become 8 bits here.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "La", "RGBa", "RGBX")
@@ -18,8 +20,11 @@ _DEEP_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
 
 def open_image(data: bytes | Path) -> Image.Image:
     """Raises AssetError when it is not an image, is cut off, or has more pixels than are read."""
+    if isinstance(data, Path) and (fault := file_fault(data)):
+        raise AssetError(f"it {fault}")
     try:
         image = Image.open(data if isinstance(data, Path) else io.BytesIO(data))
+        check_pixels(image, "it")
         image.load()
     except Image.DecompressionBombError as error:
         raise AssetError(f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels: make it smaller") from error

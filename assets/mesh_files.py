@@ -11,7 +11,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..base.errors import AssetError
+from ..base.files import file_fault
+from ..base.limits import one_asset, too_many
 from ..geometry.mesh import BLENDED, OPAQUE, Mesh, concatenate
+from .companions import Companions
 from .file_colours import Surface, finite, of_faces, plain
 from .gltf_colours import Materials
 from .gltf_file import open_gltf
@@ -39,7 +42,7 @@ Up = Literal["y", "z"]
 UP_AXIS: Mapping[str, Up] = {".glb": "y", ".gltf": "y", ".obj": "y", ".ply": "y", ".stl": "z", ".off": "z"}
 
 # Part of digests of what is read: raise it when files are read otherwise.
-READING = 2
+READING = 3
 
 # Triangles smaller than this, in units of the squared longest side of the box, cannot be seen and are dropped.
 MIN_AREA = 1e-12
@@ -81,9 +84,11 @@ def read_mesh(path: Path, up: Up | None = None) -> Mesh:
         raise AssetError(
             f"{path.name}: files of the kind '{suffix}' are not read - allowed: {', '.join(UP_AXIS)} - convert it"
         )
-    companions = _Companions(path)
+    if path.exists() and (fault := file_fault(path)):
+        raise AssetError(f"{path.name} {fault}")
+    companions = Companions(path)
     try:
-        with warnings.catch_warnings():  # what matters of third-party parsers becomes an AssetError
+        with warnings.catch_warnings(), one_asset():  # what matters of third-party parsers becomes an AssetError
             warnings.simplefilter("ignore")
             refuse_foreign(head_of(path), suffix)
             mesh = _checked(_READERS[suffix](path, companions))
@@ -95,33 +100,7 @@ def read_mesh(path: Path, up: Up | None = None) -> Mesh:
     return mesh if (up or UP_AXIS[suffix]) == "z" else _y_up_to_z_up(mesh)
 
 
-class _Companions:
-    """Finds the files that a mesh file names."""
-
-    def __init__(self, path: Path):
-        self.folder = path.parent
-
-    def get(self, name: str) -> bytes:
-        """Raises AssetError when it is missing."""
-        path = self.find(name)
-        if path is None:
-            raise AssetError(f"the file {name} that it names is missing: put it beside the mesh")
-        return path.read_bytes()
-
-    def find(self, name: str) -> Path | None:
-        """The file of a name as written, percent-encoded, or with a foreign path; else the one of other case."""
-        for spelled in (name, unquote(name)):
-            plain = PurePath(spelled.replace("\\", "/"))
-            for path in (self.folder / plain, self.folder / plain.name):
-                if path.is_file():
-                    return path
-            alike = [path for path in self.folder.glob("*") if path.name.lower() == plain.name.lower()]
-            if len(alike) == 1:
-                return alike[0]
-        return None
-
-
-def _read_gltf(path: Path, companions: _Companions) -> list[Mesh]:
+def _read_gltf(path: Path, companions: Companions) -> list[Mesh]:
     gltf = open_gltf(path.read_bytes(), companions.get)
     materials = Materials(gltf)
     surfaces: dict[int, Surface] = {}
@@ -135,13 +114,13 @@ def _read_gltf(path: Path, companions: _Companions) -> list[Mesh]:
     return _noted(meshes, gltf.notes)
 
 
-def _read_obj(path: Path, companions: _Companions) -> list[Mesh]:
+def _read_obj(path: Path, companions: Companions) -> list[Mesh]:
     notes: list[str] = []
     parts = list(read_obj(_utf8(path.read_bytes()).decode(), companions, notes.append))
     return _noted([_mesh(*part) for part in parts], notes)
 
 
-def _read_ply(path: Path, companions: _Companions) -> list[Mesh]:
+def _read_ply(path: Path, companions: Companions) -> list[Mesh]:
     notes: list[str] = []
     ply = read_ply(path)
     image = texture_name(ply)
@@ -158,7 +137,7 @@ def _read_ply(path: Path, companions: _Companions) -> list[Mesh]:
     return _noted([_mesh(part.vertices, part.faces, surface)], notes)
 
 
-def _read_stl(path: Path, _companions: _Companions) -> list[Mesh]:
+def _read_stl(path: Path, _companions: Companions) -> list[Mesh]:
     notes: list[str] = []
     triangles, colours = read_stl(path.read_bytes(), notes.append)
     faces = np.arange(3 * len(triangles)).reshape(-1, 3)
@@ -166,14 +145,14 @@ def _read_stl(path: Path, _companions: _Companions) -> list[Mesh]:
     return _noted([_mesh(triangles.reshape(-1, 3), faces, surface)] if len(faces) else [], notes)
 
 
-def _read_off(path: Path, _companions: _Companions) -> list[Mesh]:
+def _read_off(path: Path, _companions: Companions) -> list[Mesh]:
     notes: list[str] = []
     part = read_off(_utf8(path.read_bytes()).decode(), notes.append)
     surface = plain(part.faces) if part.rgba is None else Surface(part.rgba)
     return _noted([_mesh(part.vertices, part.faces, surface)] if len(part.faces) else [], notes)
 
 
-_READERS: Mapping[str, Callable[[Path, _Companions], list[Mesh]]] = {
+_READERS: Mapping[str, Callable[[Path, Companions], list[Mesh]]] = {
     ".glb": _read_gltf,
     ".gltf": _read_gltf,
     ".obj": _read_obj,
@@ -189,6 +168,8 @@ def _utf8(text: bytes) -> bytes:
 
 
 def _mesh(vertices: NDArray, faces: NDArray, surface: Surface) -> Mesh:
+    if reason := too_many("faces", len(faces), "it"):
+        raise AssetError(reason)
     bare = surface.texture is None
     return Mesh(
         np.asarray(vertices, np.float64),

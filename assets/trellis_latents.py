@@ -13,10 +13,7 @@ Facts from trellis/datasets (components.py, sparse_structure_latent.py, structur
 from __future__ import annotations
 
 import csv
-import json
 import math
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..base.arrays import read_arrays
 from ..base.errors import AssetError, MissingError, UsageError
+from ..base.parsing import parse_json
+from ..base.pictures import opened_picture
 
 METADATA = "metadata.csv"
 STRUCTURE_SHAPE = (8, 16, 16, 16)
@@ -110,11 +110,11 @@ class LatentSource:
         """
         listing = self._path("renders_cond", instance, "transforms.json")
         try:
-            files = [frame["file_path"] for frame in json.loads(listing.read_text(encoding="utf-8"))["frames"]]
+            files = [frame["file_path"] for frame in parse_json(listing.read_text(encoding="utf-8"))["frames"]]
             paths = [listing.parent / file for file in files]
         except FileNotFoundError as error:
             raise AssetError(f"{instance}: there is no {listing}") from error
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise AssetError(f"{instance}: {listing} is not a list of views ({error!r})") from error
         if not paths:
             raise AssetError(f"{instance}: {listing} lists no view")
@@ -240,13 +240,12 @@ def _number(where: str, text: str) -> float:
 
 def _array(path: Path, key: str) -> NDArray:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return file[key]
+        return read_arrays(path, [key])[key]
     except FileNotFoundError as error:
         raise AssetError(f"{path.stem}: there is no {path}") from error
     except KeyError as error:
         raise AssetError(f"{path.stem}: {path} has no array '{key}'") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
+    except ValueError as error:
         raise AssetError(f"{path.stem}: {path} is not a readable npz file ({error})") from error
 
 
@@ -273,15 +272,10 @@ def _finite(instance: str, key: str, values: NDArray) -> NDArray[np.float32]:
 
 def _rgba(path: Path) -> NDArray[np.uint8]:
     name = f"{path.parent.name}/{path.name}"
-    try:
-        with Image.open(path) as image:
-            if image.mode != "RGBA":
-                raise AssetError(f"{name}: it is a picture of the kind {image.mode} - RGBA is needed")
-            return np.asarray(image)
-    except FileNotFoundError as error:
-        raise AssetError(f"{name}: there is no such picture") from error
-    except (OSError, SyntaxError) as error:
-        raise AssetError(f"{name}: it is not a readable picture ({error})") from error
+    with opened_picture(path, name) as image:
+        if image.mode != "RGBA":
+            raise AssetError(f"{name}: it is a picture of the kind {image.mode} - RGBA is needed")
+        return np.asarray(image)
 
 
 def crop_condition(rgba: NDArray[np.uint8], size: int = CONDITION_SIZE) -> NDArray[np.uint8]:

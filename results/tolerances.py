@@ -10,6 +10,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ..base.errors import MissingError, UsageError, unknown_name
+from ..base.parsing import parse_toml
 
 DEFAULT: Final = "default"  # for all metrics without an entry of their own
 CONTROLS: Final = "controls"  # for lines that no method is in, whatever the metric
@@ -57,7 +58,7 @@ def read_tolerances(path: Path, metrics: Collection[str]) -> Mapping[str, Tolera
         UsageError: it is not TOML, a metric is unknown, or an entry is not a tolerance.
     """
     try:
-        tolerances = _FILE.validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
+        tolerances = _FILE.validate_python(parse_toml(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise MissingError(f"Missing file {path}. Write one, or leave --tolerance out.") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

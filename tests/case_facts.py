@@ -66,10 +66,10 @@ class Facts:
 
 
 def case_files() -> list[Path]:
-    """All that is read as meshes or Gaussians, but for folders that are evaluated."""
+    """All that is read as meshes or Gaussians, but for folders that are evaluated and damaged files."""
     suffixes = (*UP_AXIS, *SPLATS)
     paths = (path for path in sorted(CASES.rglob("*")) if path.suffix.lower() in suffixes)
-    return [path for path in paths if not {"made", "truth"} & {*path.parts}]
+    return [path for path in paths if not {"made", "truth", "damaged"} & {*path.parts}]
 
 
 def right_facts() -> dict[str, Facts]:

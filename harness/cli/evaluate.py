@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...base.errors import UsageError, unknown_name
+from ...base.limits import Limits, use_limits
 from ..driver.evaluate import evaluate
 from ..driver.evaluation import EvaluateOptions, resolve
 from ..driver.evaluation_cost import dry_run_text, estimated
@@ -31,7 +33,7 @@ class Settings(BaseModel):
     Attributes:
         extractors: official: published weights; random: the same networks with seeded noise, to try everything out.
         seed: of that noise. run_seed: of the protocol, for the points on surfaces.
-        columns: extractors whose distances are wanted as well.
+        columns: extractors whose distances are wanted as well. limits: of what files may ask of the machine.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +41,7 @@ class Settings(BaseModel):
     extractors: Literal["official", "random"] = "official"
     seed: int = Field(default=0, ge=0)
     run_seed: int = Field(default=0, ge=0)
+    limits: Limits = Limits()
     columns: tuple[Literal["fd_incep_clean", "fd_dinov2_reg518"], ...] = ()
 
 
@@ -78,6 +81,7 @@ def evaluate_command(options: EvaluateOptions, how: Invocation) -> Path | None:
     track = trackers_of(how.track)
     modules = [load_plugin(plugin) for plugin in how.plugins]
     settings = read_settings(how.changes)
+    use_limits(settings.limits)
     section = ProtocolSection(name=how.protocol, extractors=settings.extractors, seed=settings.seed, columns="all")
     chosen = {"section": section, "columns": settings.columns, "run_seed": settings.run_seed}
     count = how.workers or cores()
@@ -90,7 +94,11 @@ def evaluate_command(options: EvaluateOptions, how: Invocation) -> Path | None:
         sys.stdout.write(dry_run_text(found, estimate, str(out)))
         return None
     try:
-        with reporter() as report, teams(how.workers, found.options.device, report, modules) as (team, others):
+        prepare = partial(use_limits, settings.limits)
+        with (
+            reporter() as report,
+            teams(how.workers, found.options.device, report, modules, prepare) as (team, others),
+        ):
             report.note(f"{options.name}: {estimate.line}")
             outcome = evaluate(found, out, Engine(team, others), track)
     except KeyboardInterrupt:

@@ -12,9 +12,10 @@ from pathlib import Path
 from pandas import DataFrame
 
 from ...base.errors import RunError, UsageError
+from ...base.limits import Limits, use_limits
 from ...results.frames import rows_frame
 from ...results.report import RunResults
-from ...trellis.kernels import use_kernels
+from ...trellis.kernels import Kernels, use_kernels
 from ..driver.cost import plan_summary
 from ..driver.export import FOLDER, Exports, exports_of
 from ..driver.needs import check_runnable, needs
@@ -98,7 +99,7 @@ def run_cells(command: Command, plugins: list[str]) -> Path | None:
     )
     out = command.out or Path("runs") / name
     options = Options(out, command.cache, exports, command.track, command.ranks, command.overwrite)
-    prepare = partial(use_kernels, kernels_of(plan.config.gpu))
+    prepare = partial(_prepare, kernels_of(plan.config.gpu), plan.config.limits)
     with (
         _resumable(out),
         terminated(),
@@ -113,6 +114,12 @@ def run_cells(command: Command, plugins: list[str]) -> Path | None:
     raise_for(outcome.failed_students)
     raise_for_lost(outcome.results.rows)
     return out
+
+
+def _prepare(kernels: Kernels, allowed: Limits) -> None:
+    """In each worker."""
+    use_kernels(kernels)
+    use_limits(allowed)
 
 
 def _closing(outcome: Outcome, out: Path, exports: Exports) -> str:

@@ -15,6 +15,7 @@ from threading import Thread
 import torch
 
 from ...base.files import read_json, write_json
+from ...base.limits import use_limits
 from ...trellis.kernels import use_kernels
 from ..engine.device import rank_device, settle
 from ..engine.plugins import import_plugin
@@ -25,13 +26,14 @@ from .students import run_train
 
 
 def main(given: Path, taken: Path, plugins: Sequence[str]) -> None:
-    """given: kernels and job. plugins: names of modules."""
+    """given: kernels, limits and job. plugins: names of modules."""
     heed()
     Thread(target=_end_with_parent, daemon=True).start()
     for plugin in plugins:
         import_plugin(plugin)
-    kernels, job = from_spec(read_json(given))
+    kernels, allowed, job = from_spec(read_json(given))
     use_kernels(kernels)
+    use_limits(allowed)
     torch.set_num_threads(1)  # as the workers of `mdtbench run`
     job = replace(job, device=rank_device(job.device))
     settle(job.device)

@@ -9,6 +9,7 @@ from pathlib import Path
 from ...assets.toys import ToySource
 from ...base.errors import MissingError, UsageError, unknown_name
 from ...base.files import digest_of
+from ...base.limits import use_limits
 from ...trellis.pipeline import SamplerParams
 from ..engine.device import AUTO, device_of
 from ..generate.reconstruct import can_encode_assets
@@ -61,6 +62,7 @@ def make_plan(options: RunOptions, cache: Path, *, ready: bool = True) -> Plan:
         UsageError, MissingError: what is wrong, what is allowed, what to do.
     """
     config = staged(load_config(options.preset, [*options.changes, *_flags(options)]), options.stages)
+    use_limits(config.limits)
     world = _world(config, ready=ready)
     device = device_of(options.device)
     source = test_source(options.assets or config.places.test, config, cache)

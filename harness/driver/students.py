@@ -22,8 +22,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...base.children import environment
 from ...base.errors import MissingError, RunError
 from ...base.files import digest_of, file_sha256, read_json, write_json
+from ...base.limits import limits
 from ...methods import METHODS
 from ...results.students import StudentRecord
 from ...trellis.kernels import asked
@@ -468,16 +470,16 @@ def run_gang(job: TrainJob) -> dict[str, Failure]:
     """
     with TemporaryDirectory() as folder:
         given, taken = Path(folder) / "job.json", Path(folder) / "failures.json"
-        write_json(given, to_spec((asked(), job)))
+        write_json(given, to_spec((asked(), limits(), job)))
         command = [sys.executable, "-m", "mdtbench.harness.driver.gang", str(given), str(taken), *loaded()]
-        environment = {**os.environ, "WORLD_SIZE": str(job.ranks), MEET: str(Path(folder) / "meet")}
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # where plug-ins are found
+        variables = environment() | {"WORLD_SIZE": str(job.ranks), MEET: str(Path(folder) / "meet")}
+        variables["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # where plug-ins are found
         processes = [
             subprocess.Popen(  # an interrupt is for the parent, which ends them
                 command,
                 stdin=subprocess.PIPE,
                 process_group=0,
-                env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                env={**variables, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             )
             for rank in range(job.ranks)
         ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ...base.arrays import read_arrays
 from ...base.errors import MissingError
 from ...base.files import replacing
 
@@ -34,9 +33,8 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray]) -> None:
 def load_arrays(path: Path) -> dict[str, NDArray]:
     """Raises MissingError when the file is absent or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
+        return read_arrays(path)
     except FileNotFoundError as error:
         raise MissingError(f"Missing file {path}.") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except ValueError as error:
         raise MissingError(f"{path} is damaged ({error}). Delete it and run the command again.") from error

@@ -17,6 +17,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.queues import Queue
 from typing import TypeVar
 
+from ...base.children import safe_children
 from ...base.errors import RunError
 from .device import is_cpu
 from .plugins import import_plugin
@@ -179,13 +180,14 @@ def workers(
     count: int, reporter: Reporter, plugins: Sequence[str] = (), prepare: Callable[[], None] | None = None
 ) -> Iterator[Workers]:
     """Worker processes, ended with the block: orderly after success, at once after a failure or an interrupt."""
-    team = Workers(count, reporter, plugins, prepare)
-    try:
-        yield team
-    except BaseException as error:
-        team.kill(gently=isinstance(error, Terminated))
-        raise
-    team.close()
+    with safe_children():
+        team = Workers(count, reporter, plugins, prepare)
+        try:
+            yield team
+        except BaseException as error:
+            team.kill(gently=isinstance(error, Terminated))
+            raise
+        team.close()
 
 
 @contextmanager

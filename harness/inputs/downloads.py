@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ...base.errors import UsageError, unknown_name
+from ...base.parsing import parse_toml
 from ..settings.config import preset_names
 from .weights_lock import LockEntry, read_lock
 
@@ -179,7 +180,7 @@ def size_text(size: int | None) -> str:
 
 def _read(label: str, path: Path | Traversable) -> DownloadList:
     try:
-        return DownloadList.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return DownloadList.model_validate(parse_toml(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"The list {label} cannot be read ({error}). Correct the file.") from error
     except ValidationError as error:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ...assets.folder import COMPANIONS, FolderAsset, FolderSource
-from ...assets.sniff import HEAD, Kind
+from ...assets.companions import mesh_key
+from ...assets.folder import FolderAsset, FolderSource
+from ...assets.sniff import Kind
 from ...base.errors import UsageError
-from ...base.files import digest_of, file_sha256
+from ...base.files import digest_of
 
 
 @dataclass(frozen=True)
@@ -80,38 +81,17 @@ class MeshFolder:
 
 @dataclass(frozen=True)
 class Contents:
-    """Digests of all that a file is read from; each companion is read once."""
+    """Digests of all that a file is read from; each file is read once."""
 
-    _beside: dict[Path, str] = field(default_factory=dict)
+    _known: dict[Path, str] = field(default_factory=dict)
 
     def of(self, files: Files) -> tuple[str, str]:
         """Of mesh and Gaussians, "" where there is none."""
         mesh = self.of_mesh(files.mesh) if files.mesh else ""
-        return mesh, file_sha256(files.gaussians) if files.gaussians else ""
+        return mesh, digest_of(mesh_key(files.gaussians, self._known)) if files.gaussians else ""
 
     def of_mesh(self, asset: FolderAsset) -> str:
-        """Of the mesh and, where it names other files (textures, buffers), of all below its folder that could be it."""
+        """Of the mesh and of the files that it names (textures, buffers), wherever they lie."""
         if not asset.path.is_file():
             return f"missing: {asset.path}"
-        beside = self._companions(asset.path.parent) if names_others(asset.path) else ""
-        return digest_of([file_sha256(asset.path), asset.path.suffix.lower(), asset.up, asset.sha256, beside])
-
-    def _companions(self, folder: Path) -> str:
-        if folder not in self._beside:
-            paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in COMPANIONS and path.is_file())
-            content = [[path.relative_to(folder).as_posix(), file_sha256(path)] for path in paths]
-            self._beside[folder] = digest_of(content)
-        return self._beside[folder]
-
-
-def names_others(path: Path) -> bool:
-    """Whether a mesh file may be incomplete by itself."""
-    suffix = path.suffix.lower()
-    if suffix not in (".glb", ".ply"):
-        return suffix in (".obj", ".gltf")
-    with path.open("rb") as stream:
-        head = stream.read(HEAD)
-        if suffix == ".ply":
-            return b"TextureFile" in head
-        json_end = 20 + int.from_bytes(head[12:16], "little")  # a GLB's first chunk is its JSON
-        return b'"uri"' in head + stream.read(max(0, json_end - len(head)))
+        return digest_of([*mesh_key(asset.path, self._known), asset.path.suffix.lower(), asset.up, asset.sha256])

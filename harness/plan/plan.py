@@ -255,7 +255,7 @@ class Plan:
         """sha256 over everything that decides a result."""
         if self.asked:
             return self.asked.key
-        left_out = ("pretrain", "methods", "places", "gpu", "estimate", "line", "released")
+        left_out = ("pretrain", "methods", "places", "gpu", "limits", "estimate", "line", "released")
         apart: dict[str, Any] = dict.fromkeys(left_out, True)
         apart |= {"evaluate": {"batch", "methods"}, "train": {"lockstep"}, "slat": {"lockstep"}}
         decides = self.config.model_dump(mode="json", exclude=apart)

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from ...base.errors import UsageError, unknown_name
 from ...base.files import digest_of
+from ...base.parsing import parse_toml
 from .values import Section, Values
 
 PROTOCOLS = files("mdtbench.harness") / "protocol"
@@ -167,7 +168,7 @@ def parse_protocol(text: str, where: str) -> Protocol:
             that is neither a key of [sources] nor an address.
     """
     try:
-        file = ProtocolFile.model_validate(tomllib.loads(text))
+        file = ProtocolFile.model_validate(parse_toml(text))
         protocol = _build(file, ())
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"Protocol {where} is not TOML ({error}). Correct the file.") from error

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...base.errors import UsageError, unknown_name
+from ...base.limits import Limits
+from ...base.parsing import BeyondLimits, parse_toml
 from ..protocol.values import Stage
 
 PRESETS = files("mdtbench.harness") / "presets"
@@ -321,6 +323,7 @@ class Config(Section):
     data: Data = Data()
     places: Places = Places()
     gpu: Gpu = Gpu()
+    limits: Limits = Limits()
     train: Train
     slat: Train | None = Field(default=None, description="training of the second stage; without it, structures alone")
     evaluate: Evaluate = Evaluate()
@@ -380,8 +383,8 @@ def read_preset(preset: str) -> dict[str, Any]:
     if not path.is_file():
         raise unknown_name("preset", preset, preset_names(), "Or give the path of a .toml file.")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return parse_toml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UsageError(f"Preset {path} cannot be read ({error}). Correct the file.") from error
 
 
@@ -400,7 +403,9 @@ def apply_change(values: dict[str, Any], change: str) -> None:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return parse_toml(f"value = {text}")["value"]
+    except BeyondLimits as error:
+        raise UsageError(f"--set: the value {text[:20]}... cannot be read ({error}). Correct it.") from error
     except tomllib.TOMLDecodeError:
         return text  # a bare word is a string: --set world=tiny
 

@@ -123,11 +123,14 @@ def test_missing_and_empty_folders(tmp_path):
 
 
 def test_digest_follows_content_of_meshes_and_companions(tmp_path):
-    fill(tmp_path, ["a.obj", "a.png"])
+    fill(tmp_path, ["a.png"])
+    (tmp_path / "a.obj").write_text("mtllib a.mtl\n" + OBJ)
+    (tmp_path / "a.mtl").write_text("newmtl m\nmap_Kd a.png\n")
     source = FolderSource(tmp_path)
     seen = [source.digest(), source.digest()]
     for name in ("a.obj", "a.png", "b.obj"):
-        (tmp_path / name).write_text(OBJ + "# changed\n")
+        with (tmp_path / name).open("a") as stream:
+            stream.write((OBJ if name == "b.obj" else "") + "# changed\n")
         seen.append(source.digest())
     assert seen[0] == seen[1]
     assert len(set(seen)) == 4

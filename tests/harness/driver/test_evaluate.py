@@ -33,7 +33,7 @@ from mdtbench.harness.inputs.paths import safe_path
 from mdtbench.harness.inputs.subjects import matched
 from mdtbench.harness.measure import extractors
 from mdtbench.harness.measure.looks import Studio
-from mdtbench.harness.measure.pairs import Contents, files_in, names_others
+from mdtbench.harness.measure.pairs import Contents, files_in
 from mdtbench.harness.measure.pairs import Files as Pair
 from mdtbench.harness.measure.scores import Scored
 from mdtbench.harness.measure.sides import Side
@@ -683,5 +683,3 @@ def test_companions_count_as_content_only_where_they_can_be_named(tmp_path):
     after = {name: Contents().of_mesh(mesh) for name, mesh in files.items()}
     assert before["a"] == after["a"]
     assert before["b"] != after["b"]
-    assert not names_others(tmp_path / "a.glb")
-    assert names_others(tmp_path / "b.obj")
