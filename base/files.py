@@ -7,7 +7,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISREG
@@ -17,6 +17,7 @@ from .errors import MissingError, RunError
 from .limits import MB, excess
 from .parsing import parse_json
 
+SHA256 = "sha256"  # key of a record
 PART = ".part"
 _PART = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(PART)}")
 
@@ -82,6 +83,19 @@ def read_json(path: Path) -> Any:
         raise MissingError(f"{path} cannot be read ({error.strerror}). Restore the file or make it again.") from error
     except ValueError as error:
         raise MissingError(f"{path} is not valid JSON ({error}). Restore the file or make it again.") from error
+
+
+def write_record(path: Path, value: Mapping[str, Any]) -> None:
+    """A JSON object with its own sha256, for `read_record`."""
+    write_json(path, {**value, SHA256: digest_of(dict(value))})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What `write_record` wrote, checked. Raises MissingError when the file is absent or damaged."""
+    value = read_json(path)
+    if not isinstance(value, dict) or value.pop(SHA256, None) != digest_of(value):
+        raise MissingError(f"{path} is damaged: its content has another sha256 than when it was written.")
+    return value
 
 
 def canonical_json(value: Any) -> str:

@@ -7,7 +7,6 @@ NaN. Runs of versions before this file have none.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
@@ -18,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..base.errors import MissingError, UsageError
 from ..base.files import replacing
+from ..base.parsing import parse_json
 from .rows import STRUCTURE, Count, Name
+from .sums import check_file
 
 ASSET_VALUES_FILE: Final = "assets.jsonl"
 SCHEMA_VERSION: Final = 3
@@ -90,8 +91,9 @@ def read_asset_values(folder: Path) -> list[AssetValue]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
-    except UnicodeDecodeError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise MissingError(f"{path} is not a file of assets' values ({error}). Restore it or run again.") from error
+    check_file(path)
     return [_parse(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
@@ -117,8 +119,8 @@ def _parse(path: Path, number: int, line: str) -> AssetValue:
 def _parse_earlier(path: Path, number: int, line: str, error: ValidationError) -> AssetValue:
     """A line that the model refuses: one of an earlier version, else a mistake. Apart, as files are long."""
     try:
-        values = json.loads(line)
-    except json.JSONDecodeError:
+        values = parse_json(line)
+    except ValueError:
         values = None
     values = values if isinstance(values, dict) else {}
     version = values.get("schema_version", SCHEMA_VERSION)

@@ -10,7 +10,6 @@ and 2 know no whole assets; up to version 3 the lines beside a method's own samp
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from datetime import datetime
@@ -21,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..base.errors import MissingError, RunError, UsageError
 from ..base.files import write_text
+from ..base.parsing import parse_json
+from .sums import check_file, check_one_run
 
 SCHEMA_VERSION: Final = 4
 READABLE: Final = (1, 2, 3, 4)
@@ -43,7 +44,7 @@ COST_METRICS: Final = (STRUCTURE_SECONDS, SLAT_SECONDS, DECODE_SECONDS, LATENCY_
 SECONDS_VERSION: Final = 2
 
 Name = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
 Amount = Annotated[float, Field(ge=0)]
 
 
@@ -155,16 +156,20 @@ def read_rows(path: Path) -> list[Row]:
     """All rows of a file, validated, in the order written.
 
     Raises:
-        MissingError: the file is absent, or a line of it is not a row; names the file and the line.
+        MissingError: the file is absent, or a line of it is not a row (names the file and the line); or it is not what
+            its run wrote, or lies beside the manifest of another run.
         UsageError: a row has another schema version.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise MissingError(f"Missing file {path}. Make it with `mdtbench run`.") from error
-    except UnicodeDecodeError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise MissingError(f"{path} is not a file of rows ({error}). Restore it or run again.") from error
-    return [_parse(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    check_file(path)
+    rows = [_parse(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    check_one_run(path, {row.run_id for row in rows})
+    return rows
 
 
 def _lines(rows: Iterable[Row]) -> str:
@@ -182,8 +187,8 @@ def _check_last_line(path: Path, stream, end: int) -> None:
 
 def _parse(path: Path, number: int, line: str) -> Row:
     try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
+        values = parse_json(line)
+    except ValueError as error:
         raise _bad_line(path, number, str(error)) from error
     if not isinstance(values, dict) or "schema_version" not in values:
         raise _bad_line(path, number, "no schema_version")

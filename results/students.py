@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..base.errors import MissingError
 from ..base.files import write_text
 from .rows import STRUCTURE, Amount, Count, Name
+from .sums import check_file
 
 STUDENTS_FILE: Final = "students.jsonl"
 
@@ -61,7 +62,11 @@ def read_students(folder: Path) -> list[StudentRecord]:
     path = folder / STUDENTS_FILE
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    check_file(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MissingError(f"{path} is not a file of students ({error}). Run the same command again.") from error
     return [_parse(path, number, line) for number, line in enumerate(lines, 1)]
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from ..base.errors import MissingError
 from ..base.files import write_text
 from .rows import STRUCTURE, Count, Name
+from .sums import check_file
 
 SWEEP_FILE: Final = "sweep.json"
 SCHEMA_VERSION: Final = 3
@@ -162,6 +163,7 @@ def read_sweeps(folder: Path) -> tuple[SweepRecord, ...]:
     path = folder / SWEEP_FILE
     if not path.is_file():
         return ()
+    check_file(path)
     try:
         return _FILE.validate_json(path.read_bytes()).records
     except ValidationError as error:

@@ -570,6 +570,21 @@ def show(
 
 
 @app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", autocompletion=completion.runs)],
+) -> None:
+    """Compare every file of a run with its sha256; exit code 4 when one is damaged. Changes nothing.
+
+    Examples:
+
+      mdtbench verify runs/today
+    """
+    from .verify import verify_command
+
+    verify_command(folder)
+
+
+@app.command()
 def fetch(
     preset: Annotated[
         str,

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ...base.errors import MissingError
+from ...base.errors import MissingError, UsageError
 from ...base.files import write_json
 from ...metrics import Metric
 from ...results.asset_values import write_asset_values
@@ -24,6 +24,7 @@ from ...results.evaluation_tables import CALIBRATION, NOT_CALIBRATED, RANDOM_MAR
 from ...results.frames import rows_frame
 from ...results.report import RunResults
 from ...results.rows import EVALUATION, LATENCY_METRIC, Row, read_rows, write_rows
+from ...results.sums import REFERENCE, SUMS, write_sums
 from ..engine.engine import Engine
 from ..engine.provenance import provenance
 from ..engine.tracking import Board, tracking
@@ -58,6 +59,7 @@ def _evaluate(found: Evaluation, out: Path, engine: Engine, board: Board) -> Out
     if found.unused:
         count = f"{len(found.unused)} asset(s) are not in the reference and are not measured"
         engine.team.reporter.note(f"{count}: {some(found.unused)}")
+    (out / SUMS).unlink(missing_ok=True)  # until all files are those of this call
     found = _usable(found, engine)
     _check_conditions(found, engine)
     system = found.system()
@@ -74,6 +76,7 @@ def _evaluate(found: Evaluation, out: Path, engine: Engine, board: Board) -> Out
     times = {"started_s": started, "finished_s": time.time()}
     about = manifest(found, calibration)
     write_json(out / MANIFEST, about | provenance() | times)
+    write_sums(out)
     board.settings(about)
     board.rows(rows)
     return Outcome(RunResults(rows_frame(rows)), found.dropped, {}, None, failures)
@@ -151,7 +154,7 @@ def _measurements(
         yield Measurement((seconds_row(LATENCY_METRIC, options.latency, None, timed),))
     for line, job in lines:
         # The controls of all systems that are compared with one reference are the same measurement.
-        whose = {"run_id": f"reference-{found.reference_sha[:SHORT]}", "method": line.name}
+        whose = {"run_id": f"{REFERENCE}{found.reference_sha[:SHORT]}", "method": line.name}
         yield measurement(job, {**common, **whose, "note": _joined(*notes, line.note)}, networks=networks)
 
 
@@ -214,7 +217,10 @@ def _joined(*parts: str) -> str:
 
 def keep_time(rows: list[Row], path: Path) -> list[Row]:
     """The rows of an earlier call where they say the same, so that a repeat changes no byte."""
-    before = read_rows(path) if path.is_file() else []
+    try:
+        before = read_rows(path) if path.is_file() else []
+    except (MissingError, UsageError):  # damaged, of another run, or of another version: written anew
+        before = []
     return before if _timeless(before) == _timeless(rows) else rows
 
 
@@ -228,6 +234,7 @@ def manifest(found: Evaluation, calibration: Calibration | None) -> dict[str, An
     more = {"run_seed": options.run_seed, "more": list(options.columns)}
     return {
         "key": found.key,
+        "run_id": found.key[:SHORT],
         "name": options.name,
         "protocol": {"name": found.protocol.name, "sha256": found.protocol.sha256},
         "settings": options.section.model_dump(mode="json") | more,

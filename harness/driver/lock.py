@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ...base.errors import MissingError, RunError, UsageError
-from ...base.files import read_json, write_json
+from ...base.files import read_json, sweep_parts, write_json
 
 LOCK, DRIVER = "driver.lock", "driver.json"
 BEAT_S = 20.0  # how often a driver says that it lives
@@ -59,6 +59,7 @@ def driving(out: Path) -> Iterator[None]:
         raise RunError(f"Cannot write to {out}: {error.strerror}. Choose another --out.") from error
     try:
         _check_other_host(out)
+        sweep_parts(out)  # whoever wrote them is dead: we have the lock
         with _heart(out):
             yield
     finally:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from ...results.merge import flat
 from ...results.report import RunResults
 from ...results.rows import Row, write_rows
 from ...results.students import StudentRecord, write_students
+from ...results.sums import SUMS, damaged, write_sums
 from ...results.sweep import SWEEP_FILE, write_sweeps
 from ...trellis.kernels import use_kernels
 from ..engine.device import is_cpu, settle
@@ -174,6 +175,7 @@ def run(plan: Plan, options: Options, engine: Engine) -> Outcome:
 
 def _run(plan: Plan, options: Options, engine: Engine, board: Board) -> Outcome:
     out, cache, store, started = options.out, options.cache, options.out / STORE, time.time()
+    make_again(out, engine.team.reporter.note)
     write_json(out / MANIFEST, manifest(plan) | provenance() | {"started_s": started})
     board.settings(manifest(plan))
     torch.set_num_threads(1)  # as the workers: what is measured here must round the same way everywhere
@@ -215,6 +217,19 @@ def _check_any(plan: Plan, failures: Mapping[str, Failure]) -> None:
     if found and all(failure and failure.mistake for failure in found):
         first = next(failure.reason for failure in found if failure)
         raise UsageError(f"No student is left, all {len(found)} failed by their method's code: {first}. Correct it.")
+
+
+def make_again(out: Path, tell: Callable[[str], None]) -> None:
+    """Remove what an earlier call finished and what is damaged now; all else of it is written anew in any case."""
+    try:
+        for name, reason in damaged(out):
+            tell(f"{out / name} is damaged: {reason}. It is made again.")
+            student = Path(name).parts[:2]
+            path = out / Path(*student, "student.safetensors") if student[0] == "students" else out / name
+            path.unlink(missing_ok=True)
+    except MissingError as error:
+        tell(str(error))
+    (out / SUMS).unlink(missing_ok=True)  # until all files are those of this call
 
 
 def _opened(plan: Plan, cache: Path, store: Path, engine: Engine, weights: Weights) -> Measuring:
@@ -290,6 +305,7 @@ def _written(
         write_json(out / EXPECTED, expected.record())
     times = {"started_s": started, "finished_s": time.time()}
     write_json(out / MANIFEST, manifest(plan) | provenance() | {"test_ids": list(tests.ids)} | times)
+    write_sums(out)
     results = RunResults(rows_frame(rows), trained, swept.records, assets=assets_frame(assets))
     return Outcome(results, unusable, failures, expected, asset_failures)
 

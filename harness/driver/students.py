@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -24,16 +24,16 @@ from torch import nn
 
 from ...base.children import environment
 from ...base.errors import MissingError, RunError
-from ...base.files import digest_of, file_sha256, read_json, write_json
+from ...base.files import digest_of, file_sha256, read_json, read_record, write_json, write_record
 from ...base.limits import limits
 from ...methods import METHODS
 from ...results.students import StudentRecord
 from ...trellis.kernels import asked
 from ...trellis.pipeline import FLOW, SLAT_FLOW
 from ...trellis.students import SLAT_STUDENT, STRUCTURE_STUDENT, released_student
-from ...trellis.weights import read_tensors
 from ..engine.device import clock
 from ..engine.engine import Engine
+from ..engine.files import intact, load_tensors
 from ..engine.jobs import Job, Place
 from ..engine.plugins import loaded
 from ..engine.spec import to_spec
@@ -174,7 +174,7 @@ class TrainJob(Job):
         failures = run_gang(job) if job.ranks > 1 else run_train(job)
         for folder, failure in failures.items():
             if not failure.lost:
-                write_json(self.out / folder / FAILED_FILE, {"reason": failure.reason, "mistake": failure.mistake})
+                write_record(self.out / folder / FAILED_FILE, {"reason": failure.reason, "mistake": failure.mistake})
         for failure in failures.values():
             if failure.lost:
                 raise LostError(failure.reason)
@@ -206,8 +206,9 @@ def train_students(
         label: for progress; {stage} stands for a student's. ranks: processes that share each batch; 1: none do.
     """
     unique = [student for student in dict.fromkeys(students) if not student.given]
-    todo = [student for student in unique if not student_file(out / student.folder).exists()]
-    failures = {student.folder: failure for student in todo if (failure := _known_failure(out, student))}
+    note = engine.networks.reporter.note
+    todo = [student for student in unique if not _is_trained(plan, student, out, note)]
+    failures = {student.folder: failure for student in todo if (failure := _known_failure(out, student, note))}
     todo = [student for student in todo if student.folder not in failures]
     if before := [student.before for student in todo if student.before]:
         failures |= _not_begun(todo, train_students(plan, before, out, engine, label, ranks))
@@ -240,7 +241,7 @@ def _train(
     for job in jobs:
         failures |= {student.folder: Failure(lost[job.key], lost=True) for student in job.todo if job.key in lost}
         failed = [student for student in job.students if (out / student.folder / FAILED_FILE).is_file()]
-        failures |= {one.folder: Failure(**read_json(out / one.folder / FAILED_FILE)) for one in failed}
+        failures |= {one.folder: Failure(**read_record(out / one.folder / FAILED_FILE)) for one in failed}
     for path in (unreadable_file(out, stage) for stage in stages):
         if path.is_file():
             engine.networks.reporter.note(f"{len(read_json(path))} training instances could not be read, see {path}")
@@ -255,6 +256,21 @@ def _not_begun(students: Sequence[Student], failed: Mapping[str, Failure]) -> di
             reason = f"the training that it begins with failed ({student.before.who.label}: {failure.reason})"
             found[student.folder] = Failure(reason, failure.lost)
     return found
+
+
+def _is_trained(plan: Plan, student: Student, out: Path, tell: Callable[[str], None]) -> bool:
+    """Whether all that its training leaves is there and intact; where not, nothing says so any more."""
+    folder, last = out / student.folder, student_file(out / student.folder)
+    averages = _recipe(plan.config.stage(student.stage)).more_ema
+    files = {folder / TRAINING_FILE: read_record, last: load_tensors}
+    files |= {student_file(folder, decay): load_tensors for decay in averages}
+    if not last.exists():
+        return False
+    if all([intact(path, check, tell) for path, check in files.items()]):
+        return True
+    tell(f"{student.folder} is trained again.")
+    last.unlink(missing_ok=True)
+    return False
 
 
 def run_train(job: TrainJob) -> dict[str, Failure]:
@@ -277,7 +293,7 @@ def _note_changes(job: TrainJob, folders: Iterable[Path]) -> None:
         shares = {name: changed_share(teacher, student_file(folder, decay)) for name, decay in WEIGHTS.items()}
         found = {name: share for name, share in shares.items() if share is not None}
         if found:
-            write_json(folder / TRAINING_FILE, written_account(folder) | {"changed": found})
+            write_record(folder / TRAINING_FILE, written_account(folder) | {"changed": found})
 
 
 def changed_share(teacher: nn.Module, weights: Path) -> float | None:
@@ -288,7 +304,7 @@ def changed_share(teacher: nn.Module, weights: Path) -> float | None:
     halves = {name: own for name, own in teacher.named_parameters() if own.dtype in (torch.float16, torch.bfloat16)}
     if not halves:
         return None
-    tensors = read_tensors(weights)
+    tensors = load_tensors(weights)
     changed = sum(int((tensors[name].to(own) != own).sum()) for name, own in halves.items())
     return changed / sum(own.numel() for own in halves.values())
 
@@ -330,7 +346,7 @@ def step_seconds(plan: Plan, out: Path, engine: Engine) -> dict[Stage, dict[str,
     Measured once and kept in the run's folder: the numbers of steps follow from them, and with those the students.
     """
     path = out / BUDGET_FILE
-    known: dict[str, Any] = read_json(path) if path.is_file() else {}
+    known = read_record(path) if intact(path, read_record, engine.networks.reporter.note) else {}
     found: dict[Stage, dict[str, float]] = {}
     for stage in plan.stages:
         train = plan.config.stage(stage)
@@ -347,7 +363,7 @@ def step_seconds(plan: Plan, out: Path, engine: Engine) -> dict[Stage, dict[str,
                 run_time, [TimeJob(job, todo)], f"time {stage} steps", (1 + TIMED_STEPS) * len(todo)
             )
             known |= {keys[who.label]: measured.get(who.label) for who in todo}
-            write_json(path, known)
+            write_record(path, known)
         seconds = {label: known[key] for label, key in keys.items()}
         found[stage] = {label: value for label, value in seconds.items() if value is not None}
     return found
@@ -367,7 +383,7 @@ def records(plan: Plan, out: Path, failures: Mapping[str, Failure]) -> list[Stud
 
 def written_account(folder: Path) -> dict[str, Any]:
     path = folder / TRAINING_FILE
-    return read_json(path) if path.is_file() else {}
+    return read_record(path) if path.is_file() else {}
 
 
 def flow_stem(folder: Path, key: str) -> Path:
@@ -421,13 +437,13 @@ def _ended(folder: Path) -> bool:
     return student_file(folder).exists() or (folder / FAILED_FILE).is_file()
 
 
-def _known_failure(out: Path, student: Student) -> Failure | None:
+def _known_failure(out: Path, student: Student, tell: Callable[[str], None]) -> Failure | None:
     path = out / student.folder / FAILED_FILE
-    if not path.is_file():
+    if not intact(path, read_record, tell):
         return None
-    found = read_json(path)
+    found = read_record(path)
     reason = f"{found['reason']} - known from an earlier call; remove {path} to try again"
-    return Failure(reason, mistake=found.get("mistake", False))
+    return Failure(reason, mistake=found["mistake"])
 
 
 def _record(student: Student, plan: Plan, out: Path, failure: Failure | None) -> StudentRecord:

@@ -6,7 +6,7 @@ Nothing but latents is kept: the decoders make pictures, points and files of the
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -29,12 +29,13 @@ from ...trellis.pipeline import StructurePipeline
 from ...trellis.slat_pipeline import SlatPipeline
 from ...trellis.sparse import Voxels
 from ...trellis.weights import check_fit, read_tensors
+from ..engine.files import load_tensors
 from ..engine.jobs import Job, OneResult
 from ..engine.store import Arrays
 from ..inputs.cells import one_voxels, ragged
 from ..inputs.subjects import Subject, conditioning_images
 from ..inputs.world import load_cached
-from ..protocol.rules import noise_seed
+from ..protocol.rules import SHA256, noise_seed
 from ..protocol.values import Stage, Values
 from ..settings.contract import own_or_checked
 from ..settings.methods import code_digest
@@ -80,7 +81,7 @@ class Maker:
     def network(self) -> nn.Module:
         if self.weights is None:
             return self.pipeline.flow
-        return _distilled(self.world, self.device, self.stage, self.weights)
+        return _distilled(self.world, self.device, self.stage, self.weights, self.student)
 
 
 @dataclass(frozen=True)
@@ -310,14 +311,17 @@ def microbatches(count: int, batch: int, device: torch.device) -> Iterator[slice
 
 
 @lru_cache(maxsize=2)
-def _distilled(world: Path, device: str, stage: Stage, weights: Path) -> nn.Module:
-    return with_weights(load_cached(world, device).stage(stage).flow, weights)
+def _distilled(world: Path, device: str, stage: Stage, weights: Path, student: str) -> nn.Module:
+    published = SHA256.fullmatch(student)  # the file's, which was compared when the run began
+    flow = load_cached(world, device).stage(stage).flow
+    return with_weights(flow, weights, read_tensors if published else load_tensors)
 
 
-def with_weights(teacher: nn.Module, weights: Path) -> nn.Module:
+def with_weights(
+    teacher: nn.Module, weights: Path, read: Callable[[Path], Mapping[str, Tensor]] = read_tensors
+) -> nn.Module:
     """A copy of a teacher with a student's weights. Raises MissingError when they do not fit."""
-    network = copy.deepcopy(teacher)
-    tensors = read_tensors(weights)
+    network, tensors = copy.deepcopy(teacher), read(weights)
     if has_end_time(tensors):
         add_end_time(network)
     check_fit(weights, network, tensors)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ...base.files import write_json
+from ...base.files import write_record
 from ...base.seeds import seed_of
 from ...methods import StoredPairs
-from ..engine.files import save_tensors
+from ..engine.files import intact, load_tensors, save_tensors
+from ..engine.store import to_stderr
 from ..engine.workers import tick
 from ..settings.methods import Entrant
 from ..train.loop import Failure, Student, begin_as, student_file, train_together
@@ -67,7 +67,7 @@ def pairs_jobs(config: OracleConfig, sets: Sequence[StoredPairs], out: Path, spl
         batches = range(batches_of(pairs, config.train.batch))
         paths = pairs_files(pairs, config, out)
         jobs += [PairsJob(config, path, pairs, tuple(batches[i::PARTS])) for i, path in enumerate(paths)]
-    return [job for job in jobs if not job.path.exists()]
+    return [job for job in jobs if not intact(job.path, load_tensors, to_stderr)]
 
 
 def pairs_files(pairs: StoredPairs, config: OracleConfig, out: Path) -> list[Path]:
@@ -119,7 +119,7 @@ def _student(training: Training, task: LawTask, paired: PairedTask | None, job: 
 
 
 def _ends(pairs: StoredPairs, job: TrainJob) -> list[Tensor]:
-    parts = [load_file(path) for path in pairs_files(pairs, job.config, job.out)]
+    parts = [load_tensors(path) for path in pairs_files(pairs, job.config, job.out)]
     return [parts[index % PARTS][str(index)] for index in range(batches_of(pairs, job.config.train.batch))]
 
 
@@ -135,7 +135,7 @@ def run_score(job: ScoreJob) -> None:
         if (own := job.entrant.sampler(steps)) not in seen:  # `teacher` has one count, whatever is asked
             seen.add(own)
             records += answer(paper, velocity, job.entrant.method, steps, others)
-    write_json(job.path, records)
+    write_record(job.path, {"records": records})
     tick()
 
 
@@ -155,7 +155,7 @@ def exam(config: OracleConfig, out: Path, split: str = TEST) -> Exam:
 
 @lru_cache(maxsize=1)
 def _exam(problems: Family, samples: int, path: Path, split: str) -> Exam:
-    return Exam(problems, *_questions(problems, samples, split), load_file(path)["ends"])
+    return Exam(problems, *_questions(problems, samples, split), load_tensors(path)["ends"])
 
 
 def _questions(problems: Family, samples: int, split: str) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...base.files import read_json
+from ...base.files import read_record
 from ...results.rows import Row
 from ..engine.provenance import device_name, git_state
 from ..settings.methods import Entrant
@@ -26,7 +26,7 @@ def rows_of(plan: OraclePlan, paper: Exam, out: Path, failed: Mapping[str, Failu
         if training and training.folder in failed:
             records = _failed(plan, paper, who, failed[training.folder])
         else:
-            records = iter(read_json(out / plan.scores_file(who, training)))
+            records = iter(read_record(out / plan.scores_file(who, training))["records"])
         for record in records:
             if who.label != "none:cfg" or paper.family.strength(record["problem"]):  # without guidance: `none` again
                 yield _row(plan, paper, who, training, record, common)

@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 
-from ...base.files import write_json
+from ...base.files import read_record, write_json
 from ...results.grid import grid
 from ...results.rows import Row, write_rows
+from ...results.sums import SUMS, write_sums
+from ..engine.files import intact, load_tensors
 from ..engine.provenance import provenance
+from ..engine.store import to_stderr
 from ..engine.tracking import Board, tracking
 from ..engine.workers import Workers
 from ..train.loop import Failure, followed, student_file
@@ -47,6 +50,7 @@ def run_oracle(plan: OraclePlan, out: Path, team: Workers, track: Sequence[str] 
 
 def _run_oracle(plan: OraclePlan, out: Path, team: Workers, board: Board) -> OracleOutcome:
     started = time.time()
+    (out / SUMS).unlink(missing_ok=True)  # until all files are those of this call
     _write_manifest(plan, out, {"started_s": started})
     board.settings(_manifest(plan))
     recipe = plan.config.train.common()
@@ -55,12 +59,13 @@ def _run_oracle(plan: OraclePlan, out: Path, team: Workers, board: Board) -> Ora
     failed = _train(plan, out, team)
     done = [(who, t) for who, t in plan.sources() if not (t and t.folder in failed)]
     jobs = [ScoreJob(plan.config, who, t, out, out / plan.scores_file(who, t)) for who, t in done]
-    todo = [job for job in jobs if not job.path.exists()]
+    todo = [job for job in jobs if not intact(job.path, read_record, to_stderr)]
     team.map(run_score, todo, "measure", len(todo))
     rows = tuple(rows_of(plan, exam(plan.config, out), out, failed))
     write_rows(out / "rows.jsonl", rows)
     figures = _write_figures(plan, out, failed)
     _write_manifest(plan, out, {"started_s": started, "finished_s": time.time()})
+    write_sums(out)
     for path in figures:
         board.picture(f"{path.parent.name}/{path.stem}", path)
     board.rows(rows)
@@ -68,7 +73,7 @@ def _run_oracle(plan: OraclePlan, out: Path, team: Workers, board: Board) -> Ora
 
 
 def _train(plan: OraclePlan, out: Path, team: Workers) -> dict[str, Failure]:
-    todo = [training for training in plan.trainings if not student_file(out / training.folder).exists()]
+    todo = [t for t in plan.trainings if not intact(student_file(out / t.folder), load_tensors, to_stderr)]
     sets = dict.fromkeys(training.pairs for training in todo if training.pairs)
     pairs = pairs_jobs(plan.config, list(sets), out)
     team.map(run_pairs, pairs, "pairs", sum(len(job.batches) for job in pairs))

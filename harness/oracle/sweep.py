@@ -16,8 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...base.files import digest_of, read_json, write_text
+from ...base.files import digest_of, read_record, write_text
+from ..engine.files import intact, load_tensors
 from ..engine.progress import reporter
+from ..engine.store import to_stderr
 from ..engine.workers import cores, workers
 from ..train.loop import student_file
 from .config import OracleConfig, load_oracle_config
@@ -45,7 +47,12 @@ def sweep(
         config = config.model_copy(update={"train": config.train.model_copy(update={"lr": None})})
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     found = [(point, _trainings(label, point, config, changes)) for point in points]
-    todo = [t for _, trainings in found for t in trainings if not student_file(out / t.folder).exists()]
+    todo = [
+        t
+        for _, trainings in found
+        for t in trainings
+        if not intact(student_file(out / t.folder), load_tensors, to_stderr)
+    ]
     with reporter() as report, workers(cores(), report) as team:
         sets = dict.fromkeys(t.pairs for t in todo if t.pairs)
         team.map(run_pairs, pairs_jobs(config, list(sets), out, VALIDATION), "pairs", 0)
@@ -58,8 +65,10 @@ def sweep(
         }
         trained = [(point, t) for point, trainings in found for t in trainings if t.folder not in failed]
         scores = [ScoreJob(config, t.entrant, t, out, _scores(t, config, out), VALIDATION) for _, t in trained]
-        team.map(run_score, [job for job in scores if not job.path.exists()], "measure", len(scores))
-    measured = [(point, t, read_json(job.path)) for (point, t), job in zip(trained, scores, strict=True)]
+        team.map(
+            run_score, [job for job in scores if not intact(job.path, read_record, report.note)], "measure", len(scores)
+        )
+    measured = [(point, t, read_record(job.path)["records"]) for (point, t), job in zip(trained, scores, strict=True)]
     return [
         {**point, "seed": t.seed, **{one["metric"]: one["value"] for one in records}} for point, t, records in measured
     ]

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ...base.files import replacing
 from ...base.seeds import seed_of
+from ..engine.files import intact, load_tensors, save_tensors
 from ..engine.logs import read_log, write_log
 from ..engine.progress import Reporter
 from ..train.learner import Learner
@@ -33,8 +32,8 @@ def fit(
         steps, seconds (of this call) and the mean loss of the last 100 steps.
     """
     log, entries = log_of(path), []
-    if path.exists():
-        learner.restore(load_file(path))
+    if intact(path, load_tensors, reporter.note):
+        learner.restore(load_tensors(path))
         entries = [entry for entry in read_log(log) if entry["step"] < learner.done]
     start = saved = time.monotonic()
     losses: list[float] = []
@@ -60,8 +59,7 @@ def log_of(path: Path) -> Path:
 
 
 def save_learner(learner: Learner, path: Path) -> None:
-    with replacing(path) as part:
-        save_file({key: value.contiguous() for key, value in learner.state().items()}, part)
+    save_tensors(path, learner.state())
 
 
 def numpy_generator(*purpose: str | int) -> np.random.Generator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import resource
 import sys
@@ -15,20 +16,18 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ...base.blame import is_ours, raised_in, summary, written_at
-from ...base.errors import RunError, UsageError
-from ...base.files import write_json, write_text
+from ...base.errors import MissingError, RunError, UsageError
+from ...base.files import write_record, write_text
 from ...base.seeds import seed_of
 from ...methods import STUDENT, Distillation, Step
 from ...trellis.end_time import add_end_time, has_end_time
 from ..engine.device import clock, is_device_fault
-from ..engine.files import save_tensors
-from ..engine.logs import read_log, write_log
+from ..engine.files import load_tensors, save_tensors
+from ..engine.logs import write_log
 from ..engine.stop import Stopped, careful, stopping
 from ..engine.tracking import Training
 from ..engine.workers import tell, tick
@@ -214,13 +213,14 @@ class Student:
             self.held_out.observe(lambda *args: functional_call(self.network, average, args))
 
     def save(self) -> None:
-        """Checkpoint: log first, tensors last, so that a checkpoint is never ahead of its log."""
+        """Checkpoint, which has the log in it; the file beside it is for readers."""
         write_log(self.folder / LOG_FILE, self.log)
         targets = {f"target/{name}": value for name, value in self.target.items()}
         seconds = torch.tensor(self.seconds, dtype=torch.float64)
         watched = {} if self.held_out is None else {"held_out": self.held_out.state()}
+        log = torch.frombuffer(bytearray(json.dumps(self.log).encode()), dtype=torch.uint8)
         others = targets | watched | self.networks.state()
-        state = self.learner.state() | others | {"seconds": seconds}
+        state = self.learner.state() | others | {"seconds": seconds, "log": log}
         if self.device.type not in ASIDE:
             save_tensors(self._checkpoint, state)
             return
@@ -248,7 +248,7 @@ class Student:
     def _write_account(self) -> None:
         """training.json: what a report says of a training. peak_memory_gb is that of all students of the process."""
         steps, batch = self.learner.done, self.train.batch
-        write_json(
+        write_record(
             self.folder / "training.json",
             {
                 "label": self.label,
@@ -284,8 +284,9 @@ class Student:
         if not self._checkpoint.exists():
             return
         try:
-            state = load_file(self._checkpoint)
-        except SafetensorError:  # cut short by a crash of the machine: training begins anew
+            state = load_tensors(self._checkpoint)
+        except MissingError as error:
+            tell(f"mdtbench: {error} Training begins anew.")
             return
         targets = {key: value for key, value in state.items() if key.startswith("target/")}
         self.target = {key.removeprefix("target/"): value.to(self.device) for key, value in targets.items()}
@@ -293,8 +294,8 @@ class Student:
         if self.held_out is not None:
             self.held_out.restore(state.pop("held_out"))
         self.networks.restore(state)
+        self.log = json.loads(bytes(state.pop("log").numpy()))
         self.learner.restore({k: v for k, v in state.items() if k not in targets and not k.startswith("networks/")})
-        self.log = [entry for entry in read_log(self.folder / LOG_FILE) if entry["step"] < self.learner.done]
 
 
 @runtime_checkable
@@ -344,7 +345,7 @@ def student_file(folder: Path, decay: float | None = None) -> Path:
 
 def begin_as(network: nn.Module, file: Path) -> None:
     """Give a new student the weights of one that is trained, its second time included."""
-    tensors = load_file(file)
+    tensors = load_tensors(file)
     if has_end_time(tensors):
         add_end_time(network)
     network.load_state_dict(tensors)

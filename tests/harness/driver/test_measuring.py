@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mdtbench.assets.toys import AllToys
 from mdtbench.base.errors import AssetError
-from mdtbench.base.files import digest_of, write_json
+from mdtbench.base.files import digest_of, write_record
 from mdtbench.base.seeds import seed_of
 from mdtbench.flow.times import sampling_times
 from mdtbench.geometry.mesh import Mesh
@@ -98,7 +98,7 @@ def ready(folder: Path, root: Path, *changes: str, methods: Sequence[str] = ("vm
         save_tensors(measuring.weights.of(student)[0], {key: 1.05 * value for key, value in state.items()})
     for student in measuring.plan.students[:1]:
         assert student.stage == "structure"
-        write_json(root / student.folder / TRAINING_FILE, {"skipped": 1, "steps": 4})
+        write_record(root / student.folder / TRAINING_FILE, {"skipped": 1, "steps": 4})
     return measuring
 
 
