@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,7 +57,9 @@ class Run:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """Command, configuration, seeds, digests, versions, machine."""
-        return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        from mdtbench.results.manifest import read_manifest  # pyright: ignore[reportMissingImports]
+
+        return dict(read_manifest(self.folder / "manifest.json"))
 
     @property
     def tables(self) -> tuple[str, ...]:

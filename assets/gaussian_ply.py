@@ -77,7 +77,9 @@ def read_gaussians(path: Path) -> Gaussians:
     place, sh_dc, logit, log_scale, rotation = np.split(values, [3, 6, 7, 10], axis=1)
     norm = np.linalg.norm(rotation, axis=1, keepdims=True)
     # A logit may be infinite: opacity 1, as TRELLIS writes it.
-    numbers = (place, sh_dc, log_scale, rotation)
+    with np.errstate(over="ignore"):
+        scale = np.exp(log_scale).astype(np.float32)
+    numbers = (place, sh_dc, scale, rotation)
     if np.isnan(logit).any() or not all(np.isfinite(n).all() for n in numbers) or not norm.all():
         raise AssetError(
             f"{path.name}: it has Gaussians with values that are not finite, or with a rotation of length 0"
@@ -85,7 +87,7 @@ def read_gaussians(path: Path) -> Gaussians:
     x, y, z = place.T
     means, rotations = np.stack([x, z, -y], axis=1), _turned(rotation / norm, -HALF_TURN)
     opacities = 0.5 * (1 + np.tanh(0.5 * logit[:, 0]))
-    fields = (means, np.exp(log_scale), rotations, opacities, sh_dc)
+    fields = (means, scale, rotations, opacities, sh_dc)
     return Gaussians(*(field.astype(np.float32) for field in fields))
 
 

@@ -9,6 +9,10 @@ import difflib
 import re
 from collections.abc import Iterable
 
+_BYTES = re.compile("[\udc80-\udcff]")  # how Python spells bytes of a name that are not UTF-8 (PEP 383)
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
+LONGEST, TAIL = 2000, 300  # letters of a message, and of its end, which says what to do
+
 
 class MdtbenchError(Exception):
     """Base of all errors that are reported as one line, without a traceback."""
@@ -16,8 +20,9 @@ class MdtbenchError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        """The message, of which names of files may be a part."""
-        return printable(super().__str__())
+        """Of names and values in it, which are anybody's, no end and nothing that a terminal obeys."""
+        text = printable(super().__str__())
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - TAIL]} [...] {text[-TAIL:]}"
 
 
 class RunError(MdtbenchError):
@@ -41,12 +46,12 @@ class AssetError(MdtbenchError):
 
 
 def printable(text: str) -> str:
-    """Text that every file can hold: bytes of names that are not UTF-8 as %E9, other half characters as ?."""
-    return _BYTES.sub(lambda found: f"%{ord(found[0]) - 0xDC00:02X}", text).encode("utf-8", "replace").decode()
+    """Text that every file can hold and that a terminal shows and does not obey; lines stay.
 
-
-# How Python spells the bytes of a name that are not UTF-8 (PEP 383).
-_BYTES = re.compile("[\udc80-\udcff]")
+    Bytes of names that are not UTF-8 become %E9, other half characters ?, and control characters their numbers.
+    """
+    whole = _BYTES.sub(lambda found: f"%{ord(found[0]) - 0xDC00:02X}", text).encode("utf-8", "replace").decode()
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", whole)
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str], hint: str = "", meant: str = "") -> UsageError:

@@ -14,10 +14,10 @@ from typing import Any, Final, Literal
 from pandas import DataFrame
 
 from ..base.errors import MdtbenchError, MissingError
-from ..base.files import read_json
 from . import frames
 from .evaluation_tables import is_evaluation
 from .frames import distinct, latest, records
+from .manifest import read_manifest
 from .merge import IMPORTED
 from .oracle_tables import is_oracle
 from .places import ALL_METHODS, CONTROLS, name_of
@@ -88,7 +88,7 @@ class RunInfo:
 
     @property
     def train_seeds(self) -> list[int]:
-        return sorted({*distinct(self.rows["train_seed"])} | set(self.manifest.get("train_seeds", ())))
+        return sorted({*distinct(self.rows["train_seed"])} | set(self.manifest.get("train_seeds") or ()))
 
     @property
     def seeds(self) -> list[int]:
@@ -148,7 +148,7 @@ def read_info(folder: Path) -> RunInfo:
     rows = frames.rows_frame([])
     try:
         if (folder / MANIFEST_FILE).is_file():
-            manifest = _mapping(folder / MANIFEST_FILE)
+            manifest = read_manifest(folder / MANIFEST_FILE)
         if (folder / ROWS_FILE).is_file():
             rows = latest(frames.rows(folder))
         return RunInfo(folder, manifest, rows, read_students(folder))
@@ -182,18 +182,11 @@ def _size(path: Path) -> int:
     return sum(file.lstat().st_size for file in files)
 
 
-def _mapping(path: Path) -> Mapping[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise MissingError(f"{path} is not a manifest. Restore the file or run again.")
-    return value
-
-
 def _failures(path: Path) -> list[tuple[str, str]]:
     """The last column is the reason; what comes before says of what."""
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             _, *lines = [line for line in csv.reader(stream) if line] or [[]]
-    except UnicodeDecodeError as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise MissingError(f"{path} is not a list of failures ({error}). Run the same command again.") from error
     return [(" ".join(line[:-1]), line[-1]) for line in lines]

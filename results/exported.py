@@ -61,7 +61,7 @@ def _read(root: Path) -> Exported:
                 f"{INDEX_FORMAT} - run again with --export."
             )
         files = {
-            asset["id"]: {
+            _text(asset["id"]): {
                 maker: tuple(_inside(root, name) for name in names) for maker, names in asset["files"].items()
             }
             for asset in index["assets"]
@@ -71,6 +71,12 @@ def _read(root: Path) -> Exported:
             f"{root / 'index.json'} is no index of assets ({error!r}). Run again with --export."
         ) from error
     return Exported(files, _read_reasons(root / "failures.csv"))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"an id is no text but {value!r}")
+    return value
 
 
 def _inside(root: Path, name: str) -> Path:
@@ -87,5 +93,5 @@ def _read_reasons(path: Path) -> dict[tuple[str, str], str]:
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             return {(row["made_by"], row["id"]): row["reason"] for row in csv.DictReader(stream)}
-    except (KeyError, UnicodeDecodeError) as error:
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise MissingError(f"{path} is not a list of failures ({error}). Run again with --export.") from error

@@ -7,7 +7,6 @@ and written. A frame has a column per field, in the model's order: text is `stri
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -20,6 +19,7 @@ from pydantic import BaseModel
 
 from ..base.errors import MissingError, UsageError
 from ..base.files import read_json, replacing
+from ..base.parsing import parse_json
 from .asset_values import AssetValue, read_asset_values
 from .rows import STRUCTURE, Row, read_rows
 from .students import StudentRecord, read_students
@@ -189,7 +189,7 @@ def _student(folder: Path, shown: set[tuple]) -> tuple | None:
 
 def _log(path: Path) -> list[dict[str, Any]]:
     try:
-        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        entries = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except ValueError as error:
         raise MissingError(f"{path} is damaged ({error}). Delete its folder and run the same command again.") from error
     if not all(isinstance(entry, dict) and "step" in entry for entry in entries):

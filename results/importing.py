@@ -38,6 +38,8 @@ OPTIONAL: Final = (
 COLUMNS: Final = (*REQUIRED, *OPTIONAL)
 STAGE: Final = "imported"  # of rows that stand alone
 SHORT: Final = 12
+DIGITS: Final = 15  # of a whole number
+SHOWN: Final = 40  # letters of a wrong cell in a message
 DIRECTIONS: Final = {
     **{quantity.name: quantity.higher_is_better for quantity in QUANTITIES},
     **dict.fromkeys(COST_METRICS, False),
@@ -161,13 +163,18 @@ def _number(where: str, name: str, cells: Mapping[str, str]) -> float:
     signed = name == "value" and cells["metric"] not in COST_METRICS
     if not math.isfinite(number) or (number < 0 and not signed):
         kind = "a finite number" if signed else "a number from 0"
-        raise UsageError(f"{where}: {name} cannot be that (got '{cells[name]}') - {kind} is allowed - correct it.")
+        raise UsageError(
+            f"{where}: {name} cannot be that (got '{cells[name][:SHOWN]}') - {kind} is allowed - correct it."
+        )
     return number
 
 
 def _count(where: str, name: str, text: str) -> int:
-    if not text.isdecimal():
-        raise UsageError(f"{where}: {name} is no whole number (got '{text}') - from 0 is allowed - correct it.")
+    if not (text.isascii() and text.isdecimal() and len(text) <= DIGITS):
+        raise UsageError(
+            f"{where}: {name} is no whole number (got '{text[:SHOWN]}') - from 0, of at most {DIGITS} digits, is allowed "
+            "- correct it."
+        )
     return int(text)
 
 

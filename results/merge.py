@@ -17,8 +17,8 @@ import pandas as pd
 from pandas import DataFrame, Series
 
 from ..base.errors import UsageError
-from ..base.files import read_json
 from .frames import MEASUREMENT, distinct, latest, none_of, records
+from .manifest import read_manifest
 from .places import CONTROLS, LINE, NO_STEPS, keyed, name_of
 from .report import RunResults, read_run
 from .rows import COST_METRICS, EVALUATION, Row
@@ -110,7 +110,7 @@ def merged(runs: Sequence[Run]) -> RunResults:
 
 def _manifest(folder: Path) -> Mapping[str, Any]:
     path = folder / "manifest.json"
-    return read_json(path) if path.is_file() else {}
+    return read_manifest(path) if path.is_file() else {}
 
 
 def _shared(run: Run) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..base.files import read_json, write_json
+from ..base.files import write_json
 from .asset_values import read_asset_values, write_asset_values
 from .exported import EXPORT, EXPORTS
 from .frames import to_rows
+from .manifest import read_manifest
 from .merge import read_runs
 from .rows import write_rows
 from .students import write_students
@@ -39,7 +40,7 @@ def merged_folder(folders: Sequence[Path]) -> Iterator[Path]:
         write_asset_values(into, chain.from_iterable(read_asset_values(folder) for folder in folders))
         _link(into, folders)
         files = [folder / "manifest.json" for folder in folders if (folder / "manifest.json").is_file()]
-        manifests = {file.parent.resolve().name: read_json(file) for file in files}
+        manifests = {file.parent.resolve().name: read_manifest(file) for file in files}
         write_json(into / "manifest.json", {"notes": results.notes, "runs": manifests})
         yield into
 

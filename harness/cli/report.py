@@ -10,10 +10,10 @@ from itertools import chain
 from pathlib import Path
 
 from ...base.errors import MissingError, UsageError, unknown_name
-from ...base.files import read_json
 from ...results.asset_values import read_asset_values
 from ...results.brief import Screen, brief_tables
 from ...results.frames import assets_frame, write_parquet
+from ...results.manifest import read_manifest
 from ...results.merge import read_runs
 from ...results.merged_folder import merged_folder
 from ...results.recorded import recording_of, to_json
@@ -43,7 +43,7 @@ def report_command(folders: Sequence[Path], format: str, out: Path | None = None
     elif format == "parquet":
         sys.stdout.write(_parquet(folders, out))
     elif format == "power":
-        world = read_json(folders[0] / "manifest.json").get("world_sha256", "")
+        world = read_manifest(folders[0] / "manifest.json").get("world_sha256", "")
         sys.stdout.write(to_json(recording_of(read_runs(folders), world)))
     elif out is not None:
         raise UsageError(f"--out is for html and parquet (got --format {format}) - text is printed - use > FILE.")

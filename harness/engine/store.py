@@ -91,6 +91,11 @@ class Record(BaseModel):
     size: int
     created_utc: str
     tool: str
+    record_sha256: str = ""  # of all fields before; none in entries of earlier versions
+
+    @property
+    def own_sha256(self) -> str:
+        return digest_of(self.model_dump(mode="json", exclude={"record_sha256"}))
 
 
 @dataclass(frozen=True)
@@ -280,6 +285,8 @@ def _checked(slot: Slot) -> Record | None:
         size, sha256 = slot.data.stat().st_size, file_sha256(slot.data)
     except OSError as error:
         raise MissingError(f"{error.filename or slot.data} cannot be read ({error.strerror}).") from error
+    if record.record_sha256 not in ("", record.own_sha256):
+        raise MissingError(f"{slot.record} has another sha256 than when it was written.")
     if digest_of([record.format, record.kind, record.inputs]) != slot.digest:
         raise MissingError(f"{slot.record} has inputs of another address.")
     if (size, sha256) != (record.size, record.sha256):
@@ -312,7 +319,8 @@ def _record(address: Address, data: Path) -> Record:
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "tool": f"mdtbench {version('mdtbench')}",
     }
-    return Record.model_validate(fields)
+    record = Record.model_validate(fields)
+    return record.model_copy(update={"record_sha256": record.own_sha256})
 
 
 def _as_arrays(arrays: Mapping[str, ArrayLike]) -> Arrays:

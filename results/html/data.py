@@ -11,8 +11,8 @@ from typing import Any
 from pandas import DataFrame
 
 from ...base.errors import MissingError
-from ...base.files import read_json
 from ..asset_values import AssetValue, read_asset_values
+from ..manifest import read_manifest
 from ..report import read_run, tables_marked
 from ..students import StudentRecord
 from ..sweep import SweepRecord
@@ -76,7 +76,7 @@ def read_data(folder: Path) -> ReportData:
 
 def _read_manifest(folder: Path) -> Mapping[str, Any] | None:
     path = folder / "manifest.json"
-    return read_json(path) if path.is_file() else None
+    return read_manifest(path) if path.is_file() else None
 
 
 def _read_failures(path: Path) -> tuple[Failure, ...]:
@@ -85,10 +85,10 @@ def _read_failures(path: Path) -> tuple[Failure, ...]:
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             return tuple(_failure(row) for row in csv.DictReader(stream))
-    except (KeyError, UnicodeDecodeError) as error:
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise MissingError(f"{path} is not a list of failures ({error}). Run the same command again.") from error
 
 
 def _failure(row: Mapping[str, str]) -> Failure:
     parts = [row[name] for name in ("where", "side", "what") if row.get(name)]
-    return Failure(row["id"], row["reason"], ", ".join(parts))
+    return Failure(row["id"] or "", row["reason"] or "", ", ".join(parts))

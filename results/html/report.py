@@ -111,5 +111,7 @@ def _claim(out: Path, data: ReportData) -> None:
         )
     write_json(out / MARKER, {"format": 1, "made_by": "mdtbench report", "run_id": data.rows["run_id"].iloc[0]})
     for name in OWN_FOLDERS:
-        if (out / name).is_dir():
+        if (out / name).is_symlink():
+            (out / name).unlink()  # what it leads to is not ours
+        elif (out / name).is_dir():
             shutil.rmtree(out / name)

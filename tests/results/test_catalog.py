@@ -29,7 +29,7 @@ def test_kinds_are_told_by_manifest_or_rows(put, make):
     assert read_info(put("a", [row], config={"world": "tiny"})).kind == "run"
     assert read_info(put("b", [row], config={"oracle": {"seeds": [0]}})).kind == "oracle"
     assert read_info(put("c", [make.row(stage="oracle/modes")])).kind == "oracle"
-    assert read_info(put("d", [row], reference="toys4k")).kind == "evaluation"
+    assert read_info(put("d", [row], reference={"name": "toys4k"})).kind == "evaluation"
     assert read_info(put("e", [make.row(stage="evaluation")])).kind == "evaluation"
     assert read_info(put("f", [row], kind="imported")).kind == "imported"
     assert read_info(put("g", [make.row(stage="evaluation", git_commit="imported")])).kind == "imported"
