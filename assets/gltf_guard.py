@@ -14,8 +14,9 @@ _COMPONENTS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 
 def check_counts(header: Mapping[str, Any]) -> None:
     """Raises AssetError where an accessor announces too many values, or nodes hang in a circle or too deep."""
     for accessor in header.get("accessors", []):
-        count = accessor.get("count", 0) * _COMPONENTS.get(accessor.get("type"), 1)
-        _refuse(excess("values", count, "one of its accessors"))
+        counts = accessor.get("count", 0), accessor.get("sparse", {}).get("count", 0)
+        most = max(counts) * _COMPONENTS.get(accessor.get("type"), 1)
+        _refuse(excess("values", most, "one of its accessors"))
     children = [node.get("children", []) for node in header.get("nodes", [])]
     below = {child for some in children for child in some}
     level, depth = [node for node in range(len(children)) if node not in below], 0

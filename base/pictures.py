@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +50,10 @@ def opened_picture(path: Path, name: str = "") -> Iterator[Image.Image]:
     if fault:
         raise AssetError(f"{name} {fault}")
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+            image = Image.open(path)
+        with image:
             check_pixels(image, f"the picture {name}")
             yield image
     except FAULTS as error:

@@ -172,8 +172,8 @@ def _number(where: str, name: str, cells: Mapping[str, str]) -> float:
 def _count(where: str, name: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= DIGITS):
         raise UsageError(
-            f"{where}: {name} is no whole number (got '{text[:SHOWN]}') - from 0, of at most {DIGITS} digits, is allowed "
-            "- correct it."
+            f"{where}: {name} is no whole number (got '{text[:SHOWN]}') - from 0, with at most {DIGITS} digits, is "
+            "allowed - correct it."
         )
     return int(text)
 

@@ -110,7 +110,7 @@ def bombs() -> Iterator[tuple[str, str, bytes]]:
     yield "gltf", "nodes in a circle", gltf(nodes=[{"mesh": 0, "children": [0]}])
     yield "gltf", "2^40 instances", gltf(nodes=[*({"children": [i + 1, i + 1]} for i in range(40)), {"mesh": 0}])
     yield "gltf", "5,000 nodes deep", gltf(nodes=[*({"children": [i + 1]} for i in range(5000)), {"mesh": 0}])
-    yield "gltf", "two million instances of a mesh of 3 faces", _instances(200_000)
+    yield "gltf", "200,000 instances", _instances(200_000)
     yield "glb", "a chunk of 4 GB", glb(24, 2**32 - 1)
     yield "glb", "a length of 4 GB", glb(2**32 - 1, 4)
     yield "gltf", "JSON of 100,000 levels", b"[" * 100_000
@@ -128,7 +128,7 @@ def bombs() -> Iterator[tuple[str, str, bytes]]:
     yield (
         "safetensors",
         "a tensor of 4 TB",
-        safetensors({"a": {"dtype": "F32", "shape": [BIG], "data_offsets": [0, 16]}}),
+        safetensors({"a": _tensor() | {"shape": [BIG]}}),
     )
     yield "students' tensors", "overlapping tensors", safetensors({n: _tensor() for n in "abcdefgh"})
     yield "picture", "gzip", gzip.compress(bytes(10**6))

@@ -1,0 +1,130 @@
+"""By hand: kill a run or an evaluation at random moments, give the same command again, compare the rows.
+
+python tests/faults/kills.py FOLDER [KILLS [SEED]] [--structure]
+
+Kills take turns: the whole group, the parent alone, a worker; of a run with both stages and --export, then of an
+evaluation of what it exported. The time of the kill is drawn from that of the undisturbed command. --structure: runs of
+the first stage alone, which take a tenth of the time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "mdtbench"]
+SMALL = (
+    *("--preset", "smoke", "--methods", "vm", "--steps", "1", "--limit", "2", "--workers", "1", "--export", "glb,ply"),
+    *("--set", "train.steps=6", "--set", "slat.steps=3", "--set", "data.train=4"),
+    *("--set", "evaluate.whole=2", "--set", "evaluate.seeds=[0]"),
+)
+TIMED = ("latency_s", "structure_s", "slat_s", "decode_s")  # of this machine's load
+HOURS = 1
+
+
+def main(folder: Path, kills: int = 50, seed: int = 0, *, structure: bool = False) -> int:
+    """Prints a line per kill and the counts. Returns how many were not as they should be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator, counts = random.Random(seed), Counter[str]()
+    started = time.monotonic()
+    made = _commands(folder / "whole", structure)
+    names = ("run", "evaluation")[: len(made)]
+    whole = [_finished(command) for command in made]
+    took = (time.monotonic() - started) / len(made)
+    wanted = [_rows(folder / "whole" / name) for name in names]
+    assert all(code == 0 for code, _ in whole), whole
+    for number in range(kills):
+        which = number % len(made)
+        place = folder / f"kill{number}"
+        if which:  # the evaluation needs what the run exported
+            shutil.copytree(folder / "whole" / "run", place / "run")
+        command = _commands(place, structure)[which]
+        what = _killed(command, generator.uniform(0.05, 1.0) * took, generator)
+        code, told = _finished(command)
+        rows = _rows(place / names[which])
+        parts = [path for path in place.rglob(".*.part")]
+        fine = code == 0 and rows == wanted[which] and "Traceback" not in told and not parts
+        counts["fine" if fine else "bad"] += 1
+        sys.stdout.write(f"{number}: {names[which]}, {what}: {'fine' if fine else told[-300:]}\n")
+        sys.stdout.flush()
+        if fine:
+            shutil.rmtree(place)
+    sys.stdout.write(f"{kills} kills: {counts['fine']} with equal rows, {counts['bad']} bad\n")
+    return counts["bad"]
+
+
+def _commands(folder: Path, structure: bool) -> list[list[str]]:
+    cache = ["--cache", str(folder / "cache")]
+    run = [*COMMAND, "run", *SMALL, "--out", str(folder / "run"), *cache]
+    if structure:
+        return [[word for word in run if word not in ("--export", "glb,ply")] + ["--stages", "structure"]]
+    made = folder / "run" / "export"
+    evaluation = [*COMMAND, "evaluate", str(made / "vm-1x2"), "--name", "VM", "--reference", str(made / "truth")]
+    return [run, [*evaluation, "--set", "extractors=random", "--out", str(folder / "evaluation"), *cache]]
+
+
+def _finished(command: list[str]) -> tuple[int, str]:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3600 * HOURS, check=False)
+    return done.returncode, done.stderr + done.stdout
+
+
+def _killed(command: list[str], after: float, generator: random.Random) -> str:
+    """Start a command and kill it, or a part of it, after so many seconds. Says what was done."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        process.wait(after)
+        return f"ended by itself within {after:.1f} s"
+    except subprocess.TimeoutExpired:
+        kind = generator.choice(("group", "parent", "worker"))
+    if kind == "worker" and (children := _children(process.pid)):
+        os.kill(generator.choice(children), signal.SIGKILL)
+        process.wait(3600 * HOURS)
+    elif kind == "parent":
+        process.kill()
+        process.wait()
+        time.sleep(2)  # its workers end by themselves
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    left = _group(process.pid)
+    return f"{kind} after {after:.1f} s" + (f", left behind: {left}" if left else "")
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(word) for path in tasks for word in path.read_text().split()]
+
+
+def _group(pid: int) -> list[int]:
+    """Processes of a group that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == pid and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def _rows(folder: Path) -> list[dict]:
+    path = folder / "rows.jsonl"
+    if not path.is_file():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    kept = [row for row in rows if row["metric"] not in TIMED]
+    return [{k: v for k, v in row.items() if k not in ("created_utc", "note", "peak_mem_gb")} for row in kept]
+
+
+if __name__ == "__main__":
+    words = [word for word in sys.argv[1:] if word != "--structure"]
+    raise SystemExit(bool(main(Path(words[0]), *map(int, words[1:]), structure="--structure" in sys.argv)))
