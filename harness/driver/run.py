@@ -222,7 +222,7 @@ def _check_any(plan: Plan, failures: Mapping[str, Failure]) -> None:
 def make_again(out: Path, tell: Callable[[str], None]) -> None:
     """Remove what an earlier call finished and what is damaged now; all else of it is written anew in any case."""
     try:
-        for name, reason in damaged(out):
+        for name, reason in list(damaged(out)):  # all are judged before any goes
             tell(f"{out / name} is damaged: {reason}. It is made again.")
             student = Path(name).parts[:2]
             path = out / Path(*student, "student.safetensors") if student[0] == "students" else out / name

@@ -2,7 +2,8 @@
 
 python tests/faults/disks.py FOLDER      FOLDER is new; file systems in memory are mounted below it
 
-The command must end with one line, or go on without a cache; with the disk freed, the same command must give equal rows.
+The command must end with one line, or go on without a cache; with the disk freed, the same command must give equal
+rows.
 """
 
 from __future__ import annotations

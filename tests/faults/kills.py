@@ -27,6 +27,7 @@ SMALL = (
     *("--set", "evaluate.whole=2", "--set", "evaluate.seeds=[0]"),
 )
 TIMED = ("latency_s", "structure_s", "slat_s", "decode_s")  # of this machine's load
+ELSEWHERE = ("created_utc", "peak_mem_gb", "git_commit", "git_dirty")  # fields that may differ from call to call
 HOURS = 1
 
 
@@ -122,7 +123,7 @@ def _rows(folder: Path) -> list[dict]:
         return []
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     kept = [row for row in rows if row["metric"] not in TIMED]
-    return [{k: v for k, v in row.items() if k not in ("created_utc", "note", "peak_mem_gb")} for row in kept]
+    return [{k: v for k, v in row.items() if k not in ELSEWHERE} for row in kept]
 
 
 if __name__ == "__main__":
