@@ -49,8 +49,13 @@ def to_csv(tables: Iterable[Table]) -> str:
     writer.writeheader()
     for table in tables:
         for line in table.rows:
-            writer.writerows(_records(table, line))
+            writer.writerows({key: _harmless(value) for key, value in one.items()} for one in _records(table, line))
     return stream.getvalue()
+
+
+def _harmless(value: object) -> object:
+    """A text that a spreadsheet would take for a formula, as a text: names of methods and systems are anybody's."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _records(table: Table, line: Line) -> list[dict[str, object]]:

@@ -145,3 +145,11 @@ def test_json_of_something_else():
 def test_results_import_no_torch():
     code = "import sys, mdtbench.results.report, mdtbench.results.grid; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "@SUM(1)", "+1", "-2+3"])
+def test_csv_holds_no_formula(make, name):
+    text = report(RunResults(rows_frame([*make.run(), make.row(name)])), "csv")
+    cells = [cell for line in csv.reader(io.StringIO(text)) for cell in line]
+    assert f"'{name}" in cells
+    assert not [cell for cell in cells if cell.startswith(("=", "@")) or cell == name]
