@@ -51,7 +51,7 @@ def main(folder: Path, kills: int = 50, seed: int = 0, *, structure: bool = Fals
         what = _killed(command, generator.uniform(0.05, 1.0) * took, generator)
         code, told = _finished(command)
         rows = _rows(place / names[which])
-        parts = [path for path in place.rglob(".*.part")]
+        parts = list((place / names[which]).rglob(".*.part"))  # those of the cache may be another run's: `cache gc`
         fine = code == 0 and rows == wanted[which] and "Traceback" not in told and not parts
         counts["fine" if fine else "bad"] += 1
         sys.stdout.write(f"{number}: {names[which]}, {what}: {'fine' if fine else told[-300:]}\n")
