@@ -25,8 +25,8 @@ from ..base.children import environment
 from ..base.errors import AssetError, MissingError, RunError
 from ..base.files import digest_of, file_sha256, read_json, write_json
 from ..base.parsing import parse_json
-from ..base.pictures import opened_picture
 from ..geometry.cameras import sphere_hammersley
+from .images import read_rgba
 
 SCRIPTS = Path(__file__).parent / "blender_scripts"
 VARIABLE = "MDTBENCH_BLENDER"
@@ -286,14 +286,6 @@ def on_black(picture: Path) -> NDArray[np.uint8]:
     """
     rgba = read_rgba(picture).astype(np.uint32)
     return ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
-
-
-def read_rgba(picture: Path) -> NDArray[np.uint8]:
-    """[H, W, 4], colours not premultiplied. Raises AssetError when the file is not an RGBA picture."""
-    with opened_picture(picture) as image:
-        if image.mode != "RGBA":
-            raise AssetError(f"{picture.name}: it is a picture of the kind {image.mode} - RGBA is needed")
-        return np.asarray(image)
 
 
 def _result(blend: Path, answer: Path, out: Path) -> dict[str, Any]:

@@ -1,8 +1,11 @@
-"""Image files: textures and condition pictures, read in one way."""
+"""Image files of anybody: textures, condition pictures and renders, read in one way and within the limits."""
 
 from __future__ import annotations
 
 import io
+import struct
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,28 +14,73 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..base.errors import AssetError
 from ..base.files import file_fault
-from ..base.pictures import check_pixels
+from ..base.limits import excess, too_many
 
 # Palette, grey and true-colour images, with and without alpha; of 16 bits only grey ones, which become 8 bits here.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "La", "RGBa", "RGBX")
 _DEEP_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
+# What Pillow raises on broken files, found by trying.
+_FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    Image.DecompressionBombError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 def open_image(data: bytes | Path) -> Image.Image:
-    """Raises AssetError when it is not an image, is cut off, or has more pixels than are read."""
-    if isinstance(data, Path) and (fault := file_fault(data)):
-        raise AssetError(f"it {fault}")
+    """Raises AssetError when it is not an image, is cut off, or is beyond the limits."""
+    if isinstance(data, Path):
+        if not data.exists():
+            raise AssetError("there is no such picture")
+        if fault := file_fault(data):
+            raise AssetError(f"it {fault}")
     try:
-        image = Image.open(data if isinstance(data, Path) else io.BytesIO(data))
-        check_pixels(image, "it")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+            image = Image.open(data if isinstance(data, Path) else io.BytesIO(data))
+        _check_pixels(image)
         image.load()
-    except Image.DecompressionBombError as error:
-        raise AssetError(f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels: make it smaller") from error
     except UnidentifiedImageError as error:
-        raise AssetError("it is not an image of a kind that is read (PNG, JPEG, WebP, ...)") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise AssetError(f"it is not a readable image ({error})") from error
+        raise AssetError("it is not a readable picture (of a kind such as PNG, JPEG, WebP)") from error
+    except _FAULTS as error:
+        raise AssetError(f"it is not a readable picture ({type(error).__name__}: {error})") from error
     return image
+
+
+def _check_pixels(image: Image.Image) -> None:
+    """Raises AssetError where an image, whose pixels are not read yet, has too many, or an asset's images have."""
+    size = image.width * image.height
+    if reason := excess("pixels", size, "it") or too_many("asset_pixels", size, "it"):
+        raise AssetError(reason)
+
+
+def read_rgba(path: Path, name: str = "") -> NDArray[np.uint8]:
+    """[H, W, 4], colours not premultiplied.
+
+    Args:
+        name: what to call it in messages; the file's name by default.
+    Raises:
+        AssetError: the file is not an RGBA picture.
+    """
+    name = name or path.name
+    try:
+        image = open_image(path)
+    except AssetError as error:
+        raise AssetError(f"{name}: {error}") from error
+    if image.mode != "RGBA":
+        raise AssetError(f"{name}: it is a picture of the kind {image.mode} - RGBA is needed")
+    return np.asarray(image)
 
 
 def pixels(image: Image.Image) -> NDArray[np.uint8]:
@@ -42,7 +90,10 @@ def pixels(image: Image.Image) -> NDArray[np.uint8]:
         AssetError: its pixels are of another kind, such as floats.
     """
     if image.mode in _DEEP_GREY:
-        image = Image.fromarray(np.rint(np.asarray(image, np.float64) / 257).astype(np.uint8))
+        deep = np.asarray(image).astype(np.uint32)
+        deep += 128  # in place, as pictures are large; 65535 / 255 = 257, rounded to the nearest
+        deep //= 257
+        image = Image.fromarray(deep.astype(np.uint8))
     if image.mode not in _MODES:
         raise AssetError(f"its pixels are of the kind '{image.mode}': convert it to 8-bit RGB or RGBA")
     return np.asarray(image.convert("RGBA"), np.uint8)

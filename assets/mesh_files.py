@@ -86,8 +86,8 @@ def read_mesh(path: Path, up: Up | None = None) -> Mesh:
         )
     if path.exists() and (fault := file_fault(path)):
         raise AssetError(f"{path.name} {fault}")
-    companions = Companions(path)
     try:
+        companions = Companions(path)
         with warnings.catch_warnings(), one_asset():  # what matters of third-party parsers becomes an AssetError
             warnings.simplefilter("ignore")
             refuse_foreign(head_of(path), suffix)

@@ -25,7 +25,7 @@ from PIL import Image
 from ..base.arrays import read_arrays
 from ..base.errors import AssetError, MissingError, UsageError
 from ..base.parsing import parse_json
-from ..base.pictures import opened_picture
+from .images import read_rgba
 
 METADATA = "metadata.csv"
 STRUCTURE_SHAPE = (8, 16, 16, 16)
@@ -271,11 +271,7 @@ def _finite(instance: str, key: str, values: NDArray) -> NDArray[np.float32]:
 
 
 def _rgba(path: Path) -> NDArray[np.uint8]:
-    name = f"{path.parent.name}/{path.name}"
-    with opened_picture(path, name) as image:
-        if image.mode != "RGBA":
-            raise AssetError(f"{name}: it is a picture of the kind {image.mode} - RGBA is needed")
-        return np.asarray(image)
+    return read_rgba(path, f"{path.parent.name}/{path.name}")
 
 
 def crop_condition(rgba: NDArray[np.uint8], size: int = CONDITION_SIZE) -> NDArray[np.uint8]:

@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from ...assets.blend import Blender, find_blender, read_rgba
+from ...assets.blend import Blender, find_blender
 from ...assets.folder import FolderAsset, FolderSource, id_of, walk
+from ...assets.images import read_rgba
 from ...assets.source import SOURCES, Asset, Source
 from ...assets.toys import ToySource
 from ...assets.toys4k import Toys4kAsset, Toys4kSource

@@ -23,8 +23,8 @@ from ...assets.blend import (
     condition_views,
     coverage,
     on_black,
-    read_rgba,
 )
+from ...assets.images import read_rgba
 from ...assets.toys4k import CSV, FOLDER, HOW_TO_GET, Row, Toys4kAsset, Toys4kSource, faults, read_rows
 from ...base.errors import MissingError, UsageError
 from ...base.files import digest_of

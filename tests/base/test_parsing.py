@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mdtbench.assets.images import open_image, pixels, read_rgba
 from mdtbench.base.arrays import read_arrays
 from mdtbench.base.errors import AssetError, MissingError
 from mdtbench.base.files import read_json
 from mdtbench.base.limits import Limits, use_limits
 from mdtbench.base.parsing import parse_json, parse_toml, whole_number
-from mdtbench.base.pictures import opened_picture
 
 DAMAGED = Path(__file__).parents[1] / "cases" / "damaged"
 
@@ -111,10 +111,17 @@ def test_an_unknown_compression_is_told(tmp_path):
 
 def test_pictures_that_are_broken_or_too_large_are_told(tmp_path):
     broken = DAMAGED / "condition-broken-chunk.png"
-    with pytest.raises(AssetError, match="not a readable picture"), opened_picture(broken) as picture:
-        picture.convert("RGBA")
+    with pytest.raises(AssetError, match="not a readable picture"):
+        open_image(broken)
     Image.new("1", (9000, 9000)).save(tmp_path / "black.png")
-    with pytest.raises(AssetError, match=r"81,000,000 pixels .*limits\.pixels"), opened_picture(tmp_path / "black.png"):
-        pass
-    with pytest.raises(AssetError, match="no such picture"), opened_picture(tmp_path / "absent.png"):
-        pass
+    with pytest.raises(AssetError, match=r"81,000,000 pixels .*limits\.pixels"):
+        open_image(tmp_path / "black.png")
+    with pytest.raises(AssetError, match="no such picture"):
+        open_image(tmp_path / "absent.png")
+    with pytest.raises(AssetError, match=r"b\.png: it is not a readable picture"):
+        read_rgba(broken, "b.png")
+
+
+def test_deep_grey_is_rounded_to_the_nearest():
+    deep = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    assert np.array_equal(pixels(Image.fromarray(deep))[..., 0], np.rint(deep / 257))

@@ -82,6 +82,7 @@ def bombs() -> Iterator[tuple[str, str, bytes]]:
     yield "picture", "PNG of 2^31 x 1", png(2**31 - 1, 1, rows=0)
     yield "picture", "PNG of 8192 x 8192 without rows", png(8192, 8192, 8, 6, rows=0)
     yield "picture", "16-bit PNG of 9000 x 9000", png(9000, 9000, 16, 0, rows=100)
+    yield "picture", "16-bit PNG of 8192 x 8192, the most that is allowed", png(8192, 8192, 16, 0)
     for shape in (f"({BIG},)", "(4294967296, 4294967296)", "(0, 4294967296)", "(-5,)", "(" + "1, " * 40 + ")"):
         yield "npz", f"array of shape {shape[:30]}", npz({"a.npy": npy(shape)})
     yield "npz", "array that unpacks to 3 GB", _zeros()
