@@ -1,7 +1,7 @@
 """The digests of a run's files, in the form that `sha256sum --check` reads, and what is asked of files before use.
 
-SHA256SUMS is written last and removed first. It names what a run leaves for readers; entries of its stores have records
-of their own.
+SHA256SUMS is written last and removed first. It names what a run leaves for readers; entries of its stores, receipts
+and what problems with a known law are measured with have digests of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..base.errors import MissingError
 from ..base.files import file_sha256, read_json, write_text
 
 SUMS: Final = "SHA256SUMS"
-FOLDERS: Final = ("students", "export")
+FOLDERS: Final = ("students", "export", "figures", "jobs")
 SUFFIXES: Final = (".json", ".jsonl", ".csv", ".png")  # of what lies in a run's folder itself
 NEVER: Final = ("driver.json",)  # of whoever is at work
 REFERENCE: Final = "reference-"  # begins the run id of controls, which several evaluations share

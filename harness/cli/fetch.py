@@ -97,7 +97,10 @@ def fetched(items: Sequence[Item], out: Path, options: FetchOptions) -> str:
         sys.stderr.write(f"mdtbench: interrupted; the same command goes on with what is in {folder}.\n")
         raise
     check_result(result, folder, options.offline)
-    return f"{len(result.present)} file(s) were there, {len(result.fetched)} fetched, all verified: {folder}\n"
+    had, unknown = {*result.present, *result.fetched}, [item.target for item in items if item.sha256 is None]
+    first = len(had.intersection(unknown))
+    seen = f", {first} of them by what was seen first, as no sha256 is known" if first else ""
+    return f"{len(result.present)} file(s) were there, {len(result.fetched)} fetched, all verified{seen}: {folder}\n"
 
 
 def check_result(result: FetchResult, folder: Path, offline: bool) -> None:

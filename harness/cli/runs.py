@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from ...base.errors import MissingError, UsageError, unknown_name
+from ...base.errors import MissingError, UsageError, printable, unknown_name
 from ...base.files import digest_of, file_sha256, write_json
 from ...base.text import aligned
 from ...results import frames
@@ -45,7 +45,7 @@ def runs_table(root: Path = RUNS) -> str:
         raise MissingError(f"There is no run in {root}. Make one with `mdtbench run`, or name another folder.")
     heading = ("name", "kind", "preset/protocol", "methods", "train seeds", "seeds", "n", "date", "commit", "state")
     lines = aligned([heading, *map(_line, runs)])
-    return "\n".join([*lines, *(f"{run.name}: {run.damage}" for run in runs if run.damage)]) + "\n"
+    return printable("\n".join([*lines, *(f"{run.name}: {run.damage}" for run in runs if run.damage)]) + "\n")
 
 
 def shown(what: str, name: str, form: str) -> str:
@@ -81,7 +81,8 @@ def page(folder: Path, form: str = "text") -> str:
     if form == "json":
         return json.dumps(_facts(run, origin), indent=1) + "\n"
     sections = {title: lines for title, make in _SECTIONS.items() if (lines := list(make(run, origin)))}
-    return "\n".join(f"{title}\n" + "".join(f"  {line}\n" for line in lines) for title, lines in sections.items())
+    text = "\n".join(f"{title}\n" + "".join(f"  {line}\n" for line in lines) for title, lines in sections.items())
+    return printable(text)
 
 
 @dataclass(frozen=True)
