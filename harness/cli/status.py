@@ -78,8 +78,11 @@ def waiting_in(out: Path) -> Iterator[Waiting]:
     """The jobs of the phase that a run is in which are not done."""
     for path in sorted((out / JOBS).glob("*.json")):
         if path.name != SETUP:
-            spec = read_json(path)
-            yield Waiting(path.stem, spec["label"], spec["units"], spec["gpus"])
+            try:
+                spec = read_json(path)
+                yield Waiting(path.stem, str(spec["label"]), int(spec["units"]), int(spec["gpus"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise MissingError(f"{path} is no job ({error!r}). The run's own command writes it again.") from error
 
 
 def _table(done: Sequence[Receipt], lost: Sequence[Receipt], waiting: Sequence[Waiting]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,10 +14,26 @@ from ...results.catalog import MANIFEST_FILE, ROWS_FILE, is_run, read_info
 from ...results.rows import read_rows
 from ...results.sums import SUMS, damaged, read_sums
 from ..engine.files import load_tensors
+from ..engine.receipts import read_receipt
 from ..engine.store import ENTRIES, Store
 from .origin import command_of
 
 STORES = ("store", "pairs")
+# What carries its own sha256, and who compares it.
+OWN: Mapping[str, Callable[[Path], object]] = {
+    "students/*/*.safetensors": load_tensors,
+    "students/*/*.json": read_record,
+    "pairs/*.safetensors": load_tensors,
+    "pairs/*/*.safetensors": load_tensors,
+    "scores/*.json": read_record,
+    "receipts/*.json": read_receipt,
+    "receipts/lost/*.json": read_receipt,
+}
+AGAIN = {
+    "export": "it is exported again",
+    "scores": "they are measured again",
+    "receipts": "it is set aside, and a job without its receipt is done again",
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,7 @@ def verify_command(folder: Path) -> None:
 def checked(folder: Path) -> Checked:
     """All of a run's files against their digests."""
     found, seen = Checked(), set[str]()
-    for kind, check in (("files", _sums), ("students and checkpoints", _students), ("entries of stores", _entries)):
+    for kind, check in (("files", _sums), ("students, records and receipts", _own), ("entries of stores", _entries)):
         for path, reason in check(folder):
             found.counts[kind] += 1
             if reason and path not in seen:
@@ -87,14 +103,14 @@ def _sums(folder: Path) -> Iterator[tuple[str, str]]:
         yield SUMS if "sha256 and name" in str(error) else ROWS_FILE, str(error)
 
 
-def _students(folder: Path) -> Iterator[tuple[str, str]]:
-    for path in sorted((folder / "students").glob("*/*")):
-        check = {".safetensors": load_tensors, ".json": read_record}.get(path.suffix)
-        if check and not path.name.startswith("."):
-            yield path.relative_to(folder).as_posix(), _reason(path, check)
+def _own(folder: Path) -> Iterator[tuple[str, str]]:
+    for pattern, check in OWN.items():
+        for path in sorted(folder.glob(pattern)):
+            if not path.name.startswith("."):
+                yield path.relative_to(folder).as_posix(), _reason(path, check)
 
 
-def _reason(path: Path, check) -> str:
+def _reason(path: Path, check: Callable[[Path], object]) -> str:
     try:
         check(path)
     except MissingError as error:
@@ -119,5 +135,6 @@ def _again(path: str) -> str:
     if first == "students":
         return "the training begins anew" if rest.endswith("checkpoint.safetensors") else "the student is trained again"
     if first in STORES:
-        return f"{rest.split('/')[1]} are computed again when needed"
-    return "it is exported again" if first == "export" else "it is written again"
+        what = "ends of noises" if path.endswith(".safetensors") else rest.split("/")[1]
+        return f"{what} are computed again when needed"
+    return AGAIN.get(first, "it is written again")

@@ -35,6 +35,7 @@ from ..protocol.calibration import Calibration, Teacher, calibrate
 from .controls import Control
 from .evaluated_files import write_shown
 from .evaluation import Evaluation, some
+from .lock import driving
 from .measuring import unseen
 from .run import MANIFEST, Outcome, write_failures
 
@@ -48,8 +49,9 @@ def evaluate(found: Evaluation, out: Path, engine: Engine, track: Sequence[str] 
         MissingError: fewer than 2 assets of the reference can be used, none of the condition pictures can, or weights
             are absent or damaged.
         RunError: a file cannot be written, a worker was killed, or a tracker failed.
+        UsageError: another process writes the folder.
     """
-    with tracking(track, out, found.key[:SHORT]) as board:
+    with driving(out), tracking(track, out, found.key[:SHORT]) as board:
         return _evaluate(found, out, engine, board)
 
 

@@ -11,10 +11,12 @@ import os
 import sys
 import time
 from collections import Counter
+from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...base.children import SAFE_PATH
 from ...base.errors import RunError, UsageError
 from .executor import End, Executor
 from .jobs import Job
@@ -180,10 +182,12 @@ def connected(address: str, out: Path, *, gpus: bool, count: int) -> Cluster:
             f"--executor ray needs Ray ({error}) - pip install 'mdtbench[ray]' - or leave it out."
         ) from error
     path = os.pathsep.join(path for path in sys.path if path)  # where plug-ins and this package are found
-    options: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}}}
+    variables = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", SAFE_PATH: "1"}
+    options: dict[str, Any] = {"runtime_env": {"env_vars": variables}}
     options |= {"address": address} if address else {"num_cpus": count or None, "include_dashboard": False}
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        with chdir("/"):  # Ray's processes import first from the folder that is the current one here
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise UsageError(
             f"There is no Ray cluster at '{address}' ({error}). Start one with `ray start --head`."

@@ -19,7 +19,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...base.errors import MissingError
-from ...base.files import read_json, write_json
+from ...base.files import read_record, write_record
 from .store import quarantine, to_stderr
 
 RECEIPTS, LOST, JOBS = "receipts", "lost", "jobs"
@@ -68,20 +68,7 @@ class Receipts:
 
     def get(self, key: str) -> Receipt | None:
         """None where there is none; a damaged one is set aside, told, and then as if it had never been there."""
-        path = self.path(key)
-        if not path.exists():
-            return None
-        try:
-            receipt = _read(path)
-            if receipt.key == key:
-                return receipt
-            problem = f"it is that of {receipt.key}"
-        except MissingError as error:
-            problem = str(error)
-        moved = quarantine(self.out / RECEIPTS, key, [path])
-        fate = "It was moved to the quarantine" if moved else "It cannot be moved away"
-        self.warn(f"Damaged receipt {path}: {problem} {fate}, and its job is done again.")
-        return None
+        return self._intact(self.path(key), "and its job is done again")
 
     def damaged(self, key: str) -> bool:
         """Whether there was a receipt that says nothing; it is set aside then."""
@@ -91,21 +78,33 @@ class Receipts:
         """Keep one. Whoever was thought lost and comes back late changes nothing: a later attempt's receipt stays."""
         found = self.get(receipt.key)
         if found is None or found.attempt <= receipt.attempt:
-            write_json(self.path(receipt.key), receipt.model_dump(mode="json"))
+            write_record(self.path(receipt.key), receipt.model_dump(mode="json"))
 
     def lose(self, receipt: Receipt) -> None:
         """Keep what is known of a lost attempt."""
-        write_json(
-            self.out / RECEIPTS / LOST / f"{receipt.key}-{receipt.attempt}.json", receipt.model_dump(mode="json")
-        )
+        path = self.out / RECEIPTS / LOST / f"{receipt.key}-{receipt.attempt}.json"
+        write_record(path, receipt.model_dump(mode="json"))
 
     def all(self) -> Iterator[Receipt]:
         keys = (path.stem for path in sorted((self.out / RECEIPTS).glob("*.json")))
         return (receipt for receipt in map(self.get, keys) if receipt)
 
     def lost(self) -> list[Receipt]:
-        """Of all lost attempts."""
-        return [_read(path) for path in sorted((self.out / RECEIPTS / LOST).glob("*.json"))]
+        """Of all lost attempts; a damaged one is set aside and told."""
+        paths = sorted((self.out / RECEIPTS / LOST).glob("*.json"))
+        found = (self._intact(path, "and its attempt is not counted") for path in paths)
+        return [receipt for receipt in found if receipt]
+
+    def _intact(self, path: Path, then: str) -> Receipt | None:
+        if not path.exists():
+            return None
+        try:
+            return read_receipt(path)
+        except MissingError as error:
+            moved = quarantine(self.out / RECEIPTS, path.stem, [path])
+            fate = "It was moved to the quarantine" if moved else "It cannot be moved away"
+            self.warn(f"Damaged receipt {path}: {error} {fate}, {then}.")
+        return None
 
 
 def receipts_of(out: Path) -> Receipts:
@@ -121,9 +120,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _read(path: Path) -> Receipt:
+def read_receipt(path: Path) -> Receipt:
     """Raises MissingError when it is absent or damaged."""
     try:
-        return Receipt.model_validate(read_json(path))
+        receipt = Receipt.model_validate(read_record(path))
     except ValidationError as error:
         raise MissingError(f"{path} is not a receipt ({error.errors()[0]['msg']}).") from error
+    if path.stem not in (receipt.key, f"{receipt.key}-{receipt.attempt}"):
+        raise MissingError(f"{path} is the receipt of {receipt.key}.")
+    return receipt

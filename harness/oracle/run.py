@@ -14,6 +14,7 @@ from ...base.files import read_record, write_json
 from ...results.grid import grid
 from ...results.rows import Row, write_rows
 from ...results.sums import SUMS, write_sums
+from ..driver.lock import driving
 from ..engine.files import intact, load_tensors
 from ..engine.provenance import provenance
 from ..engine.store import to_stderr
@@ -43,8 +44,9 @@ def run_oracle(plan: OraclePlan, out: Path, team: Workers, track: Sequence[str] 
 
     Raises:
         RunError: a worker was killed, or a tracker failed.
+        UsageError: another process writes the folder.
     """
-    with tracking(track, out, plan.run_id) as board:
+    with driving(out), tracking(track, out, plan.run_id) as board:
         return _run_oracle(plan, out, team, board)
 
 

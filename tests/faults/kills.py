@@ -29,6 +29,7 @@ SMALL = (
 TIMED = ("latency_s", "structure_s", "slat_s", "decode_s")  # of this machine's load
 ELSEWHERE = ("created_utc", "peak_mem_gb", "git_commit", "git_dirty")  # fields that may differ from call to call
 HOURS = 1
+LEFT = "left behind"
 
 
 def main(folder: Path, kills: int = 50, seed: int = 0, *, structure: bool = False) -> int:
@@ -52,9 +53,9 @@ def main(folder: Path, kills: int = 50, seed: int = 0, *, structure: bool = Fals
         code, told = _finished(command)
         rows = _rows(place / names[which])
         parts = list((place / names[which]).rglob(".*.part"))  # those of the cache may be another run's: `cache gc`
-        fine = code == 0 and rows == wanted[which] and "Traceback" not in told and not parts
+        fine = code == 0 and rows == wanted[which] and "Traceback" not in told and not parts and LEFT not in what
         counts["fine" if fine else "bad"] += 1
-        sys.stdout.write(f"{number}: {names[which]}, {what}: {'fine' if fine else told[-300:]}\n")
+        sys.stdout.write(f"{number}: {names[which]}, {what}: {'fine' if fine else f'BAD: {parts} {told[-300:]}'}\n")
         sys.stdout.flush()
         if fine:
             shutil.rmtree(place)
@@ -96,7 +97,7 @@ def _killed(command: list[str], after: float, generator: random.Random) -> str:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     left = _group(process.pid)
-    return f"{kind} after {after:.1f} s" + (f", left behind: {left}" if left else "")
+    return f"{kind} after {after:.1f} s" + (f", {LEFT}: {left}" if left else "")
 
 
 def _children(pid: int) -> list[int]:

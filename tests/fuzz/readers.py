@@ -25,7 +25,10 @@ from mdtbench.base.errors import MdtbenchError, printable
 from mdtbench.base.files import read_json, read_record
 from mdtbench.harness.cli.evaluate import read_settings
 from mdtbench.harness.cli.runs import page
+from mdtbench.harness.cli.status import status_text
+from mdtbench.harness.driver.lock import driver_of
 from mdtbench.harness.engine.files import load_arrays, load_tensors
+from mdtbench.harness.engine.receipts import read_receipt
 from mdtbench.harness.measure.conditions import read_picture
 from mdtbench.harness.protocol.model import load_protocol
 from mdtbench.harness.settings.config import load_config
@@ -37,6 +40,7 @@ from mdtbench.results.rows import read_rows
 from mdtbench.results.students import read_students
 from mdtbench.results.sums import damaged
 from mdtbench.results.sweep import read_sweeps
+from mdtbench.results.tolerances import read_tolerances
 from mdtbench.trellis.weights import read_config, read_tensors
 
 CASES = Path(__file__).parents[1] / "cases" / "damaged"
@@ -155,6 +159,11 @@ MANIFEST = {
 }  # fmt: skip
 INDEX = {"format": 1, "assets": [{"id": "a", "files": {"condition": ["a.png"]}}]}
 RECORD = {"steps": 3, "sha256": "5fa8"}
+RECEIPT = {
+    "key": "scores-0", "kind": "scores", "label": "scores", "status": "done", "attempt": 0, "host": "a",
+    "device": "cpu", "units": 1, "seconds": 0.5, "gpu_seconds": 0.0, "made": {"0": "1"}, "sha256": "0",
+}  # fmt: skip
+JOB = {"classes": [], "objects": [], "root": None, "label": "scores", "units": 1, "gpus": 0}
 
 # name: (file's name, reader, bytes to begin with)
 READERS: Mapping[str, tuple[str, Callable[[Path], object], bytes]] = {
@@ -183,6 +192,10 @@ READERS: Mapping[str, tuple[str, Callable[[Path], object], bytes]] = {
     "sweeps": ("sweep.json", _report(read_sweeps), b'{"records": []}'),
     "manifest": ("manifest.json", read_manifest, json.dumps(MANIFEST).encode()),
     "show manifest": ("manifest.json", _report(page), json.dumps(MANIFEST).encode()),
+    "receipt": ("receipts/scores-0.json", read_receipt, json.dumps(RECEIPT).encode()),
+    "job": ("jobs/scores-0.json", lambda path: status_text(path.parent.parent), json.dumps(JOB).encode()),
+    "driver": ("driver.json", _report(driver_of), b'{"host": "a", "pid": 7, "started_s": 1e9, "beat_s": 1e9}'),
+    "tolerances": ("a.toml", lambda path: read_tolerances(path, ["FD"]), b"[FD]\nrelative = 0.1\n"),
     "sums": ("SHA256SUMS", _report(lambda folder: list(damaged(folder))), b"0" * 64 + b"  rows.jsonl\n"),
     "export": ("export/index.json", lambda path: read_exported(path.parent.parent), json.dumps(INDEX).encode()),
     "import": ("a.csv", _csv, CSV),

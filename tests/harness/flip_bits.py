@@ -11,23 +11,25 @@ from collections import defaultdict
 from pathlib import Path
 
 from mdtbench.harness.cli.verify import checked
+from mdtbench.harness.engine.store import ENTRIES
 
-NOT_CHECKED = ("driver.lock",)  # empty, and of no result
+NOT_CHECKED = {"driver.lock", "locks", "quarantine"}  # empty, or of no result
 
 
 def kinds(run: Path) -> dict[str, list[Path]]:
-    """A run's files by folder and ending, students' and entries' folders left out."""
+    """Files of a run, or of a cache, by what they are; empty ones are left out."""
     found: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(path for path in run.rglob("*") if path.is_file() and path.name not in NOT_CHECKED):
+    for path in sorted(path for path in run.rglob("*") if path.is_file() and path.stat().st_size):
         parts = path.relative_to(run).parts
+        if NOT_CHECKED & {*parts}:
+            continue
         if parts[0] == "students":
             kind = f"students/*/{parts[-1]}"
-        elif parts[0] in ("store", "pairs"):
-            kind = f"{parts[0]}/{parts[2]}/*{path.suffix}" if len(parts) > 3 else f"{parts[0]}/locks"
+        elif ENTRIES in parts:
+            kind = f"{'/'.join(parts[:-2])}/*{path.suffix}"
         else:
             kind = "/".join([*parts[:1], f"*{path.suffix}"]) if len(parts) > 1 else path.name
-        if path.stat().st_size:
-            found[kind].append(path)
+        found[kind].append(path)
     return found
 
 

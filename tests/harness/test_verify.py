@@ -19,6 +19,7 @@ from mdtbench.base.files import write_json, write_record, write_text
 from mdtbench.harness.cli.verify import checked, verified_text, verify_command
 from mdtbench.harness.driver.run import make_again
 from mdtbench.harness.engine.files import save_tensors
+from mdtbench.harness.engine.receipts import Receipt, Receipts, read_receipt
 from mdtbench.harness.engine.store import Address, Store
 from mdtbench.results.report import read_run
 from mdtbench.results.rows import read_rows
@@ -29,6 +30,10 @@ ROW = {
     "metric": "FD", "metric_version": 1, "value": 1.5, "n_ok": 3, "n_total": 4, "higher_is_better": False,
     "config_sha": "0", "torch": "2", "device": "cpu", "created_utc": "2026-01-01T00:00:00+00:00", "steps": 1,
 }  # fmt: skip
+RECEIPT = Receipt(
+    key="scores-0", kind="scores", label="scores", status="done", attempt=0, host="a", device="cpu", units=1,
+    seconds=0.5, gpu_seconds=0.0, made={"0": "1"},
+)  # fmt: skip
 STUDENT = "students/structure-vm-seed0-0123456789ab"
 
 
@@ -45,6 +50,12 @@ def run(tmp_path: Path) -> Path:
         save_tensors(folder / STUDENT / f"{name}.safetensors", {"a": torch.ones(40)})
     write_text(folder / "export" / "vm-1x2" / "chair.glb", "glTF")
     Store(folder / "store").put(Address("looks", {"a": 1}), {"data": np.arange(9)})
+    receipts = Receipts(folder, print)
+    receipts.put(RECEIPT)
+    receipts.lose(RECEIPT)
+    write_json(folder / "jobs" / "setup.json", {"root": None})
+    save_tensors(folder / "pairs" / "exam-0.safetensors", {"ends": torch.ones(9)})
+    write_record(folder / "scores" / "vm-0.json", {"records": []})
     write_sums(folder)
     return folder
 
@@ -57,7 +68,7 @@ def flip(path: Path) -> None:
 
 def test_an_intact_run_is_told(run, capsys):
     verify_command(run)
-    assert "8 files, 3 students and checkpoints, 1 entries of stores; none damaged." in capsys.readouterr().out
+    assert "9 files, 7 students, records and receipts, 1 entries of stores; none damaged." in capsys.readouterr().out
 
 
 def test_a_flipped_bit_is_found_in_each_kind_of_file(run):
@@ -70,7 +81,7 @@ def test_what_would_be_made_again_is_told(run, capsys):
     (run / "export" / "vm-1x2" / "chair.glb").unlink()
     save_tensors(run / STUDENT / "checkpoint.safetensors", {"a": torch.ones(40)})
     flip(run / STUDENT / "checkpoint.safetensors")
-    with pytest.raises(MissingError, match=r"4 of 13 files of .* are damaged"):
+    with pytest.raises(MissingError, match=r"4 of 18 files of .* are damaged"):
         verify_command(run)
     told = capsys.readouterr().out
     for words in ("the student is trained again", "looks are computed again", "exported again", "training begins anew"):
@@ -121,3 +132,17 @@ def test_sums_name_nothing_outside_the_folder(run, name):
         read_sums(run)
     make_again(run, lambda text: None)
     assert outside.read_text() == "mine"
+
+
+def test_a_damaged_receipt_is_set_aside_and_told(run):
+    told: list[str] = []
+    receipts = Receipts(run, told.append)
+    flip(receipts.path("scores-0"))
+    flip(run / "receipts" / "lost" / "scores-0-0.json")
+    with pytest.raises(MissingError):
+        read_receipt(receipts.path("scores-0"))
+    assert receipts.damaged("scores-0")
+    assert receipts.lost() == []
+    assert "its job is done again" in told[0]
+    assert "its attempt is not counted" in told[1]
+    assert not receipts.path("scores-0").exists()

@@ -26,6 +26,7 @@ from slurm_bed import missing_programs, slurm
 from mdtbench.harness.engine.engine import Engine
 from mdtbench.harness.engine.ray_cluster import connected
 from mdtbench.harness.engine.receipts import receipts_of
+from mdtbench.harness.engine.slurm import Slurm
 
 TESTS = Path(__file__).parents[2]
 SECONDS = {"latency_s", "structure_s", "slat_s", "decode_s"}
@@ -160,6 +161,32 @@ def test_ray_loses_a_node_in_training_and_one_in_generation(
     say(f"{len(usual)} rows equal to the bit")
 
 
+@pytest.fixture
+def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder in which every module of Python and of ours is a file that leaves a trace; the trace."""
+    here, trace = tmp_path / "here", tmp_path / "sprung"
+    here.mkdir()
+    for name in sys.stdlib_module_names | {"mdtbench", "numpy", "torch", "pydantic", "filelock", "safetensors"}:
+        (here / f"{name}.py").write_text(f"open({str(trace)!r}, 'a').write({name!r} + ' ')\n")
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", ".")])
+    return trace
+
+
+@needs_ray
+def test_processes_of_ray_execute_nothing_from_the_current_folder(trap: Path, tmp_path: Path):
+    import ray
+
+    job, team = Add(tmp_path / "run" / "store", "one"), InProcess()
+    try:
+        cluster = connected("", tmp_path / "run", gpus=False, count=1)
+        Engine(team, team, cluster, tmp_path / "run").do([job])  # pyright: ignore[reportArgumentType]
+    finally:
+        ray.shutdown()
+    assert job.value() == 1
+    assert not trap.exists(), trap.read_text()
+
+
 @needs_ray
 @pytest.mark.skipif(os.getuid() != 0 or shutil.which("ip") is None, reason="needs root and the program ip")
 def test_what_a_node_writes_that_was_cut_off_changes_nothing(tmp_path: Path, say: Callable):
@@ -244,6 +271,22 @@ def test_slurm_puts_a_gang_back_and_it_goes_on(
     [receipt] = run.receipts("train")
     assert json.loads(receipt.read_text())["attempt"] == 1
     say(f"{len(usual)} rows equal to the bit")
+
+
+@needs_slurm
+def test_processes_of_slurm_execute_nothing_from_the_current_folder(
+    queue: dict[str, str], trap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in {**queue, "PYTHONPATH": os.pathsep.join(sys.path)}.items():
+        monkeypatch.setenv(name, value)
+    job, team = Add(tmp_path / "run" / "store", "one"), InProcess()
+    cluster = Slurm(tmp_path / "run", {}, count=1)
+    try:
+        Engine(team, team, cluster, tmp_path / "run").do([job])  # pyright: ignore[reportArgumentType]
+    finally:
+        cluster.stop()
+    assert job.value() == 1
+    assert not trap.exists(), trap.read_text()
 
 
 @needs_slurm
