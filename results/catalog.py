@@ -23,6 +23,7 @@ from .oracle_tables import is_oracle
 from .places import ALL_METHODS, CONTROLS, name_of
 from .rows import COST_METRICS
 from .students import StudentRecord, read_students
+from .sums import check_file
 
 ROWS_FILE: Final = "rows.jsonl"
 MANIFEST_FILE: Final = "manifest.json"
@@ -184,6 +185,7 @@ def _size(path: Path) -> int:
 
 def _failures(path: Path) -> list[tuple[str, str]]:
     """The last column is the reason; what comes before says of what."""
+    check_file(path)
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             _, *lines = [line for line in csv.reader(stream) if line] or [[]]

@@ -18,11 +18,12 @@ from pandas import DataFrame, Series
 from pydantic import BaseModel
 
 from ..base.errors import MissingError, UsageError
-from ..base.files import read_json, replacing
+from ..base.files import read_record, replacing
 from ..base.parsing import parse_json
 from .asset_values import AssetValue, read_asset_values
 from .rows import STRUCTURE, Row, read_rows
 from .students import StudentRecord, read_students
+from .sums import check_file
 from .sweep import SweepRecord, read_sweeps
 
 # What tells measurements apart.
@@ -141,7 +142,7 @@ def curves_frame(run: Path, students: Sequence[StudentRecord], sweeps: Iterable[
         return stage != STRUCTURE, stage, known, method, variant, seed
 
     found = sorted(logs, key=place)
-    lines = [dict(zip(STUDENT, who, strict=True)) | line for who, path in found for line in _log(path)]
+    lines = [dict(zip(STUDENT, who, strict=True)) | line for who, path in found for line in _log(path, run)]
     dtypes = {name: "Int64" if name in ("train_seed", "step") else "string" for name in (*STUDENT, "step")}
     return DataFrame(lines, columns=None if lines else list(dtypes)).astype(dtypes)
 
@@ -181,13 +182,14 @@ def _student(folder: Path, shown: set[tuple]) -> tuple | None:
     if not named:
         return None
     account = folder / "training.json"
-    known = read_json(account) if account.is_file() else {}
+    known = read_record(account) if account.is_file() else {}
     method, _, variant = known.get("label", named["method"].replace("_", ":", 1)).partition(":")
     who = named["stage"] or STRUCTURE, method, variant, int(named["seed"])
     return None if shown and "lr" in known and (*who, known["lr"]) not in shown else (*who, folder.name)
 
 
-def _log(path: Path) -> list[dict[str, Any]]:
+def _log(path: Path, run: Path) -> list[dict[str, Any]]:
+    check_file(path, run)
     try:
         entries = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except ValueError as error:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..base.errors import MissingError
 from ..base.files import read_json
+from .sums import check_file
 
 Time = Annotated[float, Field(ge=0, lt=1e11, allow_inf_nan=False)]  # seconds since the epoch
 
@@ -45,8 +46,9 @@ class _Manifest(BaseModel):
 
 
 def read_manifest(path: Path) -> Mapping[str, Any]:
-    """Raises MissingError when the file is absent or is no manifest."""
+    """Raises MissingError when the file is absent, is no manifest, or is not what its run wrote."""
     value = read_json(path)
+    check_file(path)
     try:
         _Manifest.model_validate(value)
     except ValidationError as error:

@@ -59,13 +59,18 @@ def damaged(folder: Path) -> Iterator[tuple[str, str]]:
             yield name, "its sha256 is another than when it was written"
 
 
-def check_file(path: Path) -> None:
-    """Raises MissingError where a file of a finished run is not what the run wrote."""
-    wanted = read_sums(path.parent).get(path.name)
+def check_file(path: Path, run: Path | None = None) -> None:
+    """Raises MissingError where a file of a finished run is not what the run wrote.
+
+    Args:
+        run: its folder; that of the file by default.
+    """
+    run = run or path.parent
+    wanted = read_sums(run).get(path.relative_to(run).as_posix())
     if wanted and path.is_file() and file_sha256(path) != wanted:
         raise MissingError(
             f"{path} is damaged: its sha256 is another than when it was written. The run's own command makes it again "
-            f"(`mdtbench verify {path.parent}` tells more); if it was changed on purpose, remove {SUMS}."
+            f"(`mdtbench verify {run}` tells more); if it was changed on purpose, remove {SUMS}."
         )
 
 

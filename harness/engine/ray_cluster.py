@@ -30,7 +30,10 @@ PATIENCE_S = 20.0  # for a process to begin
 class Hand:
     """In a process of the cluster. Networks that it has loaded stay loaded."""
 
-    def __init__(self, out: str):
+    def __init__(self, out: str, here: str):
+        """here: the driver's current folder, from which paths of jobs may start."""
+        if Path(here).is_dir():
+            os.chdir(here)
         ready_for(Path(out))
 
     def where(self) -> str:
@@ -114,7 +117,7 @@ class Cluster(Executor):
         remote = self.ray.remote(Hand).options(
             num_gpus=gpus, num_cpus=cpus, max_restarts=0, scheduling_strategy="SPREAD"
         )
-        actor = Actor(remote.remote(str(self.out)), gpus, cpus)
+        actor = Actor(remote.remote(str(self.out), str(Path.cwd())), gpus, cpus)
         self.actors.append(actor)
         return actor
 
@@ -186,7 +189,7 @@ def connected(address: str, out: Path, *, gpus: bool, count: int) -> Cluster:
     options: dict[str, Any] = {"runtime_env": {"env_vars": variables}}
     options |= {"address": address} if address else {"num_cpus": count or None, "include_dashboard": False}
     try:
-        with chdir("/"):  # Ray's processes import first from the folder that is the current one here
+        with chdir("/"):  # Ray's processes import from what is the current folder here before anything else
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise UsageError(

@@ -15,6 +15,7 @@ from ..asset_values import AssetValue, read_asset_values
 from ..manifest import read_manifest
 from ..report import read_run, tables_marked
 from ..students import StudentRecord
+from ..sums import check_file
 from ..sweep import SweepRecord
 from ..tables import Table
 from ..verdicts import Verdict, verdicts
@@ -82,6 +83,7 @@ def _read_manifest(folder: Path) -> Mapping[str, Any] | None:
 def _read_failures(path: Path) -> tuple[Failure, ...]:
     if not path.is_file():
         return ()
+    check_file(path)
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             return tuple(_failure(row) for row in csv.DictReader(stream))
