@@ -79,7 +79,7 @@ def read_gaussians(path: Path) -> Gaussians:
     # A logit may be infinite: opacity 1, as TRELLIS writes it.
     with np.errstate(over="ignore"):
         scale = np.exp(log_scale).astype(np.float32)
-    numbers = (place, sh_dc, scale, rotation)
+    numbers = (place, sh_dc, log_scale, scale, rotation)
     if np.isnan(logit).any() or not all(np.isfinite(n).all() for n in numbers) or not norm.all():
         raise AssetError(
             f"{path.name}: it has Gaussians with values that are not finite, or with a rotation of length 0"

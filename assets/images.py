@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..base.errors import AssetError
 from ..base.files import file_fault
-from ..base.limits import excess, too_many
+from ..base.limits import excess, limits, too_many
 
 # Palette, grey and true-colour images, with and without alpha; of 16 bits only grey ones, which become 8 bits here.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "La", "RGBa", "RGBX")
@@ -25,7 +25,6 @@ _FAULTS = (
     AssertionError,
     AttributeError,
     EOFError,
-    Image.DecompressionBombError,
     LookupError,
     MemoryError,
     OSError,
@@ -53,6 +52,9 @@ def open_image(data: bytes | Path) -> Image.Image:
         image.load()
     except UnidentifiedImageError as error:
         raise AssetError("it is not a readable picture (of a kind such as PNG, JPEG, WebP)") from error
+    except Image.DecompressionBombError as error:
+        most = f"{limits().pixels:,} are allowed - raise it with --set limits.pixels=N"
+        raise AssetError(f"it has more than {4 * limits().pixels:,} pixels - {most}") from error
     except _FAULTS as error:
         raise AssetError(f"it is not a readable picture ({type(error).__name__}: {error})") from error
     return image

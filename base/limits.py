@@ -48,13 +48,8 @@ UNITS = {
 }
 MB = 1e6
 
-_in_use = Limits()
+_in_use: Limits  # set below
 _counted: ContextVar[Counter[str] | None] = ContextVar("counted", default=None)
-
-
-def limits() -> Limits:
-    """Those of this process."""
-    return _in_use
 
 
 def use_limits(given: Limits) -> None:
@@ -62,6 +57,11 @@ def use_limits(given: Limits) -> None:
     global _in_use
     _in_use = given
     Image.MAX_IMAGE_PIXELS = 2 * given.pixels  # Pillow warns from there, and refuses from twice that
+
+
+def limits() -> Limits:
+    """Those of this process."""
+    return _in_use
 
 
 def excess(name: str, found: float, what: str) -> str:
@@ -90,3 +90,6 @@ def too_many(name: str, found: int, what: str) -> str:
         return excess(name, found, what)
     counts[name] += found
     return excess(name, counts[name], what)
+
+
+use_limits(Limits())

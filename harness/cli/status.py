@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from ...base.errors import MissingError
-from ...base.files import read_json
 from ...base.text import aligned
 from ..driver.lock import driver_of
 from ..engine.receipts import JOBS, RECEIPTS, SETUP, Receipt, receipts_of
@@ -17,11 +17,12 @@ SHOWN = 8  # jobs that are named
 HOUR_S = 3600.0
 
 
-@dataclass(frozen=True)
-class Waiting:
+class Waiting(BaseModel):
     """A job that is not done."""
 
-    key: str
+    model_config = ConfigDict(frozen=True)
+
+    key: str = ""
     label: str
     units: int
     gpus: int
@@ -79,10 +80,11 @@ def waiting_in(out: Path) -> Iterator[Waiting]:
     for path in sorted((out / JOBS).glob("*.json")):
         if path.name != SETUP:
             try:
-                spec = read_json(path)
-                yield Waiting(path.stem, str(spec["label"]), int(spec["units"]), int(spec["gpus"]))
-            except (KeyError, TypeError, ValueError) as error:
-                raise MissingError(f"{path} is no job ({error!r}). The run's own command writes it again.") from error
+                waiting = Waiting.model_validate_json(path.read_bytes())
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"]
+                raise MissingError(f"{path} is no job ({reason}). The run's own command writes it again.") from error
+            yield waiting.model_copy(update={"key": path.stem})
 
 
 def _table(done: Sequence[Receipt], lost: Sequence[Receipt], waiting: Sequence[Waiting]) -> list[str]:

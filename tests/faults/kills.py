@@ -20,11 +20,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+TESTS = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "mdtbench"]
 SMALL = (
-    *("--preset", "smoke", "--methods", "vm", "--steps", "1", "--limit", "2", "--workers", "1", "--export", "glb,ply"),
-    *("--set", "train.steps=6", "--set", "slat.steps=3", "--set", "data.train=4"),
-    *("--set", "evaluate.whole=2", "--set", "evaluate.seeds=[0]"),
+    *("--preset", "smoke", "--methods", "vm", "--steps", "1", "--workers", "1", "--export", "glb,ply"),
+    *("--set", "train.steps=6", "--set", "slat.steps=3", "--set", "data.train=4", "--set", "train.batch=4"),
+    *("--set", "evaluate.whole=2", "--set", "evaluate.seeds=[0]", "--set", "protocol.columns=main"),
 )
 TIMED = ("latency_s", "structure_s", "slat_s", "decode_s")  # of this machine's load
 ELSEWHERE = ("created_utc", "peak_mem_gb", "git_commit", "git_dirty")  # fields that may differ from call to call
@@ -63,14 +64,27 @@ def main(folder: Path, kills: int = 50, seed: int = 0, *, structure: bool = Fals
     return counts["bad"]
 
 
+def write_assets(folder: Path) -> Path:
+    """Two boxes, as test assets."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (x, y, z) in {"flat": (1, 1, 0.3), "tall": (0.4, 0.5, 1)}.items():
+        corners = [(i, j, k) for i in (0, x) for j in (0, y) for k in (0, z)]
+        lines = [f"v {i} {j} {k} {i} {j} {k}" for i, j, k in corners]
+        faces = ("1 2 4 3", "5 7 8 6", "1 5 6 2", "3 4 8 7", "1 3 7 5", "2 6 8 4")
+        (folder / f"{name}.obj").write_text("\n".join([*lines, *(f"f {face}" for face in faces)]) + "\n")
+    return folder
+
+
 def _commands(folder: Path, structure: bool) -> list[list[str]]:
     cache = ["--cache", str(folder / "cache")]
-    run = [*COMMAND, "run", *SMALL, "--out", str(folder / "run"), *cache]
+    given = write_assets(folder / "assets")
+    run = [*COMMAND, "run", *SMALL, "--assets", str(given), "--out", str(folder / "run"), *cache]
     if structure:
         return [[word for word in run if word not in ("--export", "glb,ply")] + ["--stages", "structure"]]
     made = folder / "run" / "export"
     evaluation = [*COMMAND, "evaluate", str(made / "vm-1x2"), "--name", "VM", "--reference", str(made / "truth")]
-    return [run, [*evaluation, "--set", "extractors=random", "--out", str(folder / "evaluation"), *cache]]
+    evaluation += ["--set", "extractors=random", "--plugin", str(TESTS / "official_plugin.py"), "--workers", "1"]
+    return [run, [*evaluation, "--out", str(folder / "evaluation"), *cache]]
 
 
 def _finished(command: list[str]) -> tuple[int, str]:
