@@ -18,6 +18,7 @@ from ..base.limits import excess, limits, too_many
 
 # Palette, grey and true-colour images, with and without alpha; of 16 bits only grey ones, which become 8 bits here.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "La", "RGBa", "RGBX")
+STRIP = 256  # rows
 _DEEP_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
 # What Pillow raises on broken files, found by trying.
 _FAULTS = (
@@ -92,15 +93,22 @@ def pixels(image: Image.Image) -> NDArray[np.uint8]:
         AssetError: its pixels are of another kind, such as floats.
     """
     if image.mode in _DEEP_GREY:
-        deep = np.asarray(image).astype(np.uint32)
-        deep += 128  # in place, as pictures are large; 65535 / 255 = 257, rounded to the nearest
-        deep //= 257
-        image = Image.fromarray(deep.astype(np.uint8))
+        return _shallow(np.asarray(image))
     if image.mode not in _MODES:
         raise AssetError(f"its pixels are of the kind '{image.mode}': convert it to 8-bit RGB or RGBA")
     return np.asarray(image.convert("RGBA"), np.uint8)
 
 
+def _shallow(grey: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """[H, W, 4] of 16-bit grey [H, W], rounded to the nearest level; in strips, as pictures are large."""
+    rgba = np.full((*grey.shape, 4), 255, np.uint8)
+    for start in range(0, len(grey), STRIP):
+        rows = slice(start, start + STRIP)
+        rgba[rows, :, :3] = ((grey[rows].astype(np.uint32) + 128) // 257)[..., None]  # 65535 / 255 = 257
+    return rgba
+
+
 def upright(image: Image.Image) -> Image.Image:
     """A photo as viewers show it, turned as its EXIF data say. Textures are never turned."""
-    return ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
+    return image

@@ -26,6 +26,7 @@ from ...results.report import RunResults
 from ...results.rows import EVALUATION, LATENCY_METRIC, Row, read_rows, write_rows
 from ...results.sums import REFERENCE, SUMS, write_sums
 from ..engine.engine import Engine
+from ..engine.jobs import until_there
 from ..engine.provenance import provenance
 from ..engine.tracking import Board, tracking
 from ..measure.rows import Measurement, joined, measurement, seconds_row, stamp
@@ -51,8 +52,13 @@ def evaluate(found: Evaluation, out: Path, engine: Engine, track: Sequence[str] 
         RunError: a file cannot be written, a worker was killed, or a tracker failed.
         UsageError: another process writes the folder.
     """
-    with driving(out), tracking(track, out, found.key[:SHORT]) as board:
-        return _evaluate(found, out, engine, board)
+
+    def attempt() -> Outcome:
+        with tracking(track, out, found.key[:SHORT]) as board:
+            return _evaluate(found, out, engine, board)
+
+    with driving(out):
+        return until_there(attempt, engine.team.reporter.note)
 
 
 def _evaluate(found: Evaluation, out: Path, engine: Engine, board: Board) -> Outcome:

@@ -37,6 +37,7 @@ from ...results.sweep import SWEEP_FILE, write_sweeps
 from ...trellis.kernels import use_kernels
 from ..engine.device import is_cpu, settle
 from ..engine.engine import Engine
+from ..engine.jobs import until_there
 from ..engine.provenance import provenance
 from ..engine.tracking import Board, tracking
 from ..inputs.subjects import open_tests, shows_of
@@ -169,8 +170,13 @@ def run(plan: Plan, options: Options, engine: Engine) -> Outcome:
         MissingError: fewer than two test assets can be used, or files are absent or damaged.
     """
     check_folder(plan, options.out, overwrite=options.overwrite)
-    with driving(options.out), tracking(options.track, options.out, plan.run_id) as board:
-        return _run(plan, options, engine, board)
+
+    def attempt() -> Outcome:
+        with tracking(options.track, options.out, plan.run_id) as board:
+            return _run(plan, options, engine, board)
+
+    with driving(options.out):
+        return until_there(attempt, engine.team.reporter.note)
 
 
 def _run(plan: Plan, options: Options, engine: Engine, board: Board) -> Outcome:

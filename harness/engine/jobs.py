@@ -8,11 +8,11 @@ processes there are and where, and a run is resumed by doing it again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ...base.errors import RunError
 from ...base.files import digest_of
@@ -35,8 +35,22 @@ KINDS = (
 )
 
 
+Found = TypeVar("Found")
+AGAIN = 8  # times that a driver begins anew for a result that it misses
+
+
 class GoneError(RunError):
     """A result that a job reads is not there: it was damaged, or the cache was emptied since it was made."""
+
+
+def until_there(do: Callable[[], Found], tell: Callable[[str], None]) -> Found:
+    """do(); again where it misses a result, which its jobs then make again. Raises GoneError: that did not help."""
+    for _ in range(AGAIN):
+        try:
+            return do()
+        except GoneError as error:
+            tell(f"{error} It is begun anew now.")
+    return do()
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from kills import COMMAND, SMALL, _finished, _rows
+from kills import _commands, _finished, _rows
 
-STRUCTURE = [word for word in SMALL if word not in ("--export", "glb,ply")] + ["--stages", "structure"]
 # How a file system is made and how it is freed.
 DISKS = {
     "full": ("size=400k", "remount,size=1g"),
@@ -30,20 +29,21 @@ def main(folder: Path) -> int:
     """Prints a line per disk and the counts. Returns how many were not as they should be."""
     folder.mkdir(parents=True)
     bad = 0
-    assert _finished(_command(folder / "plain" / "out", folder / "plain" / "cache"))[0] == 0
-    wanted = _rows(folder / "plain" / "out")
-    for place in ("out", "cache"):
+    [plain] = _commands(folder / "plain", structure=True)
+    assert _finished(plain)[0] == 0
+    wanted = _rows(folder / "plain" / "run")
+    for place in ("run", "cache"):
         for name, (made, freed) in DISKS.items():
             here, disk = folder / f"{place} {name}", folder / f"{place} {name}" / place
             disk.mkdir(parents=True)
             _mount(made, disk)
             try:
-                command = _command(here / "out", here / "cache")
+                [command] = _commands(here, structure=True)
                 code, told = _finished(command)
                 _mount(freed, disk)
                 again, more = _finished(command)
                 lines = [line for line in told.split("\n") if line.startswith("mdtbench: ")]
-                fine = again == 0 and _rows(here / "out") == wanted and "Traceback" not in told + more
+                fine = again == 0 and _rows(here / "run") == wanted and "Traceback" not in told + more
                 fine = fine and (code == 0 or bool(lines))
             finally:
                 subprocess.run(["umount", str(disk)], check=True)
@@ -53,10 +53,6 @@ def main(folder: Path) -> int:
             sys.stdout.flush()
     sys.stdout.write(f"{2 * len(DISKS)} disks: {bad} bad\n")
     return bad
-
-
-def _command(out: Path, cache: Path) -> list[str]:
-    return [*COMMAND, "run", *STRUCTURE, "--out", str(out), "--cache", str(cache)]
 
 
 def _mount(options: str, disk: Path) -> None:
