@@ -62,7 +62,7 @@ class TrainingSet(Protocol):
     """What students of a stage learn on, as plain data; `open` is called in the process that trains.
 
     Attributes:
-        digest: of all that decides what is drawn. jobs: what must be done before.
+        digest: of all that decides what is drawn. jobs: what must be done before: all whose results `open` reads.
     """
 
     @property
@@ -84,15 +84,19 @@ class EncodedSet:
     """Assets of a source through the world's own encoder."""
 
     digest: str
-    jobs: tuple[EncodeJob, ...]
+    encoded: tuple[EncodeJob, ...]
+
+    @property
+    def jobs(self) -> Sequence[Job]:
+        return [one for job in self.encoded for one in (job.prepare, job.cells, job) if one is not None]
 
     def open(self, world: World, out: Path) -> Data:
-        prepared = [job.prepare.place.get() for job in self.jobs]
+        prepared = [job.prepare.place.get() for job in self.encoded]
         images = np.concatenate([arrays["images"] for arrays in prepared if len(arrays["ids"])])
-        latents = torch.from_numpy(np.concatenate([job.place.get()["latents"] for job in self.jobs]))
-        if self.jobs[0].cells is None:
+        latents = torch.from_numpy(np.concatenate([job.place.get()["latents"] for job in self.encoded]))
+        if self.encoded[0].cells is None:
             return DenseData(latents, images)
-        cells = [job.cells.place.get() for job in self.jobs if job.cells]
+        cells = [job.cells.place.get() for job in self.encoded if job.cells]
         counts, coords = (np.concatenate([arrays[name] for arrays in cells]) for name in ("counts", "coords"))
         return SparseData(counts, coords, latents, images)
 

@@ -19,7 +19,7 @@ from mdtbench.harness.engine.device import GB
 from mdtbench.harness.engine.engine import Engine
 from mdtbench.harness.engine.executor import Local
 from mdtbench.harness.engine.graph import missing, missing_jobs, ready
-from mdtbench.harness.engine.jobs import KINDS, Job, Place, until_there
+from mdtbench.harness.engine.jobs import KINDS, GoneError, Job, Place, until_there
 from mdtbench.harness.engine.store import Address, Slot
 from mdtbench.harness.engine.work import Ticket
 
@@ -174,8 +174,12 @@ def test_a_damaged_entry_is_told_set_aside_and_made_again(tmp_path: Path, engine
 
     assert until_there(driver, told.append) == 1
     assert [line.endswith("It is begun anew now.") for line in told] == [True]
-    with pytest.raises(RunError, match="is missing or was damaged"):
-        until_there(Sum(tmp_path, "never").places[0].get, told.append)
+
+    def never() -> int:
+        raise GoneError("a sum is missing.")
+
+    with pytest.raises(GoneError, match="a sum is missing"):
+        until_there(never, told.append)
 
 
 def test_networks_have_their_own_processes_and_memory_limits_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
