@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mdtbench.base.errors import MissingError, UsageError
-from mdtbench.base.files import write_json, write_text
+from mdtbench.base.files import write_json, write_record, write_text
 from mdtbench.results.asset_values import write_asset_values
 from mdtbench.results.figures.style import looks_of_run
 from mdtbench.results.frames import rows_frame
@@ -91,7 +91,7 @@ def write_run(folder: Path, rows: Iterable, values: Iterable = (), students: Ite
 def write_log(folder: Path, name: str, entries: Iterable[dict], **account) -> None:
     write_text(folder / "students" / name / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
     if account:
-        write_json(folder / "students" / name / "training.json", account)
+        write_record(folder / "students" / name / "training.json", account)
 
 
 def student(method: str = "cm", **changes) -> StudentRecord:

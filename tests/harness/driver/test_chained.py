@@ -9,10 +9,11 @@ import pytest
 import torch
 from inprocess import in_process
 from plans import planned, students
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from small_world import small_plan, small_world
 
 from mdtbench.harness.driver.students import FAILED_FILE, records, train_students
+from mdtbench.harness.engine.files import save_tensors
 from mdtbench.harness.oracle import load_oracle_config, plan_oracle
 from mdtbench.harness.oracle.jobs import TrainJob, run_train
 from mdtbench.harness.oracle.plan import firsts
@@ -98,6 +99,6 @@ def test_chains_on_problems_with_a_known_law(tmp_path: Path):
 
 def test_a_student_takes_over_every_weight(tmp_path: Path):
     first, second = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
-    save_file(dict(first.state_dict()), tmp_path / "student.safetensors")
+    save_tensors(tmp_path / "student.safetensors", first.state_dict())
     begin_as(second, tmp_path / "student.safetensors")
     assert all(torch.equal(second.state_dict()[key], value) for key, value in first.state_dict().items())

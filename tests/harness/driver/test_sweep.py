@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from inprocess import InProcess
 from plans import planned
-from safetensors.torch import save_file
 from torch import nn
 
 from mdtbench.base.errors import RunError
-from mdtbench.base.files import read_json, write_json
+from mdtbench.base.files import read_json, write_record
 from mdtbench.harness.driver import students as training
 from mdtbench.harness.driver import sweep as sweeping
 from mdtbench.harness.driver.run import Options, Outcome, run
@@ -30,6 +29,7 @@ from mdtbench.harness.driver.students import (
 )
 from mdtbench.harness.driver.sweep import Swept, sweep
 from mdtbench.harness.engine.engine import Engine
+from mdtbench.harness.engine.files import save_tensors
 from mdtbench.harness.plan.plan import Plan
 from mdtbench.harness.train.loop import Failure, student_file
 from mdtbench.methods import METHODS, Loss, Step
@@ -167,12 +167,12 @@ def test_what_the_cast_to_half_precision_leaves_of_a_training_is_noted(small: Ca
     weights["0.weight"][:3] *= 1.001  # two steps of float16 and more
     weights["0.weight"][3:] *= 1 + 1e-5
     weights["1.weight"] *= 2
-    save_file(weights, tmp_path / "student.safetensors")
+    save_tensors(tmp_path / "student.safetensors", weights)
     assert changed_share(teacher, tmp_path / "student.safetensors") == pytest.approx(30 / 110, abs=0.02)  # zeros stay
     assert changed_share(teacher.float(), tmp_path / "student.safetensors") is None
     plan = small(methods=("vm",))
     [student] = plan.students
-    write_json(tmp_path / student.folder / "training.json", {"steps": 2, "changed": {"raw": 0.25, "average": 0.0625}})
+    write_record(tmp_path / student.folder / "training.json", {"steps": 2, "changed": {"raw": 0.25, "average": 0.0625}})
     cell = next(cell for cell in plan.cells if cell.students)
     for average, share in ((False, "25.0%"), (True, "6.2%")):
         notes = Weights(tmp_path, tmp_path, plan.world.folder, average=average).notes(cell)
