@@ -30,7 +30,8 @@ SMALL = (
 TIMED = ("latency_s", "structure_s", "slat_s", "decode_s")  # of this machine's load
 ELSEWHERE = ("created_utc", "peak_mem_gb", "git_commit", "git_dirty")  # fields that may differ from call to call
 HOURS = 1
-LEFT = "left behind"
+GRACE_S = 60.0  # for workers to end by themselves
+LEFT, LATE = "left behind", "ended by itself"
 
 
 def main(folder: Path, kills: int = 50, seed: int = 0, *, structure: bool = False) -> int:
@@ -50,17 +51,20 @@ def main(folder: Path, kills: int = 50, seed: int = 0, *, structure: bool = Fals
         if which:  # the evaluation needs what the run exported
             shutil.copytree(folder / "whole" / "run", place / "run")
         command = _commands(place, structure)[which]
-        what = _killed(command, generator.uniform(0.05, 1.0) * took, generator)
+        what = _killed(command, generator.uniform(0.05, 0.8) * took, generator)
         code, told = _finished(command)
         rows = _rows(place / names[which])
         parts = list((place / names[which]).rglob(".*.part"))  # those of the cache may be another run's: `cache gc`
         fine = code == 0 and rows == wanted[which] and "Traceback" not in told and not parts and LEFT not in what
         counts["fine" if fine else "bad"] += 1
+        counts["late"] += what.startswith(LATE)
         sys.stdout.write(f"{number}: {names[which]}, {what}: {'fine' if fine else f'BAD: {parts} {told[-300:]}'}\n")
         sys.stdout.flush()
         if fine:
             shutil.rmtree(place)
-    sys.stdout.write(f"{kills} kills: {counts['fine']} with equal rows, {counts['bad']} bad\n")
+    sys.stdout.write(
+        f"{kills} kills, of which {counts['late']} too late: {counts['fine']} with equal rows, {counts['bad']} bad\n"
+    )
     return counts["bad"]
 
 
@@ -97,7 +101,7 @@ def _killed(command: list[str], after: float, generator: random.Random) -> str:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         process.wait(after)
-        return f"ended by itself within {after:.1f} s"
+        return f"{LATE} within {after:.1f} s"
     except subprocess.TimeoutExpired:
         kind = generator.choice(("group", "parent", "worker"))
     if kind == "worker" and (children := _children(process.pid)):
@@ -106,11 +110,12 @@ def _killed(command: list[str], after: float, generator: random.Random) -> str:
     elif kind == "parent":
         process.kill()
         process.wait()
-        time.sleep(2)  # its workers end by themselves
     else:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    left = _group(process.pid)
+    end = time.monotonic() + GRACE_S
+    while (left := _group(process.pid)) and time.monotonic() < end:
+        time.sleep(0.5)
     return f"{kind} after {after:.1f} s" + (f", {LEFT}: {left}" if left else "")
 
 

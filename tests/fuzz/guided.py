@@ -15,7 +15,7 @@ import atheris  # pyright: ignore[reportMissingImports]
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-with atheris.instrument_imports(include=["mdtbench"]):
+with atheris.instrument_imports(include=["mdtbench"]):  # pyright: ignore[reportAttributeAccessIssue]
     from readers import READERS, run
 
 
