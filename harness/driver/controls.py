@@ -13,6 +13,7 @@ from ..measure.extractors import Extractor
 from ..measure.scores import ScoresJob
 from ..measure.sides import Side
 
+TRUTH = "truth"  # the test assets themselves, as a line
 LEAST = 4  # assets that can be halved: a covariance needs two samples in each half
 HALVES = "one half of the test assets against the other"
 
@@ -57,7 +58,7 @@ def controls(
     truth, conditions = against["truth"], against["condition"]
     if best is not None:
         yield Control("reconstruction", level, {"made": best, **against})
-    yield Control("truth", level, {"made": truth, **against})
+    yield Control(TRUTH, level, {"made": truth, **against})
     yield Control("shuffled", level, {"made": truth, **against}, shuffled=True)
     count = len(truth.subjects)
     if others is not None:

@@ -18,6 +18,7 @@ import torch
 
 from ...base.errors import MissingError, UsageError
 from ...base.files import write_json
+from ...base.text import counted_notes, joined_notes
 from ...metrics import Metric
 from ...results.asset_values import write_asset_values
 from ...results.evaluation_tables import CALIBRATION, NOT_CALIBRATED, RANDOM_MARK, SEPARATOR
@@ -31,7 +32,6 @@ from ..engine.provenance import provenance
 from ..engine.tracking import Board, tracking
 from ..measure.rows import Measurement, joined, measurement, seconds_row, stamp
 from ..measure.scores import Scored, ScoresJob
-from ..measure.sides import joined_notes
 from ..protocol.calibration import Calibration, Teacher, calibrate
 from .controls import Control
 from .evaluated_files import write_shown
@@ -170,12 +170,6 @@ def noted(found: Evaluation, system: ScoresJob) -> list[str]:
     """Of each asset, how it was found and what is not shown of its files."""
     named = zip(found.ids, found.made.files, system.notes(), strict=True)
     return [joined_notes([*found.found_by.get(name, ()), *files.notes, seen]) for name, files, seen in named]
-
-
-def counted_notes(notes: Sequence[str], what: str) -> list[str]:
-    """How many assets have notes, where some have."""
-    count = sum(map(bool, notes))
-    return [f"{count} of {len(notes)} {what} {'has' if count == 1 else 'have'} notes (assets.jsonl)"] if count else []
 
 
 def notes_of(found: Evaluation) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from ...assets.folder import FolderAsset
 from ...assets.toys import SOME_COLOURS, AllToys, ToySource
 from ...base.files import digest_of
+from ...base.text import counted_notes, joined_notes
 from ...metrics import Metric
 from ...metrics.contract import Level
 from ...results.rows import DECODE_SECONDS, LATENCY_METRIC, SLAT_SECONDS, STRUCTURE_SECONDS
@@ -31,7 +32,7 @@ from ..measure.scores import PruneJob, ScoresJob
 from ..measure.sides import AssetsSide, ConditionSide, Side, StructuresSide, TruthSide
 from ..plan.plan import Cell, Half, Plan
 from ..train.loop import Failure
-from .controls import Control, controls
+from .controls import TRUTH, Control, controls
 from .students import Weights
 
 LOOK_BYTES = 20e9  # of pictures and points that lie on disk at one time
@@ -98,7 +99,7 @@ class Measuring:
         return AssetsSide(self.out, self.of("assets").subjects, self.studio, self.assets(cell), cell.seed)
 
     def scores(self, cell: Cell) -> ScoresJob:
-        level: Level = "assets" if cell.slat else "structure"
+        level = _level(cell)
         sides: dict[str, Side] = {"made": self.side(cell), **self.against(level)}
         if not cell.is_reference:
             sides["teacher"] = self.side(self.reference(cell))
@@ -169,7 +170,9 @@ class Measuring:
         for group in self._groups(jobs.values()):
             lost |= engine.attempt([*group, PruneJob(tuple(group))])
         there = [job for job in jobs.values() if job.key not in lost]
-        engine.do([*line_jobs, *(made for job in there for made in job.made)])
+        truths = {line.level: job for line, job in zip(lines, line_jobs, strict=True) if line.name == TRUTH}
+        engine.do([*line_jobs, *(made for job in (*there, *truths.values()) for made in job.made)])
+        notes = {level: self._notes(level, job) for level, job in truths.items()}
         seconds = self.seconds(engine, good)
         for cell in cells:
             fields = {**common, **self.fields(cell)}
@@ -180,11 +183,17 @@ class Measuring:
             elif cell in jobs and jobs[cell].key in lost:
                 yield failed(self._columns(cell), self.extractors, lost[jobs[cell].key], fields, "lost")
             elif cell in jobs:
-                yield measurement(jobs[cell], fields, jobs[cell].reasons())
+                yield measurement(jobs[cell], fields, jobs[cell].reasons(), notes=notes[_level(cell)])
                 yield seconds_rows(self._seconds(cell, seconds), {**fields, "n_ok": 1, "n_total": 1, "note": ""})
         for line, job in zip(lines, line_jobs, strict=True):
             stage = {"structure": "structure", "assets": "both"}[line.level]
-            fields = {"method": line.name, "method_version": 1, "stage": stage, "note": line.note}
+            told = counted_notes(notes[line.level], "test assets") if line.name == TRUTH else []
+            fields = {
+                "method": line.name,
+                "method_version": 1,
+                "stage": stage,
+                "note": joined_notes([line.note, *told]),
+            }
             fields |= {"n_total": self.of(line.level).total, **self._sha(line.level)}
             yield measurement(job, {**common, **fields})
 
@@ -200,12 +209,17 @@ class Measuring:
         if group:
             yield group
 
+    def _notes(self, level: Level, truth: ScoresJob) -> list[str]:
+        """On each test asset: what was not taken from its file as the file says. truth: of the assets themselves."""
+        pairs = zip(self.of(level).subjects, truth.notes(), strict=True)
+        return [joined_notes([subject.notes, seen]) for subject, seen in pairs]
+
     def _columns(self, cell: Cell) -> tuple[Metric, ...]:
-        return self.metrics("assets" if cell.slat else "structure")
+        return self.metrics(_level(cell))
 
     def fields(self, cell: Cell) -> dict[str, Any]:
         """What all rows of a cell have in common, the run's fields apart."""
-        half, level = cell.own, "assets" if cell.slat else "structure"
+        half, level = cell.own, _level(cell)
         who = half.who
         guided = max(half.sampler.computation().strengths, default=0.0)
         return {
@@ -222,8 +236,8 @@ class Measuring:
             "cfg_strength": who.method.cfg_strength if who.trains else guided,
             "seed": cell.seed,
             "note": "; ".join(self.weights.notes(cell)),
-            "n_total": self.of(level).total,  # type: ignore[arg-type]
-            **self._sha(level),  # type: ignore[arg-type]
+            "n_total": self.of(level).total,
+            **self._sha(level),
         }
 
     def _sha(self, level: Level) -> dict[str, Any]:
@@ -347,6 +361,10 @@ def toys(plan: Plan, source: ToySource | AllToys, cache: Path, engine: Engine) -
 def held_out(plan: Plan, source: HeldOut, cache: Path, engine: Engine) -> TestSet:
     """Training instances that no student has seen, as assets to judge settings on."""
     return open_tests(source, source, plan.world.file, plan.protocol, cache, engine, limit=None, occupancy=False)
+
+
+def _level(cell: Cell) -> Level:
+    return "assets" if cell.slat else "structure"
 
 
 def _passes(half: Half) -> int:

@@ -88,13 +88,15 @@ class Outcome:
     Attributes:
         failures: (asset, reason) of test assets that could not be used.
         failed_students: by folder.
+        notes: (asset, what was not taken from its file as the file says) of test assets.
     """
 
     results: RunResults
     failures: tuple[tuple[str, str], ...]
     failed_students: Mapping[str, Failure]
     expected: Expected | None = None
-    asset_failures: tuple[tuple[str, str, str], ...] = field(default=())
+    asset_failures: tuple[tuple[str, str, str], ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
 
     def text(self, out: Path) -> str:
         """The last lines of a run: how many assets count, which do not and why, where everything is."""
@@ -104,6 +106,8 @@ class Outcome:
         counts = worst[["n_ok", "n_total"]].head(1).itertuples(index=False)
         lines = [f"{ok}/{total} assets measured (in the line that lost most)." for ok, total in counts]
         lines += listed("asset(s) could not be used", [f"{asset}: {reason}" for asset, reason in self.failures])
+        told = [f"{asset}: {note}" for asset, note in self.notes]
+        lines += listed("test asset(s) have notes", told, "assets.jsonl")
         made = [f"{line}: {asset}: {reason}" for line, asset, reason in self.asset_failures]
         lines += listed("generated asset(s) failed", made)
         failed = self.failed_students.items()
@@ -313,7 +317,8 @@ def _written(
     write_json(out / MANIFEST, manifest(plan) | provenance() | {"test_ids": list(tests.ids)} | times)
     write_sums(out)
     results = RunResults(rows_frame(rows), trained, swept.records, assets=assets_frame(assets))
-    return Outcome(results, unusable, failures, expected, asset_failures)
+    notes = {one.asset: one.note for one in assets if one.note}
+    return Outcome(results, unusable, failures, expected, asset_failures, tuple(notes.items()))
 
 
 def _of_all_lines(measuring: Measuring) -> list[str]:

@@ -15,6 +15,7 @@ from ...assets.toys4k import Toys4kAsset
 from ...base.errors import AssetError
 from ...base.files import digest_of
 from ...base.seeds import seed_of
+from ...base.text import joined_notes
 from ...geometry.cameras import orbit
 from ...geometry.mesh import Mesh
 from ...geometry.voxels import surface_voxels
@@ -136,26 +137,27 @@ class PrepareJob(OneResult):
         return {"version": VERSION, "source": list(self.source), "assets": shown, "resolution": self.resolution}
 
     def result(self) -> Arrays:
-        good: list[tuple[Asset, NDArray, NDArray]] = []
+        good: list[tuple[Asset, NDArray, NDArray, str]] = []
         failures: list[tuple[str, str]] = []
         for asset in self.assets:
             try:
                 good.append((asset, *self._made(asset)))
             except AssetError as error:
                 failures.append((asset.id, str(error)))
-        empty = np.zeros(0, np.uint8)
-        return {
-            "ids": np.array([asset.id for asset, _, _ in good], str),
-            "categories": np.array([asset.category for asset, _, _ in good], str),
-            "occupancy": np.stack([occupancy for _, occupancy, _ in good]) if good else empty,
-            "images": np.stack([images for _, _, images in good]) if good else empty,
+        empty, notes = np.zeros(0, np.uint8), [note for *_, note in good]
+        arrays = {
+            "ids": np.array([asset.id for asset, *_ in good], str),
+            "categories": np.array([asset.category for asset, *_ in good], str),
+            "occupancy": np.stack([occupancy for _, occupancy, *_ in good]) if good else empty,
+            "images": np.stack([images for *_, images, _ in good]) if good else empty,
             "failures": np.array(failures, str).reshape(-1, 2),
         }
+        return arrays | ({"notes": np.array(notes, str)} if any(notes) else {})
 
-    def _made(self, asset: Asset) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+    def _made(self, asset: Asset) -> tuple[NDArray[np.bool_], NDArray[np.uint8], str]:
         mesh = asset.load() if self.resolution else None
         occupancy = np.zeros((0, 0, 0), bool) if mesh is None else occupied(mesh, self.resolution)
-        return occupancy, self.shows.pictures(asset, mesh)
+        return occupancy, self.shows.pictures(asset, mesh), joined_notes(mesh.notes if mesh else ())
 
 
 def prepare_jobs(

@@ -45,12 +45,14 @@ class Subject:
     Attributes:
         asset: the shape itself.
         prepared, row: where its occupancy and its conditioning pictures are; None where nothing is made of it.
+        notes: what was not taken from its file as the file says.
     """
 
     identity: Identity
     asset: Asset
     prepared: Place | None = None
     row: int = 0
+    notes: str = ""
 
     @property
     def id(self) -> str:
@@ -322,9 +324,10 @@ def open_tests(
     failures: list[tuple[str, str]] = []
     for job in jobs:
         arrays = job.place.get()
-        for row, name in enumerate(map(str, arrays["ids"])):
+        notes = arrays.get("notes", [""] * len(arrays["ids"]))
+        for row, (name, note) in enumerate(zip(map(str, arrays["ids"]), map(str, notes), strict=True)):
             if name in wanted:
-                subjects.append(Subject(identity_of(by_id[name]), by_id[name], job.place, row))
+                subjects.append(Subject(identity_of(by_id[name]), by_id[name], job.place, row, note))
         failures += [(str(name), str(reason)) for name, reason in arrays["failures"] if str(name) in wanted]
     return TestSet(source.name, source.digest(), tuple(subjects), tuple(failures), (), drawn_by, files)
 

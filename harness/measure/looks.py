@@ -22,6 +22,7 @@ from ...assets.gaussian_ply import misplaced, read_gaussians
 from ...assets.mesh_files import READING
 from ...base.errors import AssetError, printable
 from ...base.files import digest_of
+from ...base.text import joined_notes
 from ...geometry.cameras import Camera, orbit
 from ...geometry.gaussians import Gaussians
 from ...geometry.mesh import Mesh
@@ -42,7 +43,6 @@ from .pairs import Files
 VERSION = 1  # part of every address: raise it when our code draws something else
 SUPERSAMPLING = 2  # rays per pixel and axis for meshes
 NOT_MADE = "not generated"
-NOTE_END = "; "  # between notes of one asset
 CELL_COLOURS = "cell_colours"
 COVERAGE = "coverage"  # beside the pictures of the truth: the least part of a picture that it covers
 
@@ -211,7 +211,7 @@ class LooksJob(Job):
 
 def _arrays(looks: Sequence[Look], blank: NDArray) -> Arrays:
     errors = [look if isinstance(look, str) else "" for look in looks]
-    notes = [NOTE_END.join(look.notes) if isinstance(look, Noted) else "" for look in looks]
+    notes = [joined_notes(look.notes) if isinstance(look, Noted) else "" for look in looks]
     data = [blank if isinstance(look, str) else look.data if isinstance(look, Noted) else look for look in looks]
     arrays = {"data": np.stack(data), "ok": np.array([not error for error in errors]), "errors": np.array(errors, str)}
     return arrays | {"notes": np.array(notes, str)} if any(notes) else arrays

@@ -18,6 +18,7 @@ from ...assets.folder import FolderAsset
 from ...assets.source import Lawful
 from ...base.errors import printable
 from ...base.files import digest_of
+from ...base.text import joined_notes
 from ...metrics import Cells, NotMeasured, Seen
 from ..engine.jobs import Job, Place
 from ..generate.made import EMPTY, NOT_FINITE, AssetsJob, StructuresJob
@@ -26,7 +27,6 @@ from ..inputs.toys4k import BlenderLook
 from .extractors import Extractor
 from .features import FeaturesJob, gathered
 from .looks import (
-    NOTE_END,
     AssetLooks,
     ConditionLooks,
     FileLooks,
@@ -172,11 +172,6 @@ def _split(need: str) -> tuple[str, str]:
     """Look and extractor of it, "" where there is none."""
     look, _, extractor = need.partition(":")
     return look, extractor
-
-
-def joined_notes(texts: Iterable[str]) -> str:
-    """Notes of one asset, each once."""
-    return NOTE_END.join(dict.fromkeys(part for text in texts for part in text.split(NOTE_END) if part))
 
 
 def _of_file(reason: str, path: Path | None) -> str:

@@ -26,6 +26,7 @@ from PIL import Image
 from mdtbench.harness.train import loop
 from mdtbench.methods import METHODS
 from mdtbench.metrics import METRICS
+from mdtbench.results.asset_values import read_asset_values
 from mdtbench.results.grid import GAP, PAD
 from mdtbench.results.rows import (
     BOTH,
@@ -40,6 +41,7 @@ from mdtbench.results.rows import (
 from mdtbench.results.students import read_students
 
 README = Path(__file__).parents[2] / "README.md"
+CASES = Path(__file__).parents[1] / "cases"
 SETTINGS = (
     "train.steps=8",
     "train.batch=4",
@@ -471,6 +473,7 @@ def test_whole_assets_are_made_of_meshes_of_ones_own_and_a_broken_one_is_counted
 ):
     """Both stages of the shipped world, from the command line to files that other programs open."""
     out = tmp_path / "run"
+    shutil.copy(CASES / "01-float-colours-above-one" / "over.glb", meshes / "box.glb")  # a box with a note
     small = ("data.train=8", "train.steps=2", "train.batch=2", "slat.steps=2", "slat.batch=2", "evaluate.whole=2")
     small = (*small, "evaluate.seeds=[0]", "evaluate.steps=[1]", "evaluate.apart=[0]")
     changes = [word for setting in small for word in ("--set", setting)]
@@ -495,6 +498,13 @@ def test_whole_assets_are_made_of_meshes_of_ones_own_and_a_broken_one_is_counted
         [failure] = [one for one in csv.DictReader(stream) if one["where"] == "test"]
     assert failure["id"] == 'broken, "not" a mesh'
     assert lines[0].endswith(f": {failure['reason']}")
+    note = "some of its colours lie outside [0, 1] (up to 1.003) and are clipped"
+    assert "1 test asset(s) have notes:\n" + f"  box: {note}\n" in done.out
+    values = read_asset_values(out)
+    assert {(one.asset, one.note) for one in values if one.method == "vm" and one.note} == {("box", note)}
+    assert {row.note for row in measured if row.method == "truth"} == {
+        "1 of 3 test assets has notes (assets.jsonl)", "1 of 2 test assets has notes (assets.jsonl)"
+    }  # fmt: skip
     written = sorted((out / "export" / "teacher-25x2").rglob("*.glb"))
     assert len(written) == 2
     assert all(len(trimesh.load_mesh(path).faces) > 100 for path in written)

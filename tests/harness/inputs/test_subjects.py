@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +45,9 @@ source_of = subjects_module.test_source  # by its own name pytest would take it 
 BALL = ellipsoid((0.1, 0, 0.2), (0.3, 0.2, 0.1), (0.2, 0.5, 0.7), segments=8)
 FLAT = ellipsoid((0, 0, 0), (0.4, 0.3, 0.05), (0.9, 0.1, 0.1), segments=8)
 TINY = load_protocol("tiny-v3")
+
+
+NOTED = Path(__file__).parents[2] / "cases" / "01-float-colours-above-one" / "over.glb"
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +100,13 @@ def test_each_asset_has_its_own_picture_and_structure(opened: Callable[..., Test
             shown = conditioning_pictures(asset.shown() if isinstance(asset, ToyAsset) else mesh, subject.id, spec)
             assert np.array_equal(occupancies([subject])[0], occupied(mesh, FINE))
             assert np.array_equal(conditioning_images([subject])[0], shown[0])
+
+
+def test_what_is_not_taken_from_a_file_as_it_says_is_noted(opened: Callable[..., TestSet], meshes: Path):
+    shutil.copy(NOTED, meshes / "ball.glb")
+    first, second = opened(FolderSource(meshes)).subjects
+    assert first.notes == "some of its colours lie outside [0, 1] (up to 1.003) and are clipped"
+    assert second.notes == ""
 
 
 def test_a_limit_takes_the_first_assets_of_the_source(opened: Callable[..., TestSet], meshes: Path):
