@@ -170,7 +170,8 @@ class Measuring:
         for group in self._groups(jobs.values()):
             lost |= engine.attempt([*group, PruneJob(tuple(group))])
         there = [job for job in jobs.values() if job.key not in lost]
-        truths = {line.level: job for line, job in zip(lines, line_jobs, strict=True) if line.name == TRUTH}
+        pairs = zip(lines, line_jobs, strict=True)
+        truths: dict[Level, ScoresJob] = {line.level: job for line, job in pairs if line.name == TRUTH}
         engine.do([*line_jobs, *(made for job in (*there, *truths.values()) for made in job.made)])
         notes = {level: self._notes(level, job) for level, job in truths.items()}
         seconds = self.seconds(engine, good)
