@@ -75,7 +75,7 @@ class Receipts:
             receipt = _read(path)
             if receipt.key == key:
                 return receipt
-            problem = f"it is that of {receipt.key}"
+            problem = f"it belongs to {receipt.key}"
         except MissingError as error:
             problem = str(error)
         moved = quarantine(self.out / RECEIPTS, key, [path])

@@ -55,7 +55,7 @@ def perform(ticket: Ticket) -> Receipt:
         job.perform()
         receipt = _receipt(ticket, started, "done")
     except Stopped as stop:
-        sys.stderr.write(f"mdtbench: SIGTERM: {job.key} {stop}; the same command goes on from there.\n")
+        sys.stderr.write(f"mdtbench: SIGTERM: {job.key} {stop}; the same command continues from there.\n")
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"

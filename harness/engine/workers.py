@@ -130,7 +130,7 @@ class Workers:
         except BrokenProcessPool as error:
             raise RunError(
                 "A worker process was killed from outside (out of memory?). "
-                "The same command goes on from here; try it with fewer --workers."
+                "The same command continues from here; try it with fewer --workers."
             ) from error
 
     def _map(

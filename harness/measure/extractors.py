@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...base.errors import MissingError, UsageError, unknown_name
 from ...base.files import file_sha256
+from ...base.text import counted
 from ...metrics.extractors import DualEncoder, NetworkExtractor
 from ...metrics.official import picture_extractors, ulip
 from ...metrics.official.picture_extractors import SPECS
@@ -167,8 +168,8 @@ def check_present(names: Iterable[str], weights: Path, get: str) -> None:
     missing = [file for file in wanted if not (weights / file).is_file()]
     if missing:
         raise MissingError(
-            f"{len(missing)} of {len(wanted)} files of weights are not in {weights}: {', '.join(missing)}. Get them "
-            f"with `{get} --out {weights}`, or try everything out with --set protocol.extractors=random (of "
+            f"{len(missing)} of {counted(len(wanted), 'file')} of weights missing in {weights}: {', '.join(missing)}. "
+            f"Get them with `{get} --out {weights}`, or try everything out with --set protocol.extractors=random (of "
             "`evaluate`: --set extractors=random)."
         )
 

@@ -639,7 +639,7 @@ def test_limit_takes_the_first_ids_and_leftovers_are_named(files):
     result = files.evaluated(limit=2)
     assert result.found.ids == ("a", "b")
     assert result.found.unused == ("zebra",)
-    assert result.notes == ["1 asset(s) are not in the reference and are not measured: zebra"]
+    assert result.notes == ["1 asset not in the reference, so not measured: zebra"]
 
 
 def test_a_folder_of_other_assets_is_refused(files):
