@@ -167,7 +167,7 @@ def _number(where: str, name: str, cells: Mapping[str, str]) -> float:
 
 def _count(where: str, name: str, text: str) -> int:
     if not text.isdecimal():
-        raise UsageError(f"{where}: {name} is no whole number (got '{text}') - from 0 is allowed - correct it.")
+        raise UsageError(f"{where}: {name} is not a whole number (got '{text}') - from 0 is allowed - correct it.")
     return int(text)
 
 
