@@ -11,6 +11,7 @@ from pathlib import Path
 from ...base.errors import RunError, UsageError
 from ...base.files import read_json, write_json
 from .device import is_device_fault
+from .held import let_go
 from .jobs import GoneError, Job
 from .plugins import load_plugin, path_of
 from .provenance import device_name
@@ -51,6 +52,7 @@ def perform(ticket: Ticket) -> Receipt:
         Whatever the job raises, where that is its own failure.
     """
     job, started = ticket.job, time.monotonic()
+    let_go(job.affinity)
     try:
         job.perform()
         receipt = _receipt(ticket, started, "done")

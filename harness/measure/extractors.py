@@ -1,6 +1,6 @@
 """The networks that look: a world's own tiny ones, official ones, official ones with random weights.
 
-An `Extractor` says which network it is; the process that uses it loads it, and keeps the last one.
+An `Extractor` says which network it is; the process that uses it loads it, and keeps it until a job wants another.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from ...metrics.official import picture_extractors, ulip
 from ...metrics.official.picture_extractors import SPECS
 from ...metrics.official.ulip import POINT_SPECS, SLIP_SPEC
 from ...metrics.official.weights import RANDOM
-from ..engine.device import give_back_memory, settle
+from ..engine.device import settle
+from ..engine.held import held
 from ..inputs.weights_lock import LockEntry, read_lock
 from ..inputs.world import WorldInfo, load_extractor
 from ..protocol.values import Values
@@ -110,16 +111,9 @@ class OfficialExtractor(Extractor):
         return picture_extractors.load(SPECS[self.name], self.file, sha256=self.sha256, **device)
 
 
-_loaded: dict[Extractor, See] = {}
-
-
 def loaded(extractor: Extractor) -> See:
-    """The network, once per process; the one before is gone before it is loaded."""
-    if extractor not in _loaded:
-        _loaded.clear()
-        give_back_memory()
-        _loaded[extractor] = extractor.load()
-    return _loaded[extractor]
+    """The network, kept for the next job of it."""
+    return held(extractor, extractor.load, extractor.version, extractor.memory_gb)
 
 
 def points_of(extractors: Mapping[str, Extractor], values: Values) -> int:

@@ -25,6 +25,7 @@ from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.geometry.cameras import protocol_views
 from mdtbench.harness.driver.evaluate import _measurements, calibration_of, evaluate
 from mdtbench.harness.driver.evaluation import Evaluation
+from mdtbench.harness.engine import held
 from mdtbench.harness.engine.engine import Engine
 from mdtbench.harness.engine.trackers import NOT_IN_NAMES
 from mdtbench.harness.engine.tracking import scalars_of
@@ -326,7 +327,7 @@ def test_networks_are_loaded_once_each_and_one_at_a_time(files, monkeypatch):
         return network
 
     monkeypatch.setattr(extractors.OfficialExtractor, "load", watched)
-    monkeypatch.setattr(extractors, "_loaded", {})
+    monkeypatch.setattr(held, "_held", {})
     shutil.rmtree(files.root / "cache")
     files.evaluated()
     assert sorted(name for name, _ in loaded) == ["clip_bigg", "fd_dinov2", "fd_incep", "ulip2"]
