@@ -135,7 +135,7 @@ def find_blender(given: str = "") -> Blender:
     place = given or os.environ.get(VARIABLE, "") or "blender"
     executable = shutil.which(place)
     if executable is None:
-        raise MissingError(_no_blender(f"'{place}' is no executable"))
+        raise MissingError(_no_blender(f"'{place}' is not an executable"))
     said = _answer([executable, "--version"])
     if said.startswith("Blender "):
         options = ("--background", "--factory-startup", "--disable-autoexec", "--python-exit-code", "3", "--python")
@@ -296,7 +296,7 @@ def _result(blend: Path, answer: Path, out: Path) -> dict[str, Any]:
         raise AssetError(f"{blend.name}: Blender's result is not one ({error!r})") from error
     absent = [name for name in outputs if not (out / name).is_file() or not (out / name).stat().st_size]
     if absent:
-        raise AssetError(f"{blend.name}: Blender says that it made {absent[0]}, which is not there or is empty")
+        raise AssetError(f"{blend.name}: Blender reports that it made {absent[0]}, which is not there or is empty")
     return result
 
 
@@ -309,7 +309,7 @@ def _ending(code: int) -> str:
 def _tail(log: Path) -> str:
     """The last lines of a log as one line."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()]
-    return " | ".join(lines[-LOG_LINES:]) or "it said nothing"
+    return " | ".join(lines[-LOG_LINES:]) or "it printed nothing"
 
 
 def _kept(place: Path) -> Made | None:

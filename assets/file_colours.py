@@ -89,7 +89,7 @@ def of_faces(face_rgba: NDArray) -> NDArray[np.float32]:
 
 
 def finite(corner_uv: NDArray) -> NDArray[np.float32]:
-    """Raises AssetError where a texture coordinate is no number."""
+    """Raises AssetError where a texture coordinate is not a number."""
     if not np.isfinite(corner_uv).all():
         raise AssetError("a texture coordinate is NaN or infinite: unwrap the mesh again")
     return corner_uv.astype(np.float32)

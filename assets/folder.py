@@ -237,5 +237,5 @@ def _asset_of_row(where: str, folder: Path, row: dict[str, str]) -> FolderAsset:
         )
     up = row.get("up", "")
     if up not in ("", "y", "z"):
-        raise UsageError(f"{where}, column up: '{up}' is no upward axis. Allowed: y, z, or nothing for the format's.")
+        raise UsageError(f"{where}, column up: '{up}' is not an up axis. Allowed: y, z, or nothing for the format's.")
     return FolderAsset(row["id"], row["category"], folder / file, cast("Up | None", up or None), row.get("sha256", ""))

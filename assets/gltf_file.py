@@ -72,7 +72,7 @@ WITHOUT_EFFECT = frozenset(
 )
 # Extensions of which the plain asset is shown, with these words.
 NOTED = {
-    "KHR_materials_diffuse_transmission": "light that goes through surfaces is not shown",
+    "KHR_materials_diffuse_transmission": "translucent light is not shown",
     "KHR_materials_transmission": "glass (KHR_materials_transmission) is shown as a surface in its base colour",
     "KHR_materials_variants": "of its variants of materials the default is shown",
 }
@@ -230,7 +230,7 @@ def _check_extensions(gltf: Gltf) -> None:
     for name in sorted(used - APPLIED - WITHOUT_EFFECT):
         if name not in NOTED and name in gltf.header.get("extensionsRequired", []):
             raise AssetError(f"it needs the glTF extension {name}, which is not read: export it without")
-        gltf.note(NOTED.get(name, f"it uses the glTF extension {name}, which is not looked at"))
+        gltf.note(NOTED.get(name, f"it uses the glTF extension {name}, which is ignored"))
 
 
 def primitives(gltf: Gltf, mesh: Header) -> list[Primitive]:

@@ -214,7 +214,7 @@ def _numbers(lines: list[str], width: int, what: str) -> NDArray[np.float64]:
     try:
         return np.array(rows, np.float64).reshape(-1, width)
     except ValueError as error:
-        raise AssetError(f"a line of {what} has something else than numbers with a point ({error})") from error
+        raise AssetError(f"a line of {what} has something other than decimal numbers ({error})") from error
 
 
 def _rows(lines: list[str], stop: int, start: int = 0) -> list[list[str]]:

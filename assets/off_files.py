@@ -65,7 +65,7 @@ def _vertex_colours(
             )
         return None
     if not widths <= {3, 4}:
-        raise AssetError("a vertex has not three or four numbers for its colour: export it again")
+        raise AssetError("a vertex does not have three or four numbers for its colour: export it again")
     # Colours stand behind normals.
     return _colours([line[start : len(line) - end][:3] for line in lines], note)
 

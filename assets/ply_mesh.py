@@ -113,7 +113,7 @@ def _corner_uv(
     if "texcoord" in ply["face"]:
         uv, lengths = _lists(ply["face"], ("texcoord",))
         if (lengths != 2 * sizes).any():
-            raise AssetError("a face has not two texture coordinates for each corner: export it again")
+            raise AssetError("a face does not have two texture coordinates per corner: export it again")
         return uv.reshape(-1, 2)[triangles]
     there = scalars(ply["vertex"])
     for names in _COORDINATES:

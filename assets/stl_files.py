@@ -30,7 +30,7 @@ def read_stl(data: bytes, note: Callable[[str], None]) -> tuple[NDArray[np.float
         return _of_text(data.decode("utf-8", errors="replace").removeprefix("\ufeff"), note), None
     if len(data) < _HEAD or len(data) < whole or (count == 0 and len(data) > whole):
         there = max(0, len(data) - _HEAD) // _TRIANGLE.itemsize
-        raise AssetError(f"it announces {count} triangles and has bytes for {there}: it is cut off, or no STL file")
+        raise AssetError(f"it announces {count} triangles and has bytes for {there}: it is cut off or not an STL file")
     if len(data) > whole:
         note(f"{len(data) - whole} bytes behind its triangles are not read")
     rows = np.frombuffer(data, _TRIANGLE, count, _HEAD)
@@ -48,7 +48,7 @@ def _of_text(text: str, note: Callable[[str], None]) -> NDArray[np.float64]:
     try:
         return np.array(found, np.float64).reshape(-1, 3, 3)
     except ValueError as error:
-        raise AssetError(f"a vertex is not three numbers with a point ({error}): export it again") from error
+        raise AssetError(f"a vertex is not three decimal numbers ({error}): export it again") from error
 
 
 def _colours(data: bytes, attributes: NDArray[np.uint16]) -> NDArray[np.float64] | None:

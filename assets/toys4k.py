@@ -117,16 +117,16 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
 def _row(where: str, row: Mapping[str, str | None]) -> Row:
     sha256 = (row["sha256"] or "").strip().lower()
     if not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise UsageError(f"{where}, column sha256: '{sha256}' is no sha256 - 64 hexadecimal digits are needed.")
+        raise UsageError(f"{where}, column sha256: '{sha256}' is not a sha256 - 64 hexadecimal digits are needed.")
     file = PurePosixPath((row["file_identifier"] or "").strip())
     if file.suffix != ".blend" or file.is_absolute() or ".." in file.parts:
-        raise UsageError(f"{where}, column file_identifier: '{file}' is no path of a .blend file below {FOLDER}.")
+        raise UsageError(f"{where}, column file_identifier: '{file}' is not the path of a .blend file below {FOLDER}.")
     try:
         score = float(row["aesthetic_score"] or "")
     except ValueError:
         score = math.nan
     if not math.isfinite(score):
-        raise UsageError(f"{where}, column aesthetic_score: '{row['aesthetic_score']}' is no number.")
+        raise UsageError(f"{where}, column aesthetic_score: '{row['aesthetic_score']}' is not a number.")
     return Row(sha256, file.as_posix(), score, row["captions"] or "")
 
 

@@ -235,7 +235,7 @@ def _number(where: str, text: str) -> float:
     try:
         return float(text) if text else math.nan
     except ValueError as error:
-        raise UsageError(f"{where}: '{text}' is no number.") from error
+        raise UsageError(f"{where}: '{text}' is not a number.") from error
 
 
 def _array(path: Path, key: str) -> NDArray:

@@ -1,4 +1,4 @@
-"""Text in columns, for a terminal; notes on things."""
+"""Text for people: columns, counts, notes."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def counted_notes(notes: Sequence[str], what: str) -> list[str]:
     """How many things have notes, where some have: '1 of 64 test assets has notes'."""
     count = sum(map(bool, notes))
     return [f"{count} of {len(notes)} {what} {'has' if count == 1 else 'have'} notes (assets.jsonl)"] if count else []
+
+
+def counted(count: int, what: str, plural: str = "") -> str:
+    """'1 asset', '2 assets', '3,218 assets'. plural: where it is not `what` with an s."""
+    return f"{count:,} {what if count == 1 else plural or what + 's'}"

@@ -97,7 +97,8 @@ def critical_path(jobs: Mapping[str, Work]) -> float:
 
 
 def table() -> Iterator[str]:
-    yield "| executor | GPUs of a training | critical path, h | " + " | ".join(f"{n} GPUs" for n in GPUS) + " |"
+    heads = " | ".join(f"{n} GPU{'s' * (n > 1)}" for n in GPUS)
+    yield f"| executor | GPUs of a training | critical path, h | {heads} |"
     yield "|---|---|---|" + "---|" * len(GPUS)
     work = sum(one.hours * one.ranks for one in paper(1, 0.0).values())
     for name, overhead in OVERHEAD_S.items():

@@ -1,12 +1,13 @@
 """A run on one screen: a line per method and number of steps, the leading columns of each level, short verdicts.
 
+Levels are whole assets and structures; of a run on problems with exact answers its problems.
+
 What does not fit is folded, and the last note says how much: first columns, the last of each level before the first
 ones, then lines, those far behind before the best of each number of steps.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -14,29 +15,31 @@ from typing import Final
 
 from pandas import DataFrame
 
-from .cells import NO_VALUE, Cell, Column, decimals_of, number_of
+from ..base.text import counted
+from .cells import NO_VALUE, Cell, Column, number_of
 from .evaluation_tables import is_evaluation
 from .frames import distinct
+from .leading import LEADING, leading_metrics
 from .oracle_tables import is_oracle
 from .paper_columns import NOTHING
-from .places import ALL_METHODS, CONTROLS, Key, label_of, other_methods, place_of, step_group
+from .places import ALL_METHODS, CONTROLS, Key, label_of, other_methods, place_of, problem_of, step_group
 from .render_rich import panels, to_rich
 from .report import RunResults, with_verdicts
-from .rows import BOTH, COST_METRICS, LATENCY_METRIC, STRUCTURE
+from .rows import BOTH, LATENCY_METRIC, STRUCTURE
 from .tables import METHOD, STEPS, Line, Lines, Measured, Table, decimals_by_metric
-from .verdict_table import LEADING
-from .verdicts import Standing, Verdict, Who, number, verdicts
+from .verdicts import Standing, Verdict, Who, number, uncertain, verdicts
 
 LEVELS: Final = (BOTH, STRUCTURE)
-LEAD: Final = (METHOD, STEPS, Column("nfe", "NFE", "count"), Column(LATENCY_METRIC, "s per\nasset", "cost"))
+SECONDS: Final = Column(LATENCY_METRIC, "s per\nasset", "cost")
+LEAD: Final = (METHOD, STEPS, Column("nfe", "NFE", "count"), SECONDS)
 TEACHER: Final = "teacher"
 UNDISTILLED: Final = "none"
 GUIDED: Final = (UNDISTILLED, "cfg")
 Levels = Mapping[str, Sequence[Column]]  # leading columns by stage
 WIDE: Final = 9  # letters: longer headings get two lines
-TWO_DIGITS: Final = 3.5  # an sd of larger first digits is shown with one
 FEWEST: Final = 4  # lines that are shown on the smallest screen
 NAMED, NAMED_FOLDED = 5, 2  # methods on either side of a verdict
+SEEDS: Final = {"generation seeds": "seed", "training seeds": "train_seed"}  # columns; ± is over the first of several
 SENTENCES: Final = 3  # verdicts and failures that are told where not all fit
 
 
@@ -49,7 +52,7 @@ class Screen:
 
 
 def brief_tables(run: RunResults, rest: str, screen: Screen | None = None) -> tuple[Table, ...]:
-    """One table of a run with stages; all tables of the others, which are short.
+    """One table of a run; all tables of evaluations, which are short.
 
     Args:
         rest: The last note: where all else is.
@@ -58,7 +61,7 @@ def brief_tables(run: RunResults, rest: str, screen: Screen | None = None) -> tu
     Raises:
         UsageError: as `report.tables`.
     """
-    if is_oracle(run.rows) or is_evaluation(run.rows):
+    if is_evaluation(run.rows):
         return with_verdicts(run)
     brief = _Brief.of(run, rest)
     return (brief.fitting(screen) if screen else brief.table(brief.levels, brief.whos, folded=False),)
@@ -80,9 +83,12 @@ class _Brief:
     def of(run: RunResults, rest: str) -> _Brief:
         found = tuple(verdicts(run.rows, run.assets))
         measured = Measured.of(run.rows, found)
-        rows = measured.rows[measured.rows["stage"].isin(LEVELS) & (measured.rows["other_sampler"] == "")]
-        levels = {stage: leading for stage in LEVELS if (leading := _leading(rows[rows["stage"] == stage]))}
-        return _Brief(run, rest, rows, measured, found, levels, _whos(rows))
+        stages = _stages(run.rows)
+        rows = measured.rows[measured.rows["stage"].isin(stages) & (measured.rows["other_sampler"] == "")]
+        levels = {stage: leading for stage in stages if (leading := _leading(rows[rows["stage"] == stage]))}
+        leads = {(stage, column.key) for stage, columns in levels.items() for column in columns}
+        said = rows[[cell in leads for cell in zip(rows["stage"], rows["metric"], strict=True)]]
+        return _Brief(run, rest, rows, measured, found, levels, _whos(said))
 
     def fitting(self, screen: Screen) -> Table:
         """As much as the screen holds: all, else the most columns that leave all lines, else one block of lines."""
@@ -107,20 +113,41 @@ class _Brief:
     def table(self, levels: Levels, whos: Sequence[Who], *, folded: bool = True) -> Table:
         """folded: whether only so many sentences are told."""
         maker = Lines(self.measured, decimals_by_metric(self.rows), NOTHING, [])
-        lines = [_line(maker, who, levels) for who in whos]
-        metrics = (_heading(column) for columns in levels.values() for column in columns)
+        lines = [_line(maker, who, levels, self.lead) for who in whos]
+        problem = problem_of if len(self.levels) > 1 else lambda _: ""
+        metrics = (_heading(column, problem(stage)) for stage, columns in levels.items() for column in columns)
         failures, most = tuple(maker.footnotes), SENTENCES if folded else None
         lines = tuple(_with_notes_up_to(len(failures[:most]), line) for line in lines)
-        notes = (*self.run.notes, *_notes(self.found, levels, self.rows, most))
+        notes = (*self.run.notes, *_notes(self.found, self.levels, levels, most), *self._legend(levels))
         hidden = {
             "line": len(self.whos) - len(whos),
             "column": sum(map(len, self.levels.values())) - sum(map(len, levels.values())),
+            "verdict": len(_decided_of(self.found, self.levels)[most:]) if folded else 0,
             "failure": len(failures[most:]) if folded else 0,
         }
         more = [f"{n} more {what}{'s' * (n > 1)}" for what, n in hidden.items() if n]
         rest = f"{', '.join(more)}. {self.rest}" if more else self.rest
-        columns = (*LEAD, *metrics)
+        columns = (*self.lead, *metrics)
         return Table("brief", _title(self.run.rows), columns, lines, (*notes, rest), failures[:most])
+
+    @property
+    def lead(self) -> tuple[Column, ...]:
+        """Without seconds where nothing was timed."""
+        timed = (self.rows["metric"] == LATENCY_METRIC).any()
+        return LEAD if timed else tuple(column for column in LEAD if column is not SECONDS)
+
+    def _legend(self, levels: Levels) -> Iterator[str]:
+        """What marks and columns mean. levels: that are shown."""
+        spread = next((seeds for seeds, name in SEEDS.items() if self.rows[name].nunique() > 1), "")
+        shown = _shown(self.found, levels)
+        legend = [f"±: sd over {spread}."] if spread else []
+        legend += ["*: within chance of the best student."] if any(one.standing.marked for one in shown) else []
+        if len(levels) > 1 and BOTH in levels:
+            legend.append(f"Whole assets: {', '.join(one.key for one in levels[BOTH])}.")
+        if shown and min(one.standing.trainings for one in shown) < 2:
+            legend.append("One training seed: its chance is in no verdict (`--seeds 0,1,2`).")
+        if legend:
+            yield " ".join(legend)
 
     def _foremost(self, count: int, levels: Levels) -> list[Who]:
         """So many lines: the teacher, then of each number of steps the best, the undistilled, the next ones."""
@@ -161,24 +188,31 @@ def _fewer(levels: Levels) -> Iterator[Levels]:
 
 
 def _title(rows: DataFrame) -> str:
-    counts = rows["n_total"].max(), rows["seed"].nunique(), rows["train_seed"].nunique()
-    words = "test assets", "generation seeds", "training seeds"
     runs = ", ".join(distinct(rows["run_id"]))
-    said = [f"{n} {word[:-1] if n == 1 else word}" for n, word in zip(counts, words, strict=True)]
-    return f"Run {runs}: {', '.join(said)}"
+    parts = [
+        counted(rows["n_total"].max(), "sample" if is_oracle(rows) else "test asset"),
+        counted(rows["seed"].nunique(), "generation seed"),
+        counted(rows["train_seed"].nunique(), "training seed"),
+    ]
+    return f"Run {runs}: {', '.join(parts)}"
+
+
+def _stages(rows: DataFrame) -> tuple[str, ...]:
+    """Of the levels, in order."""
+    return tuple(stage for stage in distinct(rows["stage"]) if problem_of(stage)) or LEVELS
 
 
 def _leading(rows: DataFrame) -> list[Column]:
-    """The first columns of a level, in the order that the protocol has them and students' rows keep."""
-    quality = rows[~rows["metric"].isin(COST_METRICS)]
-    students = quality[~quality["method"].isin(CONTROLS)]
-    first = (quality if students.empty else students).drop_duplicates("metric").head(LEADING)
-    fields = first[["metric", "higher_is_better", "unit"]].itertuples(index=False, name=None)
-    return [Column(metric, metric, "metric", bool(higher), unit) for metric, higher, unit in fields]
+    """The leading columns of a level."""
+    about = rows.drop_duplicates("metric")[["metric", "higher_is_better", "unit"]].itertuples(index=False, name=None)
+    columns = {metric: Column(metric, metric, "metric", bool(higher), unit) for metric, higher, unit in about}
+    return [columns[metric] for metric in leading_metrics(rows)]
 
 
-def _heading(column: Column) -> Column:
+def _heading(column: Column, problem: str = "") -> Column:
     """Of two lines, so that numbers decide the width; units are in the full tables."""
+    if problem:
+        return replace(column, title=f"{problem}\n{column.title}", unit="")
     head, mark, tail = column.title.rpartition("_")
     title = f"{head}\n{mark}{tail}" if head and len(column.title) > WIDE else f"{column.title}\n"
     return replace(column, title=title, unit="")
@@ -194,14 +228,14 @@ def _whos(rows: DataFrame) -> list[Who]:
     return sorted(whos, key=lambda who: (who[0] != TEACHER, who[2], methods.index(who[0]), who[1]))
 
 
-def _line(maker: Lines, who: Who, levels: Levels) -> Line:
+def _line(maker: Lines, who: Who, levels: Levels, every: Sequence[Column]) -> Line:
     """Passes and seconds are those of the first level that has the line, remarks those of all."""
     method, variant, order = who
-    label, lead = label_of(method, variant), LEAD[1:]
+    label, lead = label_of(method, variant), every[1:]
     first: Line | None = None
     metrics: list[Cell] = []
     remarks: dict[int, None] = {}
-    for stage in LEVELS:
+    for stage in dict.fromkeys((*levels, *LEVELS)):
         columns = levels.get(stage, ())
         key: Key = (method, variant, order, "", stage)
         if key not in maker.of.lines:
@@ -221,60 +255,60 @@ def _with_notes_up_to(last: int, line: Line) -> Line:
 
 
 def _short(cell: Cell) -> Cell:
-    """With as many digits as the sd leaves certain: one or two of its own."""
-    if cell.value is None or cell.sd is None:
+    """With as many digits as the sd leaves certain: one or two of its own. Of one generation seed over trainings."""
+    sd = cell.sd_train if cell.sd is None else cell.sd
+    if cell.value is None or sd is None:
         return cell
-    counted = cell.text[cell.text.index(" (") :] if cell.text.endswith(")") else ""
-    if not cell.sd:
-        return replace(cell, text=cell.text.replace(" ± ", "±"))
-    return replace(cell, text=_with_sd(cell.value, cell.sd) + counted)
-
-
-def _with_sd(value: float, sd: float) -> str:
+    share = cell.text[cell.text.index(" (") :] if cell.text.endswith(")") else ""
     if not sd:
-        return number(value)
-    leading = sd / 10 ** math.floor(math.log10(sd))
-    decimals = decimals_of(sd, significant=2 if leading < TWO_DIGITS else 1)
-    return f"{value:.{decimals}f}±{sd:.{decimals}f}"
+        return replace(cell, text=cell.text.replace(" ± ", "±"))
+    return replace(cell, text=uncertain(cell.value, sd, "±") + share)
 
 
-def _notes(found: Sequence[Verdict], levels: Levels, rows: DataFrame, most: int | None) -> Iterator[str]:
-    """most: verdicts that are told; all by default."""
-    order = [(stage, column.key) for stage, columns in levels.items() for column in columns]
-    shown = [one for one in found if (one.stage, one.metric) in order]
-    shown.sort(key=lambda one: (one.steps or 0, order.index((one.stage, one.metric))))
-    decided = [one for one in shown if one.standing.worse]
-    for one in decided[:most]:
-        yield f"{one.metric}, {_steps(one)}: {_decided(one.standing, NAMED_FOLDED if most else NAMED)}."
+def _notes(found: Sequence[Verdict], levels: Levels, visible: Levels, most: int | None) -> Iterator[str]:
+    """Verdicts, those of visible columns before those of folded ones. most: that are told; all by default."""
+    shown = _shown(found, levels)
+    seen = [(stage, column.key) for stage, columns in visible.items() for column in columns]
+    for one in sorted(_decided_of(found, levels), key=lambda one: (one.stage, one.metric) not in seen)[:most]:
+        yield f"{_metric(one, levels)}, {_steps(one)}: {_decided(one.standing, NAMED_FOLDED if most else NAMED)}."
     undecided = [one for one in shown if not one.standing.worse and one.standing.smallest is not None]
     if undecided:
-        yield f"No difference shown in {_listed(undecided, _reach, most)}."
+        yield f"No difference shown in {_listed(undecided, levels, _reach, most)}."
     unknown = [one for one in shown if one.standing.smallest is None]
     if unknown:
-        yield f"One value of each method does not tell chance in {_listed(unknown, _steps, most)}."
-    legend = ["±: sd over generation seeds."] if rows["seed"].nunique() > 1 else []
-    legend += ["*: not told from the best student."] if any(one.standing.marked for one in shown) else []
-    if len(levels) > 1:
-        whole, *_ = levels.values()
-        legend.append(f"Whole assets: {', '.join(one.key for one in whole)}.")
-    if shown and min(one.standing.trainings for one in shown) < 2:
-        legend.append("One training seed: another is in no verdict (`--seeds 0,1,2`).")
-    if legend:
-        yield " ".join(legend)
+        yield f"No uncertainty, of one value each: {_listed(unknown, levels, _steps, most)}."
 
 
-def _listed(found: Sequence[Verdict], say: Callable[[Verdict], str], most: int | None) -> str:
+def _shown(found: Sequence[Verdict], levels: Levels) -> list[Verdict]:
+    """Of the leading columns, the fewest steps first."""
+    order = [(stage, column.key) for stage, columns in levels.items() for column in columns]
+    shown = [one for one in found if (one.stage, one.metric) in order]
+    return sorted(shown, key=lambda one: (one.steps or 0, order.index((one.stage, one.metric))))
+
+
+def _decided_of(found: Sequence[Verdict], levels: Levels) -> list[Verdict]:
+    """In which a method is shown to be worse."""
+    return [one for one in _shown(found, levels) if one.standing.worse]
+
+
+def _metric(one: Verdict, levels: Levels) -> str:
+    """Of several problems with the problem's name."""
+    problem = problem_of(one.stage) if len(levels) > 1 else ""
+    return f"{problem} {one.metric}".lstrip()
+
+
+def _listed(found: Sequence[Verdict], levels: Levels, say: Callable[[Verdict], str], most: int | None) -> str:
     """Metrics with what is said of each of their numbers of steps."""
     metrics: dict[str, list[str]] = {}
     for one in found:
-        metrics.setdefault(one.metric, []).append(say(one))
+        metrics.setdefault(_metric(one, levels), []).append(say(one))
     return ", ".join(f"{metric} ({_capped(said, most)})" for metric, said in metrics.items())
 
 
 def _reach(one: Verdict) -> str:
     """From where on a difference would have been shown."""
     standing = one.standing
-    return f"{_steps(one)}: {standing.alike or f'from {number(standing.smallest or 0.0)} on'}"
+    return f"{_steps(one)}: {standing.alike or f'needs {number(standing.smallest or 0.0)}'}"
 
 
 def _steps(verdict: Verdict) -> str:
@@ -282,9 +316,9 @@ def _steps(verdict: Verdict) -> str:
 
 
 def _decided(one: Standing, most: int) -> str:
-    worse = [f"{label_of(*late.who[:2])} by {_with_sd(late.difference, late.sd)}" for late in one.worse]
+    worse = [f"{label_of(*late.who[:2])} by {uncertain(late.difference, late.sd, '±')}" for late in one.worse]
     top = [label_of(*who[:2]) for who in one.top]
-    return f"{_capped(top, most, ' = ')} best; worse {_capped(worse, most)}"
+    return f"{_capped(top, most, ' = ')} best; worse: {_capped(worse, most)}"
 
 
 def _capped(words: Sequence[str], most: int | None, between: str = ", ") -> str:

@@ -35,7 +35,7 @@ SPREADS: Final = 0.5
 BLIND_SPREADS: Final = 3.0
 CONTROL_SPREADS: Final = 0.1  # a control may move by so little that no verdict can turn on it
 CONTROL_ROUNDING: Final = 1e-3  # and by so much of its value, for the rounding of another machine
-ONE_SEED: Final = "one seed does not tell chance: run more seeds or give a tolerance"
+ONE_SEED: Final = "one seed gives no uncertainty: run more seeds or give a tolerance"
 
 
 def compare(

@@ -156,14 +156,15 @@ def _notes(comparison: Comparison, sides: tuple[str, str], everything: bool) -> 
     yield from comparison.notes
     if comparison.within:
         yield (
-            f"Difference: {sides[0]} less {sides[1]}, ± its standard error over training seeds and assets (of "
-            "distances, generation seeds). Judged as in the report's verdicts: equal methods are the same in "
+            f"Difference: {sides[0]} minus {sides[1]}, ± its standard error over training seeds and assets (of "
+            "distances, generation seeds). Judged as in the report's verdicts: equal methods are called the same in "
             f"{1 - comparison.alpha:.0%} of columns."
         )
         yield from _reach(comparison)
+        yield from () if everything else _not_comparable(comparison)
         return
     yield (
-        "Difference: run less baseline, ± its standard error. One counts beyond its tolerance (what does not matter) "
+        "Difference: run minus baseline, ± its standard error. One counts beyond its tolerance (what does not matter) "
         "and beyond its bound (what chance would not make)."
     )
     yield (
@@ -183,9 +184,14 @@ def _notes(comparison: Comparison, sides: tuple[str, str], everything: bool) -> 
         yield f"{alone} differences are of one seed; standard errors of averages are over assets, not paired."
     if everything:
         return
+    yield from _not_comparable(comparison)
+    yield from _seconds(comparison)
+
+
+def _not_comparable(comparison: Comparison) -> Iterable[str]:
+    """Why, and how many of each reason."""
     for reason, count in Counter(one.reason for one in comparison.of("not comparable")).most_common():
         yield f"Not comparable, {count}: {reason}."
-    yield from _seconds(comparison)
 
 
 def _reach(comparison: Comparison) -> Iterable[str]:
@@ -193,16 +199,16 @@ def _reach(comparison: Comparison) -> Iterable[str]:
     reached = [one for one in comparison.differences if one.smallest is not None]
     if not reached:
         return
-    yield "Smallest: the true difference that data like these show in four of five cases."
+    yield "Smallest: the true difference that data like these would show in four of five cases."
     parts: dict[str, list[float]] = {}
     for one in reached:
         for name, part in one.more.items():
             parts.setdefault(name, []).append(part)
-    said = [f"{name} leave {statistics.median(found):.2f} of it" for name, found in parts.items()]
-    said += [] if MORE_ASSETS in parts else [f"{MORE_ASSETS} at best 0.71"]
-    yield f"What would show more, by the standard error (medians): {', '.join(said)}."
+    said = [f"{name} to {statistics.median(found):.2f} of it" for name, found in parts.items()]
+    said += [] if MORE_ASSETS in parts else [f"{MORE_ASSETS} at best to 0.71 of it"]
+    yield f"What would show smaller ones, by reducing the standard error (medians): {', '.join(said)}."
     if MORE_TRAININGS not in parts:
-        yield "Another training is not in these numbers; three training seeds (`--seeds 0,1,2`) bring it in."
+        yield "The chance of training is not in these numbers; three training seeds (`--seeds 0,1,2`) bring it in."
 
 
 def _seconds(comparison: Comparison) -> Iterable[str]:

@@ -50,7 +50,7 @@ def _judged(one: Difference, verdict: Verdict, names: Mapping[str, str]) -> Diff
     race = verdict.race
     difference, chance = race.gap(*_whos(one, names))
     if chance is None:
-        return replace(one, verdict="not comparable", reason="one value of each does not tell chance")
+        return replace(one, verdict="not comparable", reason="one value of each gives no uncertainty")
     limit, known = bound(chance, race.tail), race.components
     apart = abs(difference) > limit
     better = (difference > 0) == one.higher_is_better

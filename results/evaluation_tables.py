@@ -23,8 +23,8 @@ CALIBRATION = "calibration: "  # begins the part of a note that says how the tea
 NOT_CALIBRATED = "not calibrated: no teacher was evaluated with this setup"
 GROUP = "Systems"
 ERRORS_NOTE = (
-    "±: of ULIP_I and CLIP_score the standard error over assets, of KD the sd over its subsets, of seconds that over "
-    "repeats. An FD has none: evaluate several generation seeds."
+    "±: for ULIP_I and CLIP_score the standard error over assets, for KD the sd over its subsets, for seconds the sd "
+    "over repeats. FD has none: evaluate several generation seeds."
 )
 FIRST = ("FD_incep", "FD_dinov2", "ULIP_I")  # columns, as in the paper; then the others as they come
 NFE = Column("nfe", "NFE", "count")

@@ -68,7 +68,7 @@ def _read(root: Path) -> Exported:
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise MissingError(
-            f"{root / 'index.json'} is no index of assets ({error!r}). Run again with --export."
+            f"{root / 'index.json'} is not an index of assets ({error!r}). Run again with --export."
         ) from error
     return Exported(files, _read_reasons(root / "failures.csv"))
 

@@ -172,7 +172,7 @@ def _number(where: str, name: str, cells: Mapping[str, str]) -> float:
 def _count(where: str, name: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= DIGITS):
         raise UsageError(
-            f"{where}: {name} is no whole number (got '{text[:SHOWN]}') - from 0, with at most {DIGITS} digits, is "
+            f"{where}: {name} is not a whole number (got '{text[:SHOWN]}') - from 0, with at most {DIGITS} digits, is "
             "allowed - correct it."
         )
     return int(text)

@@ -11,11 +11,10 @@ from pandas import DataFrame
 
 from .cells import NO_VALUE, Cell, Column, measured, number_of, summary
 from .frames import distinct, latest
-from .places import CONTROL_GROUP, CONTROLS, keyed, label_of, step_order
+from .places import CONTROL_GROUP, CONTROLS, PROBLEM, keyed, label_of, problem_of, step_order
 from .tables import Line, Table
 from .verdicts import Race, Who
 
-PREFIX = "oracle/"  # of the stage of every row
 DECIMALS = 3
 WHO = ["method", "variant"]
 _OF_VALUES = [*WHO, "order", "metric", "sampler", "own_sampler", "train_seed", "value"]
@@ -51,7 +50,7 @@ FLOOR = "Floor: other exact data. Undistilled and teacher: Euler steps along the
 
 def is_oracle(rows: DataFrame) -> bool:
     """Whether rows are of an oracle run."""
-    return bool(rows["stage"].str.startswith(PREFIX).any())
+    return bool(rows["stage"].str.startswith(PROBLEM).any())
 
 
 def oracle_tables(rows: DataFrame) -> tuple[Table, ...]:
@@ -96,7 +95,7 @@ def _table(stage: str, rows: DataFrame) -> Table:
     lines = [_line(mine, own | of_samplers, _metrics(rows), columns, footnotes) for _, mine in ordered]
     strength = next((one for one in distinct(rows["cfg_strength"]) if one), None)
     guidance = f"guidance strength {strength:g}" if strength else "no guidance"
-    name = stage.removeprefix(PREFIX)
+    name = problem_of(stage)
     title = f"Exact answers: {name} ({guidance})"
     return Table(f"oracle_{name}", title, columns, _with_marks(lines, columns, rows), (), tuple(footnotes))
 

@@ -77,6 +77,17 @@ def spots_of(table: Table, metric: str, cost: str) -> list[Spot]:
     return [Spot(line, at, cell, cell.value) for line, at, cell in pairs if at and cell.value is not None]
 
 
+def races_of(spots: Sequence[Spot]) -> list[list[float]]:
+    """What `leading` compares: the values of students by block; of one student alone all values."""
+    students = [spot for spot in spots if spot.line.role == "student"]
+    if len({spot.who for spot in students}) < 2:
+        return [[spot.value for spot in spots]]
+    blocks: dict[str, list[float]] = {}
+    for spot in students:
+        blocks.setdefault(spot.line.group, []).append(spot.value)
+    return list(blocks.values())
+
+
 def front(points: Sequence[tuple[float, float]], *, higher: bool) -> list[tuple[float, float]]:
     """The points of (cost, value) that no other beats in both, by rising cost."""
     sign = -1 if higher else 1

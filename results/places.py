@@ -44,7 +44,9 @@ TABLE_3_METHODS = ("vm", "mdt")
 ALL_METHODS = ("cm", "pcm", "scm", "vm", "mdt")  # of the paper's tables together
 CONTROL_GROUP = "Controls"
 # Which stage the teacher samples, as footnotes say it. The order is that of a method's lines.
-TEACHERS_PART = {BOTH: "", STRUCTURE_THEN_TEACHER: "SLAT the teacher's", TEACHER_THEN_SLAT: "structure the teacher's"}
+TEACHERS_PART = {BOTH: "", STRUCTURE_THEN_TEACHER: "SLAT by the teacher", TEACHER_THEN_SLAT: "structure by the teacher"}
+
+PROBLEM = "oracle/"  # begins the stage of what has exact answers
 
 Role = Literal["student", "control"]
 Key = tuple[str, str, int, str, str]
@@ -152,6 +154,11 @@ def step_group(steps: int | None, stage: str = "") -> str:
 def step_order(steps: int | None) -> int:
     """What has no steps comes first."""
     return NO_STEPS if steps is None else steps
+
+
+def problem_of(stage: str) -> str:
+    """The name of the problem with exact answers that a stage is; "" for others."""
+    return stage.removeprefix(PROBLEM) if stage.startswith(PROBLEM) else ""
 
 
 def stage_order(stage: str) -> int:

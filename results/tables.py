@@ -162,7 +162,7 @@ class Measured:
             return ()
         note = f"Marked: all that the verdicts cannot tell from the best {race}."
         unknown = {one.metric: None for one in of_rows if one.standing.smallest is None}
-        without = f" Nothing in {', '.join(unknown)}: one value per line does not tell chance." if unknown else ""
+        without = f" Nothing in {', '.join(unknown)}: one value per line gives no uncertainty." if unknown else ""
         return (note + without,)
 
 
@@ -281,7 +281,7 @@ def _sampler_notes(measured: Measured, places: Sequence[Place]) -> list[str]:
     used, foreign = (_users(measured, plain, name) for name in ("samplers", "foreign"))
     notes = [f"Samplers: {used}."] if used else []
     if foreign:
-        notes.append(f"The protocol's sampler computes something else than the method's own: {foreign}.")
+        notes.append(f"The protocol's sampler is not the method's own: {foreign}.")
     if len(plain) < len(places):
         notes.append(
             "A method's name with a sampler: the same students with that sampler. It has no line where it computes "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
+from ..base.text import counted
 from .cells import FAILED, NO_VALUE, Cell, Column, decimals_of
 from .places import label_of
 from .students import StudentRecord
@@ -61,7 +62,7 @@ def sweep_table(record: SweepRecord) -> Table:
     )
     footnotes: list[str] = []
     decimals = _decimals(trial.score for trial in record.trials)
-    group = f"{record.assets} validation assets, {record.steps} step{'s' * (record.steps != 1)}"
+    group = f"{counted(record.assets, 'validation asset')}, {counted(record.steps, 'step')}"
     grids = dict.fromkeys((trial.method, trial.variant) for trial in record.trials)
     lines = [
         Line(group, *who, record.steps, "student", _trial(trial, decimals, guided, footnotes))

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pandas import DataFrame
 
+from .cells import decimals_of
 from .crossed import mean_variance
 from .places import CONTROLS, NO_STEPS
 from .rows import COST_METRICS, EVALUATION
@@ -32,6 +33,7 @@ from .spread import Variance, bound, shown_from
 from .variances import Components, components, tail_of
 
 ALPHA: Final = 0.05  # chance that of equal methods any is called worse, per block and column
+TWO_DIGITS: Final = 3.5  # an sd of larger first digits is shown with one
 NO_SEED: Final = -1  # of what has no training or generation seed
 
 Who = tuple[str, str, int]  # method, variant, number of steps
@@ -256,10 +258,19 @@ def sentence(found: Standing, label: Callable[[Who], str]) -> str:
         said = f"{names} is best"
     if found.worse:
         said += "; worse: " + ", ".join(
-            f"{label(one.who)} by {number(one.difference)} ± {number(one.sd)}" for one in found.worse
+            f"{label(one.who)} by {uncertain(one.difference, one.sd)}" for one in found.worse
         )
-    shows = "" if found.smallest is None else f" This run shows differences from {number(found.smallest)} on."
+    shows = "" if found.smallest is None else f" This run shows differences of {number(found.smallest)} and more."
     return f"{said}.{shows}"
+
+
+def uncertain(value: float, sd: float, plus_minus: str = " ± ") -> str:
+    """With as many digits as the sd leaves certain: one or two of its own."""
+    if not sd:
+        return f"{number(value)}{plus_minus}0"
+    leading = sd / 10 ** math.floor(math.log10(sd))
+    decimals = decimals_of(sd, significant=2 if leading < TWO_DIGITS else 1)
+    return f"{value:.{decimals}f}{plus_minus}{sd:.{decimals}f}"
 
 
 def number(value: float) -> str:

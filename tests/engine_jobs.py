@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mdtbench.harness.engine import held as module
+from mdtbench.harness.engine.held import held, let_go
 from mdtbench.harness.engine.jobs import Job, Place
 from mdtbench.harness.engine.receipts import host
 from mdtbench.harness.engine.store import Address
@@ -80,3 +82,16 @@ class Add(Job):
             raise MemoryError("too much")
         if self.trouble == "killed" or (self.trouble == "killed once" and first):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def keep(what: tuple[str, float]) -> int:
+    """Load something of so many GB for jobs of this name, as a job does; which process did."""
+    name, memory_gb = what
+    let_go(name)
+    held(name, lambda: name, name, memory_gb)
+    return os.getpid()
+
+
+def kept(_: object) -> tuple[int, list[object]]:
+    time.sleep(0.5)  # so that the next one goes to another process
+    return os.getpid(), list(module._held)

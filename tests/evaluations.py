@@ -23,6 +23,7 @@ from mdtbench.harness.driver.evaluate import evaluate
 from mdtbench.harness.driver.evaluated_files import LABEL
 from mdtbench.harness.driver.evaluation import EvaluateOptions, Evaluation, resolve
 from mdtbench.harness.driver.run import Outcome
+from mdtbench.harness.engine import held
 from mdtbench.harness.measure import extractors
 from mdtbench.harness.protocol import model
 from mdtbench.harness.settings.config import ProtocolSection
@@ -42,7 +43,7 @@ def small_networks(patch: pytest.MonkeyPatch) -> None:
     for name, spec in ulip.POINT_SPECS.items():
         weights = replace(spec.weights, file=f"small/{name}")
         patch.setitem(ulip.POINT_SPECS, name, replace(POINTS, name=name, weights=weights))
-    patch.setattr(extractors, "_loaded", {})
+    patch.setattr(held, "_held", {})
 
 
 def _small(name: str, spec: Any) -> Any:

@@ -311,8 +311,8 @@ class Stopping(InProcess):
     ) -> list[Any]:
         return super().map(lambda item: self._one(function, item), items, label, total, limit)
 
-    def submit(self, function: Callable[[Any], Any], item: Any, label: str) -> Future[Any]:
-        return super().submit(lambda one: self._one(function, one), item, label)
+    def submit(self, function: Callable[[Any], Any], item: Any, label: str, holds: str = "") -> Future[Any]:
+        return super().submit(lambda one: self._one(function, one), item, label, holds)
 
     def _one(self, function: Callable[[Any], Any], item: Any) -> Any:
         if self.left == 0:

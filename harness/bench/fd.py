@@ -14,6 +14,7 @@ import scipy
 from scipy import linalg
 
 from ...base.errors import RunError
+from ...base.text import counted
 from ...metrics.frechet import Moments, frechet_distance
 from ..engine.progress import Reporter
 
@@ -127,7 +128,7 @@ def _case(found: FdFigures) -> str:
     threads = f"OMP_NUM_THREADS={found.threads}" if found.threads else "OMP_NUM_THREADS not set"
     lines = [
         f"Frechet distance of {found.dim} features from the moments of {found.samples} samples on each side. "
-        f"{len(found.ratio)} repetition(s), by turns; {threads}, numpy {found.numpy}, scipy {found.scipy}.",
+        f"{counted(len(found.ratio), 'repetition')}, by turns; {threads}, numpy {found.numpy}, scipy {found.scipy}.",
         "",
         f"{'median (least to most)':24} {OURS + ' (ours)':>26} {SQRTM + ' (pytorch-fid)':>26}   times faster",
         _row("wall time in s", found.wall_s, found.ratio),

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from ...base.errors import RunError, UsageError, unknown_name
+from ...base.text import counted
 from ..engine.progress import Reporter
 from ..inputs.world import load_world, world_folder
 from ..settings.config import Train
@@ -217,8 +218,8 @@ def lockstep_text(found: LockstepFigures) -> str:
     alone = ", ".join(f"{label} {passes:g}" for label, passes in found.forwards_alone.items())
     lines = [
         f"Training {', '.join(options.methods)} in lockstep and one after the other. World {options.world}, "
-        f"batch {options.batch}, {options.repetitions} repetitions of {options.steps} step(s), by turns; one thread, "
-        f"torch {torch.__version__}.",
+        f"batch {options.batch}, {counted(options.repetitions, 'repetition')} of "
+        f"{counted(options.steps, 'step')}, by turns; one thread, torch {torch.__version__}.",
         "",
         f"{'per training step of all methods':40} {'solo':>20} {'lockstep':>20}   ratio",
         f"{'forward passes per sample (counted)':40} {found.forwards[SOLO]:>20g} {found.forwards[LOCKSTEP]:>20g}   "

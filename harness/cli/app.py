@@ -260,7 +260,7 @@ def work(
 ) -> None:
     """Do jobs of a run, for a scheduler that mdtbench does not know. The run takes what is done when it is next called.
 
-    SIGTERM ends it; a training saves where it is first, and the same command goes on from there.
+    SIGTERM ends it; a training saves where it is first, and the same command continues from there.
 
     Examples:
 
@@ -346,7 +346,10 @@ def figure(
     ] = "",
     assets: Annotated[str, typer.Option(help="For grid: comma-separated asset ids; the first few by default.")] = "",
     metric: Annotated[
-        str, typer.Option(help="For pareto: the first of the run's table by default. For curves: loss or a diagnostic.")
+        str,
+        typer.Option(
+            help="For pareto: by default the first in which students differ. For curves: loss or a diagnostic."
+        ),
     ] = "",
     steps: Annotated[
         str, typer.Option(help="Sampler steps, e.g. 1,2. By default the fewest for grid, all for pareto.")

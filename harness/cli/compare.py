@@ -105,7 +105,7 @@ def save_baseline(run: str, folder: Path) -> str:
     failed = rows["value"].isna().sum()
     if failed:
         raise UsageError(
-            f"{failed} measurements of {run} failed - a baseline has none - run again, or choose another run."
+            f"{failed} measurements of {run} failed - a baseline may have none - run again, or choose another run."
         )
     kept = _keep_assets(_single_assets(source, rows), folder)
     write_text(folder / "rows.jsonl", "".join(f"{_shortened(row)}\n" for row in to_rows(rows)))

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from ...base.errors import MissingError
+from ...base.text import counted
 from ..engine.device import CPU, CUDA, cuda_devices
 from ..engine.findings import Finding, findings_text
 from ..engine.provenance import processor
@@ -116,7 +117,7 @@ def check(sections: Mapping[str, Sequence[Finding]]) -> None:
     lacking = [finding.needed for findings in sections.values() for finding in findings if finding.needed]
     if lacking:
         raise MissingError(
-            f"{len(lacking)} thing(s) that runs need: {'; '.join(lacking)}. Details and what to do are above."
+            f"{counted(len(lacking), 'thing')} that runs need: {'; '.join(lacking)}. Details and what to do are above."
         )
 
 

@@ -102,7 +102,7 @@ def evaluate_command(options: EvaluateOptions, how: Invocation) -> Path | None:
             report.note(f"{options.name}: {estimate.line}")
             outcome = evaluate(found, out, Engine(team, others), track)
     except KeyboardInterrupt:
-        sys.stderr.write("mdtbench: interrupted; the same command goes on with what is in the cache.\n")
+        sys.stderr.write("mdtbench: interrupted; the same command continues with what is in the cache.\n")
         raise
     print_run(outcome.results, [out], closing=closing(outcome, out))
     return out
@@ -112,6 +112,6 @@ def closing(outcome: Outcome, out: Path) -> str:
     """The last lines: which assets failed and why, where everything is."""
     dropped = [f"{name} (mesh): {why}" for name, why in outcome.failures]
     failed = [f"{name} ({kind}): {why}" for kind, name, why in outcome.asset_failures]
-    lines = listed("asset(s) of the reference cannot be used", dropped)
-    lines += listed("failure(s) count as black pictures in distances and 0 in ULIP_I and CLIP_score", failed)
+    lines = listed("asset", "of the reference cannot be used", dropped)
+    lines += listed("failure", "counted as black pictures in distances and 0 in ULIP_I and CLIP_score", failed)
     return "\n".join([*lines, f"Rows, failures and manifest: {out}"]) + "\n"

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from ...base.errors import MissingError, RunError, UsageError
 from ...base.files import file_sha256
+from ...base.text import counted
 from ..engine.progress import Reporter, reporter
 from ..inputs.downloads import COMMIT, FOLDER, Item, items_of, missing, size_text
 from ..inputs.weights_lock import LOCK_FILE, LockEntry, Trust, now_utc, read_lock, write_lock
@@ -94,13 +95,14 @@ def fetched(items: Sequence[Item], out: Path, options: FetchOptions) -> str:
         with reporter() as report:
             result = fetch(items, folder, options, report)
     except KeyboardInterrupt:
-        sys.stderr.write(f"mdtbench: interrupted; the same command goes on with what is in {folder}.\n")
+        sys.stderr.write(f"mdtbench: interrupted; the same command continues with what is in {folder}.\n")
         raise
     check_result(result, folder, options.offline)
     had, unknown = {*result.present, *result.fetched}, [item.target for item in items if item.sha256 is None]
     first = len(had.intersection(unknown))
     seen = f", {first} of them by what was seen first, as no sha256 is known" if first else ""
-    return f"{len(result.present)} file(s) were there, {len(result.fetched)} fetched, all verified{seen}: {folder}\n"
+    there = f"{counted(len(result.present), 'file')} there before"
+    return f"{there}, {len(result.fetched)} fetched, all verified{seen}: {folder}\n"
 
 
 def check_result(result: FetchResult, folder: Path, offline: bool) -> None:
@@ -108,7 +110,7 @@ def check_result(result: FetchResult, folder: Path, offline: bool) -> None:
     lacking = [*result.failed, *(item.target for item in result.by_hand if offline)]
     if lacking:
         remedy = "run the same command without --offline" if offline else "then run the same command again"
-        raise MissingError(f"{len(lacking)} file(s) are not in {folder}: {lacking[0]}... See above; {remedy}.")
+        raise MissingError(f"{counted(len(lacking), 'file')} missing in {folder}: {lacking[0]}... See above; {remedy}.")
 
 
 def fetch(items: Sequence[Item], folder: Path, options: FetchOptions, report: Reporter) -> FetchResult:
@@ -167,7 +169,7 @@ def _look(items: Sequence[Item], folder: Path, verify: bool, report: Reporter) -
     lock = read_lock(folder)
     present: list[str] = []
     failed: dict[str, str] = {}
-    for item in _counted("Files looked at", items, report):
+    for item in _shown("Files looked at", items, report):
         try:
             examine(item, folder, lock.get(item.target), verify)
             present.append(item.target)
@@ -175,7 +177,7 @@ def _look(items: Sequence[Item], folder: Path, verify: bool, report: Reporter) -
             failed[item.target] = f"is not there ({item.size}, {item.origin})"
         except MissingError as error:
             failed[item.target] = str(error)
-    report.note(f"{len(present)} of {len(items)} file(s) are in {folder}.")
+    report.note(f"{len(present)} of {counted(len(items), 'file')} in {folder}.")
     return FetchResult(tuple(present), (), (), failed)
 
 
@@ -191,10 +193,10 @@ class _Fetch:
         self._commits: dict[str, str] = {}  # by repository, of this run
 
     def all(self, items: Sequence[Item]) -> FetchResult:
-        present = [item for item in _counted("Files looked at", items, self._report) if self._is_present(item)]
+        present = [item for item in _shown("Files looked at", items, self._report) if self._is_present(item)]
         there = {item.target for item in present}
         absent = [item for item in items if item.target not in there]
-        asked = _counted("Files asked for", absent, self._report)
+        asked = _shown("Files asked for", absent, self._report)
         found = [(item, remote) for item in asked if (remote := self._find(item))]
         self._announce(found)
         check_space(self._folder, sum(self._lacking(item, remote) for item, remote in found))
@@ -262,7 +264,7 @@ class _Fetch:
         unknown = sum(remote.bytes is None for _, remote in found)
         more = f" and {unknown} of unknown size" if unknown else ""
         self._report.note(
-            f"To download: {len(found)} file(s), {size_text(total)}{more}. "
+            f"To download: {counted(len(found), 'file')}, {size_text(total)}{more}. "
             f"Free disk at {self._folder}: {size_text(free_space(self._folder))}."
         )
 
@@ -335,7 +337,7 @@ def set_aside(path: Path, aside: Path | None = None) -> Path:
     return aside
 
 
-def _counted(label: str, items: Sequence[Item], report: Reporter) -> Iterator[Item]:
+def _shown(label: str, items: Sequence[Item], report: Reporter) -> Iterator[Item]:
     """The items, with progress: digests of gigabytes and answers of servers take their time."""
     task = report.start(label, len(items)) if items else 0
     for done, item in enumerate(items, start=1):
@@ -365,7 +367,7 @@ def _alone(folder: Path) -> Iterator[None]:
         with FileLock(folder / f".{LOCK_FILE}.busy", timeout=0):
             yield
     except Timeout as error:
-        raise RunError(f"Another fetch is at work in {folder}. Wait for its end or choose another --out.") from error
+        raise RunError(f"Another fetch is at work in {folder}. Wait for it to end or choose another --out.") from error
 
 
 def _endpoint(mirror: str | None) -> str | None:

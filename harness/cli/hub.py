@@ -92,7 +92,7 @@ def _head(url: str, item: Item, revision: str) -> tuple[Remote | None, str]:
             f"No answer for {url} ({_cause(error)}). Check the network, or name another hub with --mirror. {AGAIN}"
         ) from error
     if item.kind != "url" and not found.commit_hash:
-        raise RunError(f"{url} was answered by something that is not a hub. Check the proxy or --mirror.")
+        raise RunError(f"{url} was not answered by a hub. Check the proxy or --mirror.")
     stated = found.etag if item.kind != "url" and SHA256.fullmatch(found.etag or "") else None
     size = found.size if item.kind != "url" or item.bytes is None else item.bytes
     sha256 = stated or item.sha256
@@ -152,7 +152,7 @@ def transfer(remote: Remote, part: Path, tell: Callable[[int], None]) -> None:
 def _broken(remote: Remote, part: Path, error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"The disk is full while writing {part.parent}. Free some or choose another --out. {AGAIN}"
-    return f"The download of {remote.url} broke off ({_cause(error)}). {AGAIN}"
+    return f"The download of {remote.url} was interrupted ({_cause(error)}). {AGAIN}"
 
 
 def _bar(done: int, tell: Callable[[int], None]) -> type:

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from ...base.errors import MissingError, UsageError, unknown_name
+from ...base.text import counted
 from ...results.asset_values import read_asset_values
 from ...results.brief import Screen, brief_tables
 from ...results.frames import assets_frame, write_parquet
@@ -98,9 +99,9 @@ def _parquet(folders: Sequence[Path], out: Path | None) -> str:
         raise UsageError(f"--out takes a file for the rows (got {path}) - for example {ROWS_FILE}.")
     rows = read_runs(folders).rows
     write_parquet(path, rows)
-    lines = [f"{len(rows)} rows: {path}"]
+    lines = [f"{counted(len(rows), 'row')}: {path}"]
     values = list(chain.from_iterable(read_asset_values(folder) for folder in folders))
     if values:
         write_parquet(path.with_name(ASSETS_FILE), assets_frame(values))
-        lines.append(f"values of {len(values)} assets: {path.with_name(ASSETS_FILE)}")
+        lines.append(f"{counted(len(values), 'line')} of values of assets: {path.with_name(ASSETS_FILE)}")
     return "\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ from pandas import DataFrame
 
 from ...base.errors import RunError, UsageError
 from ...base.limits import Limits, use_limits
+from ...base.text import counted
 from ...results.frames import rows_frame
 from ...results.report import RunResults
 from ...trellis.kernels import Kernels, use_kernels
@@ -156,9 +157,9 @@ def run_oracle_preset(command: Command, plugins: list[str]) -> Path | None:
     out = command.out or Path("runs") / f"{Path(options.preset).stem}-{plan.run_id}"
     with _resumable(out), reporter() as report, workers(command.workers or cores(), report, plugins) as team:
         outcome = run_oracle(plan, out, team, command.track)
-    print_run(RunResults(rows_frame(outcome.rows)), [out])
-    print_out("".join(f"{folder} failed: {failure.reason}\n" for folder, failure in outcome.failed_students.items()))
-    print_out(f"Rows, figures and manifest: {out}\n")
+    failed = [f"{folder} failed: {failure.reason}" for folder, failure in outcome.failed_students.items()]
+    closing = "\n".join([*failed, f"Rows, figures and manifest: {out}", ""])
+    print_run(RunResults(rows_frame(outcome.rows)), [out], closing=closing)
     raise_for(outcome.failed_students)
     return out
 
@@ -180,8 +181,8 @@ def _resumable(out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        why = "told to end by SIGTERM" if isinstance(error, Terminated) else "interrupted"
-        sys.stderr.write(f"mdtbench: {why}; the same command goes on from {out}.\n")
+        why = "stopped by SIGTERM" if isinstance(error, Terminated) else "interrupted"
+        sys.stderr.write(f"mdtbench: {why}; the same command continues from {out}.\n")
         raise
 
 
@@ -191,10 +192,12 @@ def raise_for(failed: Mapping[str, Failure]) -> None:
         return
     lost = sum(failure.lost for failure in failed.values())
     if all(failure.mistake for failure in failed.values()):
-        raise UsageError(f"{len(failed)} student(s) failed by their method's code. Correct it; reasons are above.")
+        raise UsageError(
+            f"{counted(len(failed), 'student')} failed by the method's code. Correct it; reasons are above."
+        )
     again = " The same command tries the lost ones again." if lost else ""
     raise RunError(
-        f"{len(failed) - lost} student(s) failed, {lost} were lost; their cells say so. Reasons are above.{again}"
+        f"{counted(len(failed) - lost, 'student')} failed, {lost} lost; their cells say so. Reasons are above.{again}"
     )
 
 
@@ -202,7 +205,9 @@ def raise_for_lost(rows: DataFrame) -> None:
     """Raises RunError when cells were lost with the machines that made them."""
     lost = rows.loc[rows["status"] == "lost", "error"]
     if len(lost):
-        raise RunError(f"{len(lost)} value(s) were lost with a machine: {lost.iloc[0]}. The same command tries again.")
+        raise RunError(
+            f"{counted(len(lost), 'value')} lost with a machine: {lost.iloc[0]}. The same command tries again."
+        )
 
 
 def print_out(text: str) -> None:

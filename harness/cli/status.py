@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...base.errors import MissingError
-from ...base.text import aligned
+from ...base.text import aligned, counted
 from ..driver.lock import driver_of
 from ..engine.receipts import JOBS, RECEIPTS, SETUP, Receipt, receipts_of
 
@@ -40,7 +40,7 @@ def status_text(out: Path) -> str:
     found, lost, waiting = list(receipts.all()), receipts.lost(), list(waiting_in(out))
     done, driver = [one for one in found if one.status == "done"], driver_of(out)
     lines = [
-        f"{out}: {f'driven by {driver}' if driver else 'nobody drives it'}",
+        f"{out}: {f'driven by {driver}' if driver else 'no driver is running'}",
         "",
         *_table(done, lost, waiting),
         "",
@@ -68,7 +68,7 @@ def footer(out: Path) -> list[str]:
             sum(values) / HOUR_S for values in zip(*((r.seconds, r.gpu_seconds) for r in lost), strict=True)
         )
         lines.append(
-            f"{len(lost)} attempt(s) at jobs were lost with a machine: {hours:.2f} h, {gpu_hours:.2f} GPU hours."
+            f"{counted(len(lost), 'attempt')} at jobs lost with a machine: {hours:.2f} h, {gpu_hours:.2f} GPU hours."
         )
     if len(models) > 1:
         lines.append(f"Made on {len(models)} models of devices ({', '.join(models)}): equal seeds may differ in bits.")
@@ -120,8 +120,8 @@ def _cost(done: Sequence[Receipt], lost: Sequence[Receipt], waiting: Sequence[Wa
     name = "GPU hours" if gpus else "process hours"
     used, wasted = (sum(_seconds(one, gpus=gpus) for one in many) / HOUR_S for many in (done, lost))
     left, unknown = _left(done, waiting, gpus=gpus)
-    more = f" and {unknown} job(s) of a kind that was never timed" if unknown else ""
-    spent = f"{used + wasted:.2f} used, {wasted:.2f} of them in {len(lost)} lost attempts"
+    more = f" and {counted(unknown, 'job')} of a kind that was never timed" if unknown else ""
+    spent = f"{used + wasted:.2f} used, {wasted:.2f} of them in {counted(len(lost), 'lost attempt')}"
     return f"{name}: {spent}; about {left:.2f} left{more}"
 
 

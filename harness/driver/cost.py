@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ...assets.trellis_latents import SLAT_CHANNELS, STRUCTURE_SHAPE
-from ...base.text import aligned
+from ...base.text import aligned, counted
 from ...methods.residual import ForwardMode
 from ...results.paper import SOURCE, TABLES
 from ..engine.findings import Finding, findings_text
@@ -366,7 +366,7 @@ def _unit(plan: Plan, workers: int) -> tuple[str, float, bool]:
     """Of shown times, what makes hours of it, and whether it is of GPUs."""
     if at_full_size(plan):
         return "hours of one GPU", 1.0, True
-    return f"minutes with {workers} process(es)", 60.0 / workers, False
+    return f"minutes with {counted(workers, 'process', 'processes')}", 60.0 / workers, False
 
 
 def _growth(plan: Plan, workers: int) -> list[tuple[str, float, float]]:
@@ -435,7 +435,7 @@ def _downloads(plan: Plan) -> list[str]:
     rows = [
         (
             name,
-            f"{len(group)} file(s)",
+            counted(len(group), "file"),
             sum_text(group),
             "licence: " + "; ".join(dict.fromkeys(one.licence for one in group)),
         )
@@ -443,7 +443,7 @@ def _downloads(plan: Plan) -> list[str]:
     ]
     fetched, by_hand = ([item for item in items if (item.kind == "by-hand") == hand] for hand in (False, True))
     return [
-        f"downloads: {len(fetched)} files, {sum_text(fetched)}; by hand about {sum_text(by_hand)}",
+        f"downloads: {counted(len(fetched), 'file')}, {sum_text(fetched)}; by hand about {sum_text(by_hand)}",
         *(f"  {line}" for line in aligned(rows)),
     ]
 

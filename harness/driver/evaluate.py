@@ -18,7 +18,7 @@ import torch
 
 from ...base.errors import MissingError, UsageError
 from ...base.files import write_json
-from ...base.text import counted_notes, joined_notes
+from ...base.text import counted, counted_notes, joined_notes
 from ...metrics import Metric
 from ...results.asset_values import write_asset_values
 from ...results.evaluation_tables import CALIBRATION, NOT_CALIBRATED, RANDOM_MARK, SEPARATOR
@@ -65,8 +65,8 @@ def _evaluate(found: Evaluation, out: Path, engine: Engine, board: Board) -> Out
     started = time.time()
     torch.set_num_threads(1)  # as the workers: what is measured here must round the same way everywhere
     if found.unused:
-        count = f"{len(found.unused)} asset(s) are not in the reference and are not measured"
-        engine.team.reporter.note(f"{count}: {some(found.unused)}")
+        count = counted(len(found.unused), "asset")
+        engine.team.reporter.note(f"{count} not in the reference, so not measured: {some(found.unused)}")
     (out / SUMS).unlink(missing_ok=True)  # until all files are those of this call
     found = _usable(found, engine)
     _check_conditions(found, engine)
@@ -97,7 +97,7 @@ def _usable(found: Evaluation, engine: Engine) -> Evaluation:
     count, gone = len(found.ids), found.dropped
     if count < 2:
         raise MissingError(
-            f"{count} of {count + len(gone)} assets of the reference can be used; at least 2 are needed. "
+            f"{count} of {counted(count + len(gone), 'asset')} of the reference can be used; at least 2 are needed. "
             f"First reason: {gone[0][1] if gone else 'there are no more'}."
         )
     return found
@@ -174,7 +174,7 @@ def noted(found: Evaluation, system: ScoresJob) -> list[str]:
 
 def notes_of(found: Evaluation) -> list[str]:
     """What a reader must know of all columns."""
-    protocol, compared = found.protocol, f"{len(found.ids)} assets of '{found.reference}'"
+    protocol, compared = found.protocol, f"{counted(len(found.ids), 'asset')} of '{found.reference}'"
     notes = [
         f"protocol {protocol.name} ({protocol.sha256[:SHORT]})",
         f"reference: {compared}, drawn by {found.drawn_by}",
@@ -186,7 +186,7 @@ def notes_of(found: Evaluation) -> list[str]:
     if protocol.smoke:
         notes.append("subset smoke: too few assets for FD")
     if found.dropped:
-        notes.append(f"{len(found.dropped)} assets of the reference cannot be used and are on neither side")
+        notes.append(f"{counted(len(found.dropped), 'asset')} of the reference cannot be used: left out on both sides")
     return notes
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import torch
 
-from ...base.text import aligned
+from ...base.text import aligned, counted
 from ..engine.device import CPU, clock, is_cpu
 from ..engine.executor import most_at_once
 from ..engine.graph import missing_jobs
@@ -30,7 +30,7 @@ DRAWING: Final = 8.0  # GFLOP: what a picture of 512 x 512 of ours takes on a CP
 REACHED: Final = 0.5  # of a matrix product's speed, by networks; measured: 0.24 (DINOv2) to 0.73 (Inception)
 BASE_GB: Final = 0.5  # of a process without networks
 SIDE: Final = 512
-BLENDER: Final = "; Blender's pictures take longer, and are not in it"
+BLENDER: Final = "; Blender's pictures take longer, and are not included"
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,10 @@ class Estimate:
         if not self.parts:
             return "everything is in the cache: nothing to draw or to look at"
         largest = max(self.parts, key=lambda part: part.memory_gb * part.processes)
+        processes = counted(self.processes, "process", "processes")
         return (
-            f"about {duration(sum(self.seconds))} on {self.device} with {self.processes} process(es), "
-            f"{self.memory_gb:.1f} GB of memory ({largest.label}){BLENDER if self.blender else ''}"
+            f"about {duration(sum(self.seconds))} on {self.device} with {processes}, {self.memory_gb:.1f} GB of "
+            f"memory ({largest.label}){BLENDER if self.blender else ''}"
         )
 
 
@@ -96,7 +97,7 @@ def dry_run_text(found: Evaluation, estimate: Estimate, out: str) -> str:
     """The whole plan."""
     options, protocol = found.options, found.protocol
     lines = [
-        f"{options.name}: {len(found.ids)} assets of '{found.reference}', protocol {protocol.name} "
+        f"{options.name}: {counted(len(found.ids), 'asset')} of '{found.reference}', protocol {protocol.name} "
         f"({protocol.sha256[:12]}){', random weights' if found.random else ''}",
         f"columns: {', '.join(metric.name for metric in found.metrics)}",
     ]

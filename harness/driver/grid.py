@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...base.errors import AssetError
+from ...base.text import counted
 from ...results.grid import Picture, grid
+from ...results.places import label_of
 from ...results.rows import BOTH, STRUCTURE
 from ...trellis.slat_pipeline import SlatPipeline
 from ..generate.made import Decoded
@@ -32,7 +34,7 @@ def write_grid(path: Path, measuring: Measuring, cells: Sequence[Cell], columns:
     subjects = tests.subjects[:columns]
     rows: list[list[Picture | None]] = [[enlarged(image) for image in conditioning_images(subjects)]]
     rows.append([_truth(subject, whole=whole) for subject in subjects])
-    labels = ["condition", "ground truth"]
+    labels = ["Condition", "Ground truth"]
     for cell in sorted(first_of_each(cells), key=lambda cell: (cell.line.who["structure"].trains, cell.line.steps)):
         rows.append(list(islice(_pictures(measuring, cell), len(subjects))))
         labels.append(_label(cell))
@@ -50,9 +52,11 @@ def first_of_each(cells: Sequence[Cell]) -> Iterator[Cell]:
 
 
 def _label(cell: Cell) -> str:
-    sampler = f", {cell.own.sampler.name}" if cell.extra else ""
-    steps = f"{cell.line.steps}x2" if cell.slat else str(cell.line.steps)
-    return f"{cell.line.label}{sampler}, {steps} step{'s' * (cell.line.steps > 1)}"
+    """As tables name the line."""
+    method, _, variant = cell.line.label.partition(":")
+    label = label_of(method, variant, cell.own.sampler.name if cell.extra else "")
+    steps = f"{cell.line.steps}x2 steps" if cell.slat else counted(cell.line.steps, "step")
+    return f"{label}, {steps}"
 
 
 def _truth(subject: Subject, *, whole: bool) -> Picture | None:

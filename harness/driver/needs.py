@@ -8,6 +8,7 @@ from pathlib import Path
 from ...assets.blend import find_blender
 from ...assets.trellis_latents import METADATA
 from ...base.errors import MissingError
+from ...base.text import counted
 from ...metrics.official.picture_extractors import DINOV2_REG_WEIGHTS, SPECS
 from ...metrics.official.ulip import POINT_SPECS, SLIP_SPEC
 from ...metrics.official.weights import RANDOM
@@ -99,7 +100,8 @@ def sum_text(items: Iterable[Item]) -> str:
     """The sizes of downloads together, for people."""
     size, unknown = total_bytes(items)
     if unknown:
-        return f"{size_text(size)} and {unknown} file(s) of unknown size" if size else f"{unknown} of unknown size"
+        files = f"{counted(unknown, 'file')} of unknown size"
+        return f"{size_text(size)} and {files}" if size else f"{unknown} of unknown size"
     return size_text(size)
 
 

@@ -24,6 +24,7 @@ import torch
 
 from ...base.errors import MissingError, UsageError
 from ...base.files import read_json, write_json, write_text
+from ...base.text import counted
 from ...metrics.official.weights import RANDOM
 from ...results.asset_values import write_asset_values
 from ...results.evaluation_tables import RANDOM_MARK
@@ -105,25 +106,25 @@ class Outcome:
         worst = measured.assign(share=measured["n_ok"] / measured["n_total"]).sort_values("share", kind="stable")
         counts = worst[["n_ok", "n_total"]].head(1).itertuples(index=False)
         lines = [f"{ok}/{total} assets measured (in the line that lost most)." for ok, total in counts]
-        lines += listed("asset(s) could not be used", [f"{asset}: {reason}" for asset, reason in self.failures])
+        lines += listed("asset", "could not be used", [f"{asset}: {reason}" for asset, reason in self.failures])
         told = [f"{asset}: {note}" for asset, note in self.notes]
-        lines += listed("test asset(s) have notes", told, "assets.jsonl")
+        lines += listed("test asset", "with notes", told, "assets.jsonl")
         made = [f"{line}: {asset}: {reason}" for line, asset, reason in self.asset_failures]
-        lines += listed("generated asset(s) failed", made)
+        lines += listed("generated asset", "failed", made)
         failed = self.failed_students.items()
         why = [f"{folder} {'lost' if one.lost else 'failed'}: {one.reason}" for folder, one in failed]
-        lines += listed("student(s) are not there", why, f"mdtbench show {out}")
+        lines += listed("student", "failed or lost", why, f"mdtbench show {out}")
         lines.append(f"Rows, picture grid and manifest: {out}")
         head = self.expected.text() if self.expected else ""
         return head + "\n".join(lines) + "\n"
 
 
-def listed(what: str, reasons: Sequence[str], where: str = "failures.csv") -> list[str]:
-    """How many there are, the first few, and where the others are."""
+def listed(what: str, fate: str, reasons: Sequence[str], where: str = "failures.csv") -> list[str]:
+    """How many there are and what became of them, the first few, and where the others are."""
     if not reasons:
         return []
     rest = [f"  ... and {len(reasons) - SHOWN} more: {where}"] if len(reasons) > SHOWN else []
-    return [f"{len(reasons)} {what}:", *(f"  {one}" for one in reasons[:SHOWN]), *rest]
+    return [f"{counted(len(reasons), what)} {fate}:", *(f"  {one}" for one in reasons[:SHOWN]), *rest]
 
 
 def check_folder(plan: Plan, out: Path, *, overwrite: bool) -> None:
@@ -258,7 +259,7 @@ def _opened(plan: Plan, cache: Path, store: Path, engine: Engine, weights: Weigh
     if len(tests.subjects) < 2:
         reason = next((why for _, why in (*tests.failures, *tests.dropped)), "there are no more")
         raise MissingError(
-            f"{len(tests.subjects)} of {tests.total} test assets can be used; at least 2 are needed. "
+            f"{len(tests.subjects)} of {counted(tests.total, 'test asset')} can be used; at least 2 are needed. "
             f"First reason: {reason}."
         )
     others = other_assets(plan, len(tests.subjects), cache, engine)
@@ -324,7 +325,7 @@ def _written(
 def _of_all_lines(measuring: Measuring) -> list[str]:
     """What a reader must know of all lines that are beside the paper's."""
     tests, section = measuring.of("assets"), measuring.plan.config.protocol
-    told = [f"all lines: {len(tests.subjects)} assets of '{tests.name}', drawn by {tests.drawn_by}"]
+    told = [f"all lines: {counted(len(tests.subjects), 'asset')} of '{tests.name}', drawn by {tests.drawn_by}"]
     if section.extractors == RANDOM:
         told.append(f"{RANDOM_MARK}: extractors with random weights, whose numbers mean nothing")
     return told

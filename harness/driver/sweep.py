@@ -119,7 +119,7 @@ def _by_label(trials: Sequence[TrialRecord]) -> dict[str, list[TrialRecord]]:
 def _why(trials: Sequence[TrialRecord]) -> str:
     """Why none of them can be chosen."""
     reasons = "; ".join(f"lr {one.lr:g}, guidance {one.cfg_strength:g}: {one.error}" for one in trials)
-    return f"no setting of the sweep gave a student: {reasons}"
+    return f"no setting of the sweep trained: {reasons}"
 
 
 def _validation(plan: Plan, stage: Stage, cache: Path, engine: Engine) -> TestSet:

@@ -10,6 +10,7 @@ import time
 import torch
 
 from ...base.errors import UsageError, unknown_name
+from ...base.text import counted
 
 AUTO, CPU, CUDA = "auto", "cpu", "cuda"
 GB = 1e9
@@ -31,7 +32,9 @@ def device_of(name: str) -> str:
         raise unknown_name("value of --device", name, (AUTO, CPU, CUDA, f"{CUDA}:1"), meant=meant)
     count = torch.cuda.device_count() if kind == CUDA and torch.cuda.is_available() else 0
     if kind == CUDA and int(number or 0) >= count:
-        raise UsageError(f"There is no device {name} (torch sees {count} GPUs). Choose another --device, e.g. cpu.")
+        raise UsageError(
+            f"There is no device {name} (torch sees {counted(count, 'GPU')}). Choose another --device, e.g. cpu."
+        )
     return name
 
 
@@ -44,7 +47,7 @@ def rank_device(device: str) -> str:
     if is_cpu(device) or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return device
     if device != CUDA:
-        raise UsageError(f"Processes that train together take a GPU each (got {device}). Give --device cuda.")
+        raise UsageError(f"Processes that train together need a GPU each (got {device}). Give --device cuda.")
     return device_of(f"{CUDA}:{os.environ['LOCAL_RANK']}")
 
 

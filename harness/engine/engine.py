@@ -57,7 +57,7 @@ class Engine:
             Whatever a job raises first.
         """
         for reason in self.attempt(jobs).values():
-            raise RunError(f"{reason}. The same command goes on from here; try it with fewer --workers.")
+            raise RunError(f"{reason}. The same command continues from here; try it with fewer --workers.")
 
     def attempt(self, jobs: Iterable[Job]) -> dict[str, str]:
         """As `do`, and goes on without jobs that are lost: why, by key, those among them that need a lost one."""
@@ -152,7 +152,7 @@ class _Doing:
         elif receipt.status != "done":
             self._lose(end, receipt.error)
         elif not self._arrived(job, receipt):
-            self._lose(end, "its results did not arrive, or are not what its receipt says")
+            self._lose(end, "its results did not arrive, or differ from its receipt")
         else:
             self.done.add(job.key)
             self.units[job.label] += job.units
@@ -189,7 +189,7 @@ class _Doing:
         """Make again what a job did not find. Raises RunError: it was tried often enough."""
         job = end.ticket.job
         self.tries[job.key] += 1
-        self._note(f"{job.key} waits for what it reads, which is made again: {reason}")
+        self._note(f"{job.key} waits for its inputs, which are made again: {reason}")
         if self.tries[job.key] >= TRIES:
             raise RunError(reason)
         found = missing([job])

@@ -101,7 +101,8 @@ class Local(Executor):
         return team.free > 0 and ranks <= team.count and (fits or not job.memory_gb)
 
     def start(self, ticket: Ticket) -> None:
-        future = self._team(ticket.job).submit(perform, ticket, ticket.job.label)
+        job, team = ticket.job, self._team(ticket.job)
+        future = team.submit(perform, ticket, job.label, job.affinity if job.memory_gb else "")
         self.tickets[future] = ticket
 
     def ended(self) -> list[End]:

@@ -37,7 +37,7 @@ def missing(jobs: Iterable[Job], damaged: Callable[[str], bool] = lambda key: Fa
         if job.done and not damaged(job.key):
             continue
         if job.kind not in KINDS:
-            raise ValueError(f"'{job.kind}' of {type(job).__name__} is no kind of job.")
+            raise ValueError(f"'{job.kind}' of {type(job).__name__} is not a kind of job.")
         mine = list(job.needs)
         found[job.key], needs[job.key] = job, [need.key for need in mine]
         todo += mine

@@ -138,4 +138,4 @@ def _state(value: Any) -> dict[str, Any]:
         return {one.name: getattr(value, one.name) for one in fields(value)}
     if type(value).__reduce__ is object.__reduce__ and not isinstance(value, ModuleType) and hasattr(value, "__dict__"):
         return vars(value)
-    raise TypeError(f"A job holds a {type(value).__module__}.{type(value).__qualname__}, which is no plain data.")
+    raise TypeError(f"A job holds a {type(value).__module__}.{type(value).__qualname__}, which is not plain data.")

@@ -69,7 +69,7 @@ class Address:
 
     def __post_init__(self) -> None:
         if not KIND.fullmatch(self.kind):
-            raise ValueError(f"A kind of cache entry is of small letters, digits, - and _ (got '{self.kind}').")
+            raise ValueError(f"A kind of cache entry has lower-case letters, digits, - and _ (got '{self.kind}').")
         # A copy, as the caller may change its own; what JSON has not is found here, where the culprit is in sight.
         object.__setattr__(self, "inputs", json.loads(canonical_json(self.inputs)))
 

@@ -294,7 +294,7 @@ class Track:
                 self._trackers[kind] = TRACKERS[kind](address)
 
     def hyperparameters(self, values: Mapping[str, Any]) -> None:
-        """values: anything; what is no number, boolean or text is spelled."""
+        """values: anything; what is not a number, boolean or text is spelled."""
         self._each(lambda one: one.hyperparameters({_name(key): _spelled(value) for key, value in values.items()}))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -340,6 +340,6 @@ def _named(kind: str) -> Iterator[None]:
         raise
     except Exception as error:  # of a library or a server: they have no class in common
         raise RunError(
-            f"Tracking with {kind} failed ({type(error).__name__}: {error}). Results are not touched; the same command "
-            "goes on and tracks what is missing, without --track it does without."
+            f"Tracking with {kind} failed ({type(error).__name__}: {error}). Results are unaffected; the same command "
+            "goes on and tracks what is missing, without --track it only continues."
         ) from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from ...base.errors import RunError, UsageError
 from ...base.files import read_json, write_json
 from .device import is_device_fault
+from .held import let_go
 from .jobs import GoneError, Job
 from .plugins import load_plugin, path_of
 from .provenance import device_name
@@ -51,11 +52,12 @@ def perform(ticket: Ticket) -> Receipt:
         Whatever the job raises, where that is its own failure.
     """
     job, started = ticket.job, time.monotonic()
+    let_go(job.affinity)
     try:
         job.perform()
         receipt = _receipt(ticket, started, "done")
     except Stopped as stop:
-        sys.stderr.write(f"mdtbench: SIGTERM: {job.key} {stop}; the same command goes on from there.\n")
+        sys.stderr.write(f"mdtbench: SIGTERM: {job.key} {stop}; the same command continues from there.\n")
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"

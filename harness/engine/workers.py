@@ -20,6 +20,7 @@ from typing import TypeVar
 from ...base.children import safe_children
 from ...base.errors import RunError
 from .device import is_cpu
+from .held import let_go
 from .plugins import import_plugin
 from .progress import Reporter
 from .stop import CODE, Stopped, Terminated, heed
@@ -73,15 +74,26 @@ class Workers:
         # A pool of one each, so that a process that is killed takes no other's work with it.
         self._hands: list[ProcessPoolExecutor | None] = [None] * count
         self._tasks: list[Future | None] = [None] * count
+        self._holds = [""] * count  # affinity of what each keeps that takes memory
 
     @property
     def free(self) -> int:
         """How many processes have nothing to do."""
         return sum(task is None or task.done() for task in self._tasks)
 
-    def submit(self, function: Callable[[Item], Result], item: Item, label: str) -> Future[Result]:
-        """Hand function(item) to a free process; there must be one. A killed process is BrokenProcessPool."""
-        index = next(i for i, task in enumerate(self._tasks) if task is None or task.done())
+    def submit(self, function: Callable[[Item], Result], item: Item, label: str, holds: str = "") -> Future[Result]:
+        """Hand function(item) to a free process; there must be one. A killed process is BrokenProcessPool.
+
+        Args:
+            holds: affinity of what the process will keep in memory. One that keeps it is taken, and what others keep
+                without work is freed first, so that only processes at work count.
+        """
+        idle = [i for i, task in enumerate(self._tasks) if task is None or task.done()]
+        index = next((i for i in idle if self._holds[i] == holds), idle[0])
+        for i in idle:
+            if self._holds[i] not in ("", holds):
+                self._let_go(i)
+        self._holds[index] = holds
         try:
             future = self._hand(index).submit(_call, function, item, label)
         except BrokenProcessPool:  # it was killed while it had nothing to do, or before
@@ -89,6 +101,14 @@ class Workers:
             future = self._hand(index).submit(_call, function, item, label)
         self._tasks[index] = future
         return future
+
+    def _let_go(self, index: int) -> None:
+        """Of an idle process. Waits for it: what the job loads must not come beside what goes."""
+        self._holds[index] = ""
+        try:
+            wait([self._hand(index).submit(let_go)])
+        except BrokenProcessPool:  # it is gone, with all that it kept
+            self._hands[index] = None
 
     def _hand(self, index: int) -> ProcessPoolExecutor:
         hand = self._hands[index]
@@ -131,7 +151,7 @@ class Workers:
         except BrokenProcessPool as error:
             raise RunError(
                 "A worker process was killed from outside (out of memory?). "
-                "The same command goes on from here; try it with fewer --workers."
+                "The same command continues from here; try it with fewer --workers."
             ) from error
 
     def _map(

@@ -375,7 +375,7 @@ class LatentAsset:
     category: str = ""
 
     def load(self) -> Mesh:
-        raise AssetError("of a training instance there is no shape here, only latents")
+        raise AssetError("of training instances there are latents here, no shapes")
 
 
 @dataclass(frozen=True)

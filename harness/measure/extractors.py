@@ -1,6 +1,6 @@
 """The networks that look: a world's own tiny ones, official ones, official ones with random weights.
 
-An `Extractor` says which network it is; the process that uses it loads it, and keeps the last one.
+An `Extractor` says which network it is; the process that uses it loads it, and keeps it until a job wants another.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from ...base.errors import MissingError, UsageError, unknown_name
 from ...base.files import file_sha256
+from ...base.text import counted
 from ...metrics.extractors import DualEncoder, NetworkExtractor
 from ...metrics.official import picture_extractors, ulip
 from ...metrics.official.picture_extractors import SPECS
 from ...metrics.official.ulip import POINT_SPECS, SLIP_SPEC
 from ...metrics.official.weights import RANDOM
-from ..engine.device import give_back_memory, settle
+from ..engine.device import settle
+from ..engine.held import held
 from ..inputs.weights_lock import LockEntry, read_lock
 from ..inputs.world import WorldInfo, load_extractor
 from ..protocol.values import Values
@@ -109,16 +111,9 @@ class OfficialExtractor(Extractor):
         return picture_extractors.load(SPECS[self.name], self.file, sha256=self.sha256, **device)
 
 
-_loaded: dict[Extractor, See] = {}
-
-
 def loaded(extractor: Extractor) -> See:
-    """The network, once per process; the one before is gone before it is loaded."""
-    if extractor not in _loaded:
-        _loaded.clear()
-        give_back_memory()
-        _loaded[extractor] = extractor.load()
-    return _loaded[extractor]
+    """The network, kept for the next job of it."""
+    return held(extractor, extractor.load, extractor.version, extractor.memory_gb)
 
 
 def points_of(extractors: Mapping[str, Extractor], values: Values) -> int:
@@ -167,8 +162,8 @@ def check_present(names: Iterable[str], weights: Path, get: str) -> None:
     missing = [file for file in wanted if not (weights / file).is_file()]
     if missing:
         raise MissingError(
-            f"{len(missing)} of {len(wanted)} files of weights are not in {weights}: {', '.join(missing)}. Get them "
-            f"with `{get} --out {weights}`, or try everything out with --set protocol.extractors=random (of "
+            f"{len(missing)} of {counted(len(wanted), 'file')} of weights missing in {weights}: {', '.join(missing)}. "
+            f"Get them with `{get} --out {weights}`, or try everything out with --set protocol.extractors=random (of "
             "`evaluate`: --set extractors=random)."
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...base.text import counted
 from .plan import OraclePlan
 
 # Seconds of one core per forward pass of a training step of preset `oracle`, mostly the cost of calls.
@@ -15,10 +16,10 @@ def oracle_summary(plan: OraclePlan, workers: int) -> str:
     lines = [
         f"run {plan.run_id}: problems {', '.join(config.oracle.problems)}",
         "",
-        f"{len(trainings)} students to train:",
+        f"{counted(len(trainings), 'student')} to train:",
         *(f"  {t.entrant.label:13} seed {t.seed}  {t.steps} steps  {t.folder}" for t in trainings),
         "",
         f"measured at steps {list(config.evaluate.steps)}, {config.evaluate.samples} points of noise per problem",
-        f"estimate: {seconds / workers / 60:.1f} min, with {workers} process(es)",
+        f"estimate: {seconds / workers / 60:.1f} min, with {counted(workers, 'process', 'processes')}",
     ]
     return "\n".join(lines) + "\n"

@@ -164,7 +164,7 @@ class Toys:
             arrays = [job.place(name).get() for job in jobs]
             errors = [str(error) for one in arrays for error in one["errors"] if error]
             if errors:
-                raise RunError(f"A toy cannot be looked at ({errors[0]}). Correct what makes it.")
+                raise RunError(f"A toy cannot be drawn ({errors[0]}). Correct what makes it.")
             found += _joined(arrays, "data")
         return found
 

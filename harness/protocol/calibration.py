@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ...base.text import counted
 from .values import CalibrationRule
 
 Verdict = Literal["calibrated", "uncalibrated", "not measured", "not judged"]
@@ -92,9 +93,9 @@ def _refusal(rule: CalibrationRule, teacher: Teacher) -> str:
     if teacher.smoke:
         return "a smoke test"
     if teacher.steps != rule.steps:
-        return f"the teacher has {teacher.steps} steps, the published one {rule.steps}"
+        return f"the teacher has {counted(teacher.steps, 'step')}, the published one {rule.steps}"
     if abs(teacher.n - rule.n) > rule.n_relative * rule.n:
-        return f"{teacher.n} assets, the published row has {rule.n}"
+        return f"{counted(teacher.n, 'asset')}, the published row has {rule.n:,}"
     return ""
 
 

@@ -23,7 +23,7 @@ def check_class(name: str, kind: Any) -> None:
     where = written_at(kind)
     if not isinstance(kind, type) or not issubclass(kind, Method):
         raise UsageError(
-            f"Method '{name}' is {described(kind)}, no subclass of Distillation. Correct {where}; "
+            f"Method '{name}' is {described(kind)}, not a subclass of Distillation. Correct {where}; "
             "docs/adding_a_method.md has an example."
         )
     if "__dataclass_fields__" not in vars(kind):

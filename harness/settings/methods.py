@@ -88,7 +88,7 @@ def entrant(label: str, changes: Mapping[str, Mapping[str, Any]], sampler: Sampl
     method = _built(label, entry.value, {**settings, **changed})
     if " at 0x" in repr(method):
         raise UsageError(
-            f"Method '{label}' has a parameter that is known by its place in memory (got {method!r}) - results are "
+            f"Method '{label}' has a parameter whose text holds an address in memory (got {method!r}) - results are "
             "found again by their parameters' text - use frozen dataclasses as parameters."
         )
     if not is_ours(method):
@@ -165,7 +165,7 @@ def _replaced(key: str, current: Any, table: Mapping[str, Any]) -> Any:
     try:
         return replace(current, **changed)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{key} cannot be changed so ({error}). Correct it in the preset or --set.") from error
+        raise UsageError(f"{key} cannot be set to that ({error}). Correct it in the preset or --set.") from error
 
 
 def _check_kind(key: str, value: Any, current: Any) -> None:

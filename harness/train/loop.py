@@ -426,7 +426,7 @@ def _agree(students: Sequence[Student], ranks: Ranks) -> None:
     names = seed_of(*(student.folder.name for student in students))
     count, first = ranks.of_first([len(students), names])
     if (count, first) != (len(students), names):
-        raise RunError("Processes that train together were given different students. Start all of them anew.")
+        raise RunError("Processes that train together were given different students. Restart all of them.")
     for student, step in zip(students, ranks.of_first([one.learner.done for one in students]), strict=True):
         student.go_on_from(step)
 

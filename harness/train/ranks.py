@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ...base.errors import UsageError
+from ...base.text import counted
 from ..engine.device import is_cpu
 from .parts import TreeSum
 
@@ -46,8 +47,9 @@ class Ranks:
         count, rest = divmod(parts, self.size)
         if self.size > 1 and (rest or count & (count - 1) or not count):
             raise UsageError(
-                f"{self.size} processes cannot share {parts} part(s) of a batch: a power of two for each is needed, so "
-                f"that the number of processes changes no bit - set train.parts to {self.size} or {2 * self.size}."
+                f"{self.size} processes cannot share {counted(parts, 'part')} of a batch: a power of two for each is "
+                "needed, so that the number of processes changes no bit - "
+                f"set train.parts to {self.size} or {2 * self.size}."
             )
         return count
 

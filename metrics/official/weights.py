@@ -143,7 +143,7 @@ def _read_torch(path: Path, prefix: str) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise MissingError(f"Missing file {path}.") from error
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise MissingError(f"{path} is no complete file of tensors ({_line(error)}). Fetch it again.") from error
+        raise MissingError(f"{path} is not a complete file of tensors ({_line(error)}). Fetch it again.") from error
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise MissingError(f"{path} does not hold a plain state dict. Use the file that belongs to this extractor.")
     return {name: tensor for name, tensor in content.items() if name.startswith(prefix)}

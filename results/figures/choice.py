@@ -34,7 +34,7 @@ def chosen_methods(words: Sequence[str], found: Iterable[Who]) -> list[Who]:
     names = {label(who): who for who in found}
     for word in words:
         if word not in names:
-            raise unknown_name("method", word, names, "These are the run's that this figure can show.")
+            raise unknown_name("method", word, names, "These are what this figure can show of the run.")
     return [names[word] for word in dict.fromkeys(words)] if words else list(names.values())
 
 

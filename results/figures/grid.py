@@ -18,7 +18,7 @@ from ..exported import CONDITION, TRUTH, Exported
 from ..frames import latest
 from ..html.asset_tables import Layout, maker_of
 from ..places import LINE, Place, key_of, keyed
-from ..rows import LATENCY_METRIC
+from ..rows import EVALUATION, LATENCY_METRIC, WHOLE_ASSETS
 from .choice import Choice, chosen_methods, chosen_steps
 from .style import COLUMN, GREY, INK, PAGE, PALE, SMALL, new_figure, settings, shortened
 
@@ -74,7 +74,9 @@ def grid_of(exported: Exported, rows: DataFrame, values: Iterable[AssetValue], c
     made = {maker for files in exported.files.values() for maker, paths in files.items() if _picture(paths)}
     places = [place for place in Layout.of(rows).whole if maker_of(place) in made]
     if not places:
-        raise MissingError("This run has no pictures of assets. Run the same command again with --export png.")
+        made_whole = rows["stage"].isin((*WHOLE_ASSETS, EVALUATION)).any()
+        advice = "Run the same command again with --export png" if made_whole else "`figure curves` shows its training"
+        raise MissingError(f"This run has no pictures of whole assets. {advice}.")
     methods = chosen_methods(choice.methods, dict.fromkeys((place.method, place.variant) for place in places))
     found = [place.steps for place in places if place.method != "teacher" and place.steps is not None]
     steps = chosen_steps(choice.steps, found)[: None if choice.steps else 1]
@@ -179,4 +181,4 @@ def _pixels(path: Path) -> np.ndarray:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))
     except OSError as error:
-        raise MissingError(f"{path} is no picture ({error}). Delete it and run again with --export png.") from error
+        raise MissingError(f"{path} is not a picture ({error}). Delete it and run again with --export png.") from error

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from ...base.errors import UsageError, unknown_name
 from ..cells import Column
-from ..pareto import COSTS, Reference, Spot, front_of, is_log, references_of, spots_of
+from ..leading import leading
+from ..pareto import COSTS, Reference, Spot, front_of, is_log, races_of, references_of, spots_of
 from ..places import CONTROLS
 from ..rows import LATENCY_METRIC
 from ..tables import Line, Table
@@ -66,7 +67,7 @@ def pareto_of(tables: Sequence[Table], choice: Choice) -> Pareto:
     against = choice.against or "nfe"
     if against not in AGAINST:
         raise unknown_name("cost", against, AGAINST, "Use --against nfe or --against seconds.")
-    table, metric = _table_and_metric(tables, choice.metric)
+    table, metric = _table_and_metric(tables, choice.metric, AGAINST[against])
     lines = [line for line in table.rows if line.steps is not None or line.method not in CONTROLS]
     methods = chosen_methods(choice.methods, dict.fromkeys((line.method, line.variant) for line in lines))
     found = [line.steps for line in lines if line.steps is not None and line.method != "teacher"]
@@ -167,14 +168,18 @@ def _level_boxes(axes: Axes, data: Pareto) -> list[Bbox]:
     return [Bbox.from_bounds(right - width, y, width, SMALL + 2) for y, width in zip(ys, widths, strict=False)]
 
 
-def _table_and_metric(tables: Sequence[Table], metric: str) -> tuple[Table, Column]:
+def _table_and_metric(tables: Sequence[Table], metric: str, cost: str) -> tuple[Table, Column]:
+    """metric: "" for the first leading one of the first table."""
     pairs = [(table, column) for table in tables for column in table.columns if column.kind == "metric"]
     if not pairs:
         raise UsageError(
-            "This run has no table of quality against cost - runs and evaluations of methods have one - name another."
+            "This run has no table of quality against cost - runs that make assets have one - name another run."
         )
+    first = pairs[0][0]
+    found = {column.key: races_of(spots_of(first, column.key, cost)) for table, column in pairs if table is first}
+    wanted = metric or leading(found)[0]
     for table, column in pairs:
-        if metric in ("", column.key):
+        if column.key == wanted:
             return table, column
     raise unknown_name("metric", metric, {column.key for _, column in pairs})
 

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from pandas import DataFrame
 
 from ..cells import Column, decimals_of
-from ..places import CONTROLS, keyed, label_of, step_group
+from ..leading import LEADING, leading_metrics
+from ..places import CONTROLS, keyed, label_of, problem_of, step_group
 from ..rows import BOTH, EVALUATION, STRUCTURE
 from ..tables import Table
-from ..verdict_table import LEADING, cautions
-from ..verdicts import Standing, Verdict, Who, number
+from ..verdict_table import cautions
+from ..verdicts import Standing, Verdict, Who, number, uncertain
 
 LEVELS = (BOTH, EVALUATION, STRUCTURE)  # answers are of the first that has any
 STEP_COUNTS = 2  # numbers of steps, the fewest first
 NAMED = 4  # methods in a sentence; the others are counted
+BEST_NAMED, WORSE_NAMED = 2, 3  # with their values, where some are worse
 BESIDE = ("teacher", "none")  # controls that answers name
 WHAT = {EVALUATION: "system"}
 
@@ -48,7 +50,7 @@ def answers(found: Sequence[Verdict], rows: DataFrame, tables: Sequence[Table]) 
     Args:
         found: all of the run.
     """
-    shown = _leading(found)
+    shown = _leading(found, rows)
     if not shown:
         alone = {line.cells[0].text for table in tables[:1] for line in table.rows if line.method not in CONTROLS}
         return Answers(f"Values of {alone.pop()}" if len(alone) == 1 else "Values", tuple(_values(tables)))
@@ -73,11 +75,13 @@ def headline(found: Sequence[Standing], what: str = "method") -> str:
     return f"{said}."
 
 
-def _leading(found: Sequence[Verdict]) -> list[Verdict]:
-    """Of the first level: the leading metrics of the protocol at the fewest steps."""
-    for level in LEVELS:
+def _leading(found: Sequence[Verdict], rows: DataFrame) -> list[Verdict]:
+    """Of the first level: its leading metrics at the fewest steps."""
+    problems = dict.fromkeys(one.stage for one in found if problem_of(one.stage))
+    for level in (*LEVELS, *problems):
         mine = [one for one in found if one.stage == level]
-        metrics = list(dict.fromkeys(one.metric for one in mine))[:LEADING]
+        judged = rows["metric"].isin({one.metric for one in mine})
+        metrics = leading_metrics(rows[(rows["stage"] == level) & ~rows["extra_sampler"] & judged])
         steps = sorted({one.steps or 0 for one in mine})[:STEP_COUNTS]
         shown = [one for one in mine if one.metric in metrics and (one.steps or 0) in steps]
         if shown:
@@ -98,19 +102,24 @@ def _says(found: Standing, what: str) -> str:
     if found.alike:
         return f"{found.alike[:1].upper()}{found.alike[1:]}"
     if not found.worse:
-        return "No difference shown" if found.smallest is not None else f"One value of each {what} does not tell chance"
+        return "No difference shown" if found.smallest is not None else f"One value per {what}, so no uncertainty"
     return f"{_listed([_label(who) for who in found.top])} {'are' if found.tied else 'is'} best"
 
 
 def _detail(found: Verdict) -> str:
-    """The values, best first; of those that are worse by how much; what could have been shown."""
+    """The values of the best; who is worse, and by how much; what could have been shown."""
     standing, means = found.standing, found.race.means
     decimals = _decimals(found)
-    told = [f"{_label(who)} {means[who]:.{decimals}f}" for who in standing.top]
-    told += [f"{_label(late.who)} worse by {number(late.difference)} ± {number(late.sd)}" for late in standing.worse]
-    more = f", {len(told) - NAMED} more" if len(told) > NAMED else ""
-    reach = f" Differences from {number(standing.smallest)} on are shown." if standing.smallest else ""
-    return f"{', '.join(told[:NAMED])}{more}.{reach}"
+    top = [f"{_label(who)} {means[who]:.{decimals}f}" for who in standing.top]
+    worse = [f"{_label(late.who)} by {uncertain(late.difference, late.sd)}" for late in standing.worse]
+    told = f"{_first(top, BEST_NAMED)}; worse: {_first(worse, WORSE_NAMED)}" if worse else _first(top, NAMED)
+    reach = f" Differences of {number(standing.smallest)} and more would show." if standing.smallest else ""
+    return f"{told}.{reach}"
+
+
+def _first(words: Sequence[str], most: int) -> str:
+    """And how many more there are."""
+    return ", ".join(words[:most]) + (f", {len(words) - most} more" if len(words) > most else "")
 
 
 def _beside(found: Verdict, means: Mapping[tuple, float]) -> str:
@@ -138,15 +147,15 @@ def _values(tables: Sequence[Table]) -> Iterator[Answer]:
     lines = [line for table in tables[:1] for line in table.rows if line.method not in CONTROLS]
     if len(lines) != 1:
         return
-    metrics = [column for column in tables[0].columns if column.kind == "metric"][: LEADING + 1]
-    for column in metrics:
-        cell = lines[0].cells[tables[0].columns.index(column)]
+    cells = zip(tables[0].columns, lines[0].cells, strict=True)
+    known = [(column, cell) for column, cell in cells if column.kind == "metric" and cell.value is not None]
+    for column, cell in known[: LEADING + 1]:
         beside = [
             f"{line.cells[0].text} {line.cells[tables[0].columns.index(column)].text}"
             for line in tables[0].rows
             if line.method in CONTROLS and line.cells[tables[0].columns.index(column)].value is not None
         ]
-        yield Answer(column.heading, "", cell.text, cell.value is not None, "", "; ".join(beside))
+        yield Answer(column.heading, "", cell.text, decided=True, detail="", beside="; ".join(beside))
 
 
 def _decimals(found: Verdict) -> int:

@@ -16,8 +16,8 @@ from ..rows import BOTH, COST_METRICS, EVALUATION, STRUCTURE, STRUCTURE_THEN_TEA
 
 STAGE_TITLES = {
     BOTH: "Whole assets",
-    STRUCTURE_THEN_TEACHER: "Whole assets, SLAT the teacher's",
-    TEACHER_THEN_SLAT: "Whole assets, structure the teacher's",
+    STRUCTURE_THEN_TEACHER: "Whole assets, SLAT by the teacher",
+    TEACHER_THEN_SLAT: "Whole assets, structure by the teacher",
     STRUCTURE: "Structures",
     EVALUATION: "Whole assets",
 }

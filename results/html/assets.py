@@ -91,6 +91,14 @@ class Subject:
         return "Of this asset structures alone were made; pictures are of whole assets."
 
     @property
+    def why_blank(self) -> str:
+        """In the list, where it has no picture."""
+        if self.unusable:
+            return "cannot be used"
+        alone = self.values and not any(value.stage in WHOLE for value in self.values)
+        return "structure alone: no picture" if alone else "no picture written"
+
+    @property
     def has_models(self) -> bool:
         return any(card.shown.model for card in self.cards)
 
@@ -147,7 +155,9 @@ def _gallery(subjects: Sequence[Subject], layout: Layout) -> Gallery | None:
 
 
 def _steps(place: Place | None) -> str:
-    return f"{place.sampling} steps" if place and place.sampling else ""
+    if place is None or not place.sampling:
+        return ""
+    return f"{place.sampling} step{'s' * (place.sampling != '1')}"
 
 
 def _tile(card: Card | None) -> Tile:
@@ -246,7 +256,7 @@ def _entry(subject: Subject, places: Sequence[Place], metrics: Sequence[str]) ->
         "id": subject.id,
         "page": subject.page,
         "picture": subject.thumbnail,
-        "blank": "" if subject.thumbnail else "cannot be used" if subject.unusable else "no picture written",
+        "blank": "" if subject.thumbnail else subject.why_blank,
         "failed": subject.unusable or ", ".join(lost),
         "values": [[_short(mean(found.get(place.key, ()), metric)) for metric in metrics] for place in places],
     }

@@ -10,9 +10,9 @@ from markupsafe import Markup
 from ..cells import Column
 from ..figures.pareto import Pareto, draw_chart, name_of, pareto_of_spots
 from ..figures.style import Looks
-from ..pareto import COSTS, Spot, spots_of
+from ..leading import leading
+from ..pareto import COSTS, Spot, races_of, spots_of
 from ..tables import Table
-from ..verdict_table import LEADING
 from .asset_tables import spelled
 from .inline_svg import inline_svg
 
@@ -50,7 +50,8 @@ def first_charts(tables: Sequence[Table], looks: Looks) -> tuple[Markup, ...]:
     """The leading metrics of the first table that has any against forward passes, for the head of the index."""
     for table in tables:
         spots = {column: spots_of(table, column.key, NFE) for column in table.columns if column.kind == "metric"}
-        shown = [(column, mine) for column, mine in spots.items() if len({spot.cost for spot in mine}) > 1][:LEADING]
+        drawn = {column.key: (column, mine) for column, mine in spots.items() if len({spot.cost for spot in mine}) > 1}
+        shown = [drawn[key] for key in leading({key: races_of(mine) for key, (_, mine) in drawn.items()})]
         if shown:
             charts = [(column, pareto_of_spots(table, column, NFE, mine)) for column, mine in shown]
             return tuple(_chart(f"first-{column.key}", data, looks) for column, data in charts)

@@ -9,8 +9,10 @@ from typing import Any
 
 from pandas import DataFrame
 
+from ...base.text import counted
 from ..cells import reason_of
 from ..frames import distinct
+from ..oracle_tables import is_oracle
 from ..places import CONTROLS, LINE, NO_STEPS, Key, key_of, keyed, label_of
 from ..rows import EVALUATION
 from .data import ReportData
@@ -86,13 +88,13 @@ def sentence(rows: DataFrame) -> str:
     assets, seeds, train_seeds = int(rows["n_total"].max()), rows["seed"].nunique(), rows["train_seed"].nunique()
     missing = Counter(rows.loc[rows["value"].isna(), "status"])
     parts = [
-        _counted(len(methods), "system" if (rows["stage"] == EVALUATION).any() else "method"),
+        counted(len(methods), "system" if (rows["stage"] == EVALUATION).any() else "method"),
         f"at {_listed(steps)} step{'s' * (steps != [1])}" if steps else "",
-        f"on {_counted(assets, 'asset')}" if assets else "",
-        f"with {_counted(seeds, 'generation seed')}" if seeds else "",
-        f"and {_counted(train_seeds, 'training seed')}" if seeds and train_seeds else "",
+        f"on {counted(assets, 'sample' if is_oracle(rows) else 'asset')}" if assets else "",
+        f"with {counted(seeds, 'generation seed')}" if seeds else "",
+        f"and {counted(train_seeds, 'training seed')}" if seeds and train_seeds else "",
     ]
-    lost = [f"{_counted(count, 'value')} {status}" for status, count in missing.items()]
+    lost = [f"{counted(count, 'value')} {status}" for status, count in missing.items()]
     return f"{'; '.join([' '.join(part for part in parts if part), *lost])}."
 
 
@@ -108,8 +110,8 @@ def failed_values(rows: DataFrame) -> tuple[Reason, ...]:
     missing = rows[rows["value"].isna()]
     pairs = missing[["status", "error"]].to_numpy()
     reasons = [f"{'lost: ' * (status == 'lost')}{reason_of(status, error)}" for status, error in pairs]
-    counted = Counter(zip(map(_where, keyed(missing)[LINE].itertuples(index=False)), reasons, strict=True))
-    return tuple(Reason(where, reason, count) for (where, reason), count in counted.items())
+    found = Counter(zip(map(_where, keyed(missing)[LINE].itertuples(index=False)), reasons, strict=True))
+    return tuple(Reason(where, reason, count) for (where, reason), count in found.items())
 
 
 def failed_students(data: ReportData) -> tuple[Reason, ...]:
@@ -124,19 +126,15 @@ def failed_students(data: ReportData) -> tuple[Reason, ...]:
 def failed_assets(data: ReportData) -> tuple[Reason, ...]:
     """Assets that a method could not make, equal reasons of one line together."""
     failed = [value for value in data.asset_values if not value.ok and value.error]
-    counted = Counter((_where(key_of(value)), value.error) for value in failed)
-    return tuple(Reason(where, reason, count) for (where, reason), count in counted.items())
+    found = Counter((_where(key_of(value)), value.error) for value in failed)
+    return tuple(Reason(where, reason, count) for (where, reason), count in found.items())
 
 
 def _where(key: Key) -> str:
     """The line of a row or of an asset's values."""
     method, variant, order, other_sampler, stage = key
-    steps = "" if order == NO_STEPS else _counted(order, "step")
+    steps = "" if order == NO_STEPS else counted(order, "step")
     return ", ".join(part for part in (label_of(method, variant, other_sampler), steps, stage) if part)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _listed(numbers: Sequence[int]) -> str:

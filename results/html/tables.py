@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ...base.text import counted
 from ..cells import FAILED, Cell, Column
 from ..tables import Line, Table
 
@@ -132,5 +133,5 @@ def _title(column: Column, cell: Cell) -> str:
     parts.append(f"sd over generation seeds {cell.sd:.4g}" if cell.sd is not None else "")
     parts.append(f"sd over {cell.n_train} training seeds {cell.sd_train:.4g}" if cell.sd_train is not None else "")
     parts.append(f"{cell.n_ok} of {cell.n_total} assets" if cell.n_total else "")
-    parts.append(f"{cell.n_failed} seed(s) failed" if cell.n_failed else "")
+    parts.append(f"{counted(cell.n_failed, 'seed')} failed" if cell.n_failed else "")
     return "; ".join(part for part in parts if part)

@@ -68,7 +68,7 @@ def test_the_argument_goes_before_the_variable_and_that_before_the_path(tmp_path
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        (None, "is no executable"),
+        (None, "is not an executable"),
         ("#!/bin/sh\necho GIMP 3.0", "is neither Blender nor Python"),
         ("#!/bin/sh\necho libX.so is missing >&2; exit 127", "fails: libX.so is missing"),
         (
@@ -115,7 +115,7 @@ def test_a_job_is_done_once(tmp_path, blender, cache):
         ),
         ("silent", "ended without a result"),
         ("garbage", "result is not one"),
-        ("liar", "says that it made shape.glb, which is not there"),
+        ("liar", "reports that it made shape.glb, which is not there"),
     ],
 )
 def test_failures_are_failures_of_the_asset(tmp_path, cache, kind, reason):

@@ -304,7 +304,7 @@ def test_ply_texture_by_faces(tmp_path):
     wedge = "property list uchar float texcoord\nproperty int texnumber\n"
     mesh = read_mesh(textured_ply(tmp_path, face=wedge, tail="8 0 0 1 0 1 1 0 1 0"), up="z")
     check_quadrant_texture(mesh)
-    with pytest.raises(AssetError, match="not two texture coordinates for each corner"):
+    with pytest.raises(AssetError, match="not have two texture coordinates per corner"):
         read_mesh(textured_ply(tmp_path, face=wedge, tail="6 0 0 1 0 1 1 0"))
 
 

@@ -123,7 +123,7 @@ def test_a_misspelt_method_is_a_usage_error_in_a_process_of_its_own():
         (["--stages", "structure", "--export", "glb"], ["--export writes whole assets"]),
         (["--device", "gpu"], ["Unknown value of --device 'gpu'. Did you mean 'cuda'?"]),
         (["--set", "protocol=tiny-v2"], ["Unknown protocol 'tiny-v2'", "Did you mean 'tiny-v3'?"]),
-        (["--ranks", "2"], ["2 processes cannot share 1 part(s)", "set train.parts to 2 or 4"]),
+        (["--ranks", "2"], ["2 processes cannot share 1 part of a batch", "set train.parts to 2 or 4"]),
         (["--preset", "oracle", "--ranks", "2"], ["--ranks has no meaning"]),
         (["--preset", "oracle", "--methods", "vn"], ["Unknown method 'vn'", "Did you mean 'vm'?"]),
         (["--preset", "oracle", "--limit", "3"], ["--limit has no meaning"]),

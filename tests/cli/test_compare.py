@@ -70,7 +70,7 @@ def test_methods_of_one_run_are_judged_by_its_verdicts(runs: Path, mdtbench: Cal
     assert done.out.startswith(f"CM against VM+VD in {runs / 'good'}\n")
     heads = done.out.splitlines()[1].split("  ")
     assert [head.strip() for head in heads if head.strip()][-3:] == ["Smallest", "CM", "VM+VD"]
-    assert "Difference: CM less VM+VD, ±" in done.out
+    assert "Difference: CM minus VM+VD, ±" in done.out
     assert mdtbench("compare", runs / "good", "--methods", "cm=mdt").out == done.out  # one run needs no baseline
     assert "as in the report's verdicts" in " ".join(done.out.split())
     assert done.out.splitlines()[-1].startswith("4 worse, 0 better, 0 same")  # no controls, which say nothing here
@@ -82,7 +82,7 @@ def test_methods_of_one_run_are_judged_by_its_verdicts(runs: Path, mdtbench: Cal
 def test_the_terminal_is_as_wide_as_it_is(runs: Path, mdtbench: Callable, monkeypatch: pytest.MonkeyPatch, width: int):
     monkeypatch.setenv("COLUMNS", str(width))
     done = mdtbench("compare", runs / "good", runs / "good", "--methods", "cm=mdt")
-    table = done.out[: done.out.index("Difference: CM less VM+VD")]
+    table = done.out[: done.out.index("Difference: CM minus VM+VD")]
     assert max(map(len, table.splitlines())) <= width
     assert "…" not in table
     assert "-4.0 ± 0.0" in table

@@ -81,7 +81,7 @@ def test_a_dry_run_says_what_it_takes_and_computes_nothing(mdtbench, small, file
     assert "columns: FD_incep, ULIP_I\n" in plan.out
     numbers = dict(re.findall(r"^features (\w+) +(\d+) ", plan.out, re.MULTILINE))
     assert numbers == {"fd_incep": "32", "clip_bigg": "16", "ulip2": "8"}  # four views of both sides, of one; points
-    assert re.search(r"In all: about \d+ (s|min) on cpu with 2 process\(es\), \d+\.\d GB of memory", plan.out)
+    assert re.search(r"In all: about \d+ (s|min) on cpu with 2 processes, \d+\.\d GB of memory", plan.out)
     assert not (files / "cache").exists()
     assert not list(Path().glob("runs/*"))
     assert "My system: about " in mdtbench(*small("--metrics", "FD_incep,ULIP_I", "--out", "few")).err
@@ -122,8 +122,8 @@ def test_failed_files_are_listed_with_their_reasons(mdtbench, small, files):
     Path("truth/d.glb").write_bytes(b"nothing")
     result = mdtbench(*(word if word != files / "made" else "broken" for word in small("--reference", "truth")))
     assert result.code == 0, result.err
-    assert "1 asset(s) of the reference cannot be used:\n  d (mesh): " in result.out
-    assert "1 failure(s) count as black pictures in distances and 0 in ULIP_I and CLIP_score:" in result.out
+    assert "1 asset of the reference cannot be used:\n  d (mesh): " in result.out
+    assert "1 failure counted as black pictures in distances and 0 in ULIP_I and CLIP_score:" in result.out
     assert "\n  a (mesh): not generated\n" in result.out
 
 

@@ -282,7 +282,7 @@ def test_overwriting_keeps_what_is_the_same_and_a_method_that_raises_is_a_failed
     more = ["--plugin", str(plugin), "--set", "evaluate.steps=[1]", "--overwrite", "--workers", "1"]
     done = here(*base.args(out, *more, methods="cm,broken"))
     assert done.code == 2
-    assert "mdtbench: 1 student(s) failed by their method's code." in done.err
+    assert "mdtbench: 1 student failed by the method's code." in done.err
     [told] = [line for line in done.err.splitlines() if line.startswith("mdtbench: broken failed: ")]
     assert f"ValueError: no such luck (step 0, {plugin}:14, " in told
     assert "distil: " in done.err.split(told)[1]  # at once: the others were still training
@@ -414,7 +414,7 @@ def test_a_second_driver_is_refused_while_the_first_is_at_work(patched_up: tuple
 @pytest.mark.slow
 def test_an_interrupt_says_how_to_go_on(patched_up: tuple[Path, list[str]]):
     out, found = patched_up
-    assert found[4] == f"130, '', mdtbench: interrupted; the same command goes on from {out}."
+    assert found[4] == f"130, '', mdtbench: interrupted; the same command continues from {out}."
     assert found[5:] == ["rows: False", "trained again: False"]
 
 
@@ -499,7 +499,7 @@ def test_whole_assets_are_made_of_meshes_of_ones_own_and_a_broken_one_is_counted
     assert failure["id"] == 'broken, "not" a mesh'
     assert lines[0].endswith(f": {failure['reason']}")
     note = "some of its colours lie outside [0, 1] (up to 1.003) and are clipped"
-    assert "1 test asset(s) have notes:\n" + f"  box: {note}\n" in done.out
+    assert "1 test asset with notes:\n" + f"  box: {note}\n" in done.out
     values = read_asset_values(out)
     assert {(one.asset, one.note) for one in values if one.method == "vm" and one.note} == {("box", note)}
     assert {row.note for row in measured if row.method == "truth"} == {

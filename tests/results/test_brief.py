@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -57,8 +59,8 @@ def test_a_run_of_three_methods_fits_a_screen(make):
     assert len(cm) == 4 + 4  # two columns of each level
     text = " ".join(" ".join(lines).split())
     for metric in METRICS["both"][:2]:
-        assert f"{metric}, 1x2: VM+VD best; worse " in text
-    assert "FD_tiny2d, 2 steps: VM+VD best; worse " in text
+        assert f"{metric}, 1x2: VM+VD best; worse: " in text
+    assert "FD_tiny2d, 2 steps: VM+VD best; worse: " in text
     assert "ULIP_tiny_mesh" not in text
     assert text.endswith(REST)
 
@@ -125,8 +127,9 @@ def test_a_run_of_51_lines_fits_a_screen_and_says_what_is_folded(make, width):
     assert len(best) >= 4  # of as many numbers of steps as lines allow
     hidden = 4 - len([column for column in table.columns if column.kind == "metric"])
     more = f"{51 - len(table.rows)} more lines" + (f", {hidden} more column{'s' * (hidden > 1)}" if hidden else "")
-    assert table.notes[-1] == f"{more}. {REST}"
-    assert any("another best; worse my_method by " in note and note.endswith("more.") for note in table.notes)
+    verdicts = 5 * 4 - 3  # of each leading column and number of steps, folded ones too; three are told
+    assert table.notes[-1] == f"{more}, {verdicts} more verdicts. {REST}"
+    assert any("another best; worse: my_method by " in note and note.endswith("more.") for note in table.notes)
 
 
 def test_on_a_tall_screen_nothing_is_folded(make):
@@ -143,7 +146,7 @@ def test_columns_go_before_lines_do(make):
     (table,) = brief_tables(run, REST, Screen(60, 25))
     assert [len(t.rows) for t in (whole, table)] == [9, 9]
     assert [column.key for column in table.columns[4:]] == ["FD_tiny_gs", "FD_tiny2d"]
-    assert table.notes[-1] == f"2 more columns. {REST}"
+    assert table.notes[-1] == f"2 more columns, 5 more verdicts. {REST}"
 
 
 def test_of_many_failures_the_first_are_told(make):
@@ -180,7 +183,7 @@ def test_marks_are_those_of_the_verdicts_and_ties_are_told(make):
     (table,) = brief_tables(near, REST)
     assert {line.method for line in table.rows for cell in line.cells if cell.best} == {"cm", "vm"}
     [note] = [note for note in table.notes if note.startswith("No difference shown in ")]
-    assert note.count("from") == 8  # four columns at 1 and 2 steps
+    assert note.count("needs") == 8  # four columns at 1 and 2 steps
     assert not any("best; worse" in note for note in table.notes)
 
 
@@ -189,7 +192,7 @@ def test_single_values_tell_nothing_and_failures_are_explained(make):
     (table,) = brief_tables(RunResults(rows_frame(rows)), REST)
     assert [line.cells[-1].text for line in table.rows] == ["1.500", "failed", "2.500"]
     assert table.footnotes == ("PCM, 1 step: failed: loss is not finite",)
-    assert "One value of each method does not tell chance in FD_tiny2d (1 step)." in table.notes
+    assert "No uncertainty, of one value each: FD_tiny2d (1 step)." in table.notes
     assert not any("*" in note for note in table.notes)
     assert any("One training seed" in note for note in table.notes)
 
@@ -201,7 +204,41 @@ def test_digits_follow_the_deviation(make):
     assert [line.cells[-1].text for line in table.rows] == ["20.0±1.0", "20.00±0.05"]
 
 
-def test_what_has_no_stages_is_shown_whole(make):
-    rows = [make.row("a", "SW2", 1.0, stage="oracle/plane", sampler="euler")]
-    run = RunResults(rows_frame(rows))
-    assert brief_tables(run, REST) == with_verdicts(run)
+def oracle_run(make, problems: tuple[str, ...]) -> RunResults:
+    """Two methods and the teacher, one and two steps, three training seeds; cm is better in `valid`, not in SW2."""
+    rng, rows = np.random.default_rng(0), []
+    for problem in problems:
+        for metric, mean in {"valid": 0.5, "SW2": 0.25}.items():
+            at = {"stage": f"oracle/{problem}", "higher_is_better": metric == "valid", "n_total": 64}
+            rows.append(make.row("teacher", metric, 0.9, steps=25, nfe=25, train_seed=None, **at))
+            for name, steps, seed in product(("cm", "vm"), (1, 2), range(3)):
+                value = mean + (0.1 if name == "cm" and metric == "valid" else 0.0) + rng.standard_normal() / 100
+                rows.append(
+                    make.row(name, metric, value, steps=steps, nfe=steps, train_seed=seed, sampler="euler", **at)
+                )
+    return RunResults(rows_frame(rows))
+
+
+def test_a_run_with_exact_answers_fits_a_screen_and_has_its_verdicts(make):
+    run = oracle_run(make, ("pictures",))
+    lines = shown(run, 80)
+    assert len(lines) <= 24
+    assert lines[0] == "Run run: 64 samples, 1 generation seed, 3 training seeds"
+    text = " ".join(" ".join(lines).split())
+    assert "s per" not in text  # nothing was timed
+    for steps in ("1 step", "2 steps"):
+        assert f"valid, {steps}: CM best; worse: VM by " in text
+    assert "No difference shown in SW2 (1 step: needs " in text
+    assert "±: sd over training seeds." in text
+    verdicts = with_verdicts(run)[-1]
+    assert verdicts.name == "verdicts"
+    assert verdicts.notes[0].startswith("valid ↑, pictures, 1 step: CM is best; worse: VM by ")
+    assert not any("generation seeds" in note for note in verdicts.notes)
+
+
+def test_of_several_problems_columns_and_verdicts_name_theirs(make):
+    lines = shown(oracle_run(make, ("plane", "modes")), 80)
+    text = " ".join(" ".join(lines).split())
+    assert text.count("plane") > 2
+    assert "plane valid, 1 step: CM best; worse: VM by " in text
+    assert "modes valid, 2 steps: CM best; worse: VM by " in text

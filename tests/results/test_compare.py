@@ -348,8 +348,8 @@ def test_what_could_have_been_shown_and_what_would_show_more(make):
     assert line.group == "Same"
     assert [cell.text for cell in line.cells[1:4]] == ["FD_tiny2d ↓", "structure 1", "+0.10 ± 0.12"]
     notes = " ".join(table.notes)
-    assert "3 times the generation seeds leave 0.58 of it, twice the assets at best 0.71." in notes
-    assert "Another training is not in these numbers" in notes
+    assert "3 times the generation seeds to 0.58 of it, twice the assets at best to 0.71 of it." in notes
+    assert "The chance of training is not in these numbers" in notes
 
 
 def test_a_tolerance_is_the_least_that_can_be_shown(make):

@@ -256,7 +256,7 @@ def test_names_of_pages_are_safe_and_different():
     ("content", "error", "part"),
     [
         ('{"format": 2, "assets": []}', UsageError, "unknown format (got 2)"),
-        ('{"format": 1, "assets": [{"id": "a"}]}', MissingError, "no index of assets"),
+        ('{"format": 1, "assets": [{"id": "a"}]}', MissingError, "not an index of assets"),
         ('{"format": 1, "assets": [{"id": "a", "files": {"truth": ["../../secret.png"]}}]}', MissingError, "outside"),
         ("[", MissingError, "not valid JSON"),
     ],

@@ -75,8 +75,8 @@ def test_an_answer_tells_who_is_best_by_how_much_and_what_controls_score(make: M
     assert (answer.metric, answer.where) == ("ULIP_tiny (x100) ↑", "1 step per stage")
     assert answer.says == f"{MDT_NAME} is best"
     assert answer.decided
-    assert answer.detail.startswith(f"{MDT_NAME} 58.00, VM worse by 3 ± 0.")
-    assert "CM worse by 8 ± 0." in answer.detail
+    assert answer.detail.startswith(f"{MDT_NAME} 58.00; worse: VM by 3.00 ± 0.")
+    assert ", CM by 8.00 ± 0." in answer.detail
     assert answer.beside.startswith("Teacher 61.")
     assert "better than" not in answer.beside
 
@@ -87,7 +87,7 @@ def test_an_answer_says_when_nothing_is_shown_and_when_a_control_beats_all(make:
     [answer] = found.answers
     assert not answer.decided
     assert answer.says == "No difference shown"
-    assert "Differences from 0." in answer.detail
+    assert "Differences of 0." in answer.detail
     assert f"{label_of('none')} 59.50, better than all students" in answer.beside
     assert any("--seeds 0,1,2" in caution for caution in found.cautions)
 
@@ -190,3 +190,13 @@ def test_an_asset_of_which_a_structure_alone_was_made_says_so(make: ModuleType, 
     index = write_asset_pages(read_data(tmp_path / "run"), tmp_path / "out", environment())
     page = (tmp_path / "out" / index.pages["a"]).read_text(encoding="utf-8")
     assert "Of this asset structures alone were made; pictures are of whole assets." in page
+    [script] = (tmp_path / "out" / "media").glob("list-*.js")
+    assert '"blank":"structure alone: no picture"' in script.read_text()
+
+
+def test_of_many_methods_an_answer_names_those_that_are_worse(make: ModuleType):
+    """However many tie for the best."""
+    means = {"vm": 55.0, "mdt": 55.1, "cm": 55.2, "pcm": 54.9, "scm": 50.0}
+    [answer] = answers_of(run_of(make, means, undistilled=40.0)).answers
+    assert answer.says == f"CM, {MDT_NAME}, VM and PCM are best"
+    assert answer.detail.startswith(f"CM 55.20, {MDT_NAME} 55.10, 2 more; worse: sCM by 5.20 ± 0.")

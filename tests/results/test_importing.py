@@ -122,7 +122,7 @@ def test_equal_files_are_equal_runs_and_other_values_are_not(rows_of):
         ("metric,value\nFD_incep,1_000\n", "line 2: value cannot be that .got '1_000'"),
         ("metric,value\nlatency_s,-1\n", "line 2: value cannot be that .got '-1'"),
         ("metric,value,stderr\nFD_incep,1,-1\n", "stderr cannot be that"),
-        ("metric,value,steps\nFD_incep,1,1.5\n", "steps is no whole number .got '1.5'"),
+        ("metric,value,steps\nFD_incep,1,1.5\n", "steps is not a whole number .got '1.5'"),
         ("metric,value,higher_is_better\nFD_incep,1,maybe\n", "higher_is_better .got 'maybe'"),
         ("metric,value\nChamfer,1\n", "line 2: the direction of Chamfer is not known"),
         ("metric,value\nFD_incep,1\nFD_incep,2\n", "line 3: FD_incep of LGM is given twice"),

@@ -124,7 +124,7 @@ def test_all_that_cannot_be_told_from_the_best_are_marked(make):
 def test_nothing_is_marked_where_nothing_can_be_told(make):
     methods, notes = marked({"cm": (1.0,), "pcm": (2.0,)}, make)
     assert methods == []
-    assert "Nothing in FD_tiny2d: one value per line does not tell chance." in notes[0]
+    assert "Nothing in FD_tiny2d: one value per line gives no uncertainty." in notes[0]
     assert marked({"cm": (1.0, 2.0)}, make) == ([], [])  # alone in the race
 
 
@@ -197,7 +197,7 @@ def test_a_protocol_may_ask_for_another_sampler_than_the_methods_own(make):
     table = table_2(measured(rows))
     shown = {line.cells[0].text: line.cells[4].value for line in table.rows}
     assert shown == {"CM": 1.0, "CM, renoise": 2.0, "VM+VD": 1.0}
-    assert "The protocol's sampler computes something else than the method's own: euler for CM." in table.notes
+    assert "The protocol's sampler is not the method's own: euler for CM." in table.notes
 
 
 def test_what_was_lost_is_a_failed_cell_whose_footnote_says_that_it_can_be_mended(make):

@@ -233,8 +233,8 @@ def test_failures_say_in_which_stage(make):
     ]
     assert stages_apart(measured(rows)).footnotes == (
         "CM, 1x2: failed: loss is not finite",
-        "CM, 1 step, SLAT the teacher's: failed: loss is not finite",
-        "CM, 1 step, structure the teacher's: failed: loss is not finite",
+        "CM, 1 step, SLAT by the teacher: failed: loss is not finite",
+        "CM, 1 step, structure by the teacher: failed: loss is not finite",
     )
 
 

@@ -64,7 +64,8 @@
       card.item.hidden = !fits;
       count += fits;
     }
-    control("count").textContent = count === cards.length ? `${count} assets` : `${count} of ${cards.length} assets`;
+    const all = `${cards.length} asset${cards.length === 1 ? "" : "s"}`;
+    control("count").textContent = count === cards.length ? all : `${count} of ${all}`;
   }
 
   function arrange() {

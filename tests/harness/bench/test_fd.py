@@ -92,7 +92,7 @@ FIGURES = FdFigures(
 
 def test_the_text_says_what_was_measured():
     text = fd_text([FIGURES])
-    for part in ("2048 features", "4096 samples", "3 repetition(s)", "OMP_NUM_THREADS=1", "scipy 1.17", "8.0e-09"):
+    for part in ("2048 features", "4096 samples", "3 repetitions", "OMP_NUM_THREADS=1", "scipy 1.17", "8.0e-09"):
         assert part in text
     [wall] = [line for line in text.splitlines() if line.startswith("wall time")]
     for part in ("1.500 (1.000 to 2.000)", "60.000 (50.000 to 75.000)", "50.0 (30.0 to 50.0)"):

@@ -97,7 +97,7 @@ FIGURES = LockstepFigures(
 
 def test_the_text_says_what_was_measured():
     text = lockstep_text(FIGURES)
-    for part in ("cm, vm", "batch 32", "3 repetitions of 2 step(s)", "cm 6, vm 6", "250 MB"):
+    for part in ("cm, vm", "batch 32", "3 repetitions of 2 steps", "cm 6, vm 6", "250 MB"):
         assert part in text
     rows = [line.split() for line in text.splitlines()]
     assert any(row[-3:] == ["12", "10", "0.833"] for row in rows)

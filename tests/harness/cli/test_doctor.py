@@ -100,7 +100,7 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path):
 
 def test_only_what_is_needed_ends_in_an_error():
     check({"a": [Finding("x", "not installed")]})
-    with pytest.raises(MissingError, match=r"2 thing\(s\) that runs need: library y; world z\.") as raised:
+    with pytest.raises(MissingError, match=r"2 things that runs need: library y; world z\.") as raised:
         check({"a": [Finding("y", "gone", "library y")], "b": [Finding("z", "damaged", "world z")]})
     assert raised.value.exit_code == 4
     assert "\n" not in str(raised.value)

@@ -152,7 +152,7 @@ def test_minutes_of_a_world_with_measured_seconds():
     tiny = planned(preset="tiny", methods=())
     for workers in (1, 2):
         lines = lines_of(tiny, workers)
-        assert f"minutes with {workers} process(es) (estimated)" in lines
+        assert f"minutes with {workers} process{'es' * (workers != 1)} (estimated)" in lines
         assert row(lines, "together")[-1] == f"{60 * costs(tiny)[0].total / workers:.1f}"
 
 
@@ -243,7 +243,7 @@ def test_downloads_are_those_of_the_list(paper: Plan):
     fetched = [size for kind, size in files if kind != "by-hand"]
     total = size_text(sum(size or 0 for size in fetched))
     text = plan_summary(paper, 1, [])
-    assert f"downloads: {len(fetched)} files, {total} and {fetched.count(None)} file(s) of unknown size" in text
+    assert f"downloads: {len(fetched)} files, {total} and {fetched.count(None)} files of unknown size" in text
     assert "by hand about 32.00 GB" in text
 
 

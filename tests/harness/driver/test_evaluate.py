@@ -25,6 +25,7 @@ from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.geometry.cameras import protocol_views
 from mdtbench.harness.driver.evaluate import _measurements, calibration_of, evaluate
 from mdtbench.harness.driver.evaluation import Evaluation
+from mdtbench.harness.engine import held
 from mdtbench.harness.engine.engine import Engine
 from mdtbench.harness.engine.trackers import NOT_IN_NAMES
 from mdtbench.harness.engine.tracking import scalars_of
@@ -326,7 +327,7 @@ def test_networks_are_loaded_once_each_and_one_at_a_time(files, monkeypatch):
         return network
 
     monkeypatch.setattr(extractors.OfficialExtractor, "load", watched)
-    monkeypatch.setattr(extractors, "_loaded", {})
+    monkeypatch.setattr(held, "_held", {})
     shutil.rmtree(files.root / "cache")
     files.evaluated()
     assert sorted(name for name, _ in loaded) == ["clip_bigg", "fd_dinov2", "fd_incep", "ulip2"]
@@ -639,7 +640,7 @@ def test_limit_takes_the_first_ids_and_leftovers_are_named(files):
     result = files.evaluated(limit=2)
     assert result.found.ids == ("a", "b")
     assert result.found.unused == ("zebra",)
-    assert result.notes == ["1 asset(s) are not in the reference and are not measured: zebra"]
+    assert result.notes == ["1 asset not in the reference, so not measured: zebra"]
 
 
 def test_a_folder_of_other_assets_is_refused(files):

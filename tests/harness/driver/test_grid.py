@@ -84,8 +84,8 @@ def test_structures_are_shown_of_every_line_at_its_first_seeds(
     write_grid(tmp_path / "grid.png", measuring, cells, 3)
     rows, labels, columns = drawn
     assert labels == [
-        "condition", "ground truth", "none, 2 steps", "none:cfg, 2 steps", "teacher, 3 steps", "vm, 2 steps",
-        "vm, euler, 2 steps",
+        "Condition", "Ground truth", "Undistilled, 2 steps", "Undistilled, CFG, 2 steps", "Teacher, 3 steps",
+        "VM, 2 steps", "VM, euler, 2 steps",
     ]  # fmt: skip
     assert columns == ["00000", "00001", "00002"]
     assert all(np.array_equal(shown, enlarged(image)) for shown, image in zip(rows[0], pictures(4), strict=False))
@@ -106,7 +106,8 @@ def test_whole_assets_are_shown_by_their_gaussians(
     write_grid(tmp_path / "grid.png", measuring, cells, 4)
     rows, labels, columns = drawn
     assert labels[2:] == [
-        "none, 2x2 steps", "none:cfg, 2x2 steps", "teacher, 3x2 steps", "vm, 2x2 steps", "vm, euler, 2x2 steps"
+        "Undistilled, 2x2 steps", "Undistilled, CFG, 2x2 steps", "Teacher, 3x2 steps", "VM, 2x2 steps",
+        "VM, euler, 2x2 steps",
     ]  # fmt: skip
     assert len(columns) == 3  # no more are made whole
     for row in rows:

@@ -30,6 +30,7 @@ from mdtbench.assets.toys4k import COLUMNS
 from mdtbench.assets.trellis_latents import open_latents
 from mdtbench.base.files import file_sha256, read_json
 from mdtbench.base.seeds import seed_of
+from mdtbench.base.text import counted
 from mdtbench.harness.driver import needs, planning
 from mdtbench.harness.driver.planning import RunOptions, make_plan
 from mdtbench.harness.driver.students import train_students
@@ -496,7 +497,7 @@ def test_a_method_that_fails_in_one_stage_fails_its_lines_alone(
     monkeypatch.setattr(ConsistencyDistillation, "loss", broken)
     ended = few(site, out, methods="cm,vm")
     assert ended.code == 1
-    assert "1 student(s) failed, 0 were lost" in ended.err
+    assert "1 student failed, 0 lost" in ended.err
     assert "ValueError: no such thing" in ended.out
     rows = rows_of(out)
     failed = [row for row in rows if row.status == "failed"]
@@ -572,7 +573,7 @@ def test_an_empty_structure_is_a_failed_asset(
     gone = len(range(2)[empty])
     made = [row for row in rows_of(out) if row.steps and row.metric not in COST_METRICS]
     assert {(row.n_ok, row.n_total) for row in made} == {(2 - gone, 2)}
-    assert f"{5 * gone} generated asset(s) failed:" in ended.out
+    assert f"{counted(5 * gone, 'generated asset')} failed:" in ended.out
     single = [json.loads(line) for line in (out / "assets.jsonl").read_text().splitlines()]
     failed = [one for one in single if one["method"] in ("teacher", "none") and one["asset"] in IDS[:2][empty]]
     assert len(failed) == 5 * gone

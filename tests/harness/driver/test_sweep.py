@@ -216,7 +216,7 @@ def test_failed_students_lose_and_a_method_without_any_is_a_failed_line(
     assert errors.pop(("", 1e-4)) == ""
     assert all("too fast" in error for error in errors.values())
     failure = found.hopeless[stage, "fragile:never"]
-    assert failure.reason.startswith("no setting of the sweep gave a student: lr 0.0001, guidance ")
+    assert failure.reason.startswith("no setting of the sweep trained: lr 0.0001, guidance ")
     assert failure.reason.count("ValueError: too fast") == 2
     assert not failure.lost
     again = Inline()

@@ -79,7 +79,7 @@ def test_what_the_machine_lost_is_tried_again(out: Path, engine: Engine):
     assert (top.value(), len(top.attempts)) == (5, 2)
     [lost] = receipts_in(out).lost()
     assert (lost.key, lost.attempt, lost.error) == (top.key, 0, "MemoryError: too much")
-    assert "in 1 lost attempts" in status_text(out)
+    assert "in 1 lost attempt" in status_text(out)
 
 
 def test_killed_processes_take_no_other_job_with_them(out: Path):
@@ -100,7 +100,7 @@ def test_killed_processes_take_no_other_job_with_them(out: Path):
 
 def test_lost_for_good_is_an_error_for_who_needs_all(out: Path):
     with (
-        pytest.raises(RunError, match=r"never|scores-\w+ was lost 3 times.* The same command goes on"),
+        pytest.raises(RunError, match=r"never|scores-\w+ was lost 3 times.* The same command continues"),
         workers(1, Silent(), ["engine_jobs"]) as team,
     ):
         Engine(team, team, None, out).do([Add(out / "store", "never", trouble="killed")])
@@ -239,7 +239,7 @@ def test_sigterm_saves_a_checkpoint_from_which_the_same_command_goes_on(tmp_path
     [stop] = [line for line in lines if "SIGTERM: train-" in line]
     step = int(stop.partition("before step ")[2].split(",")[0])
     assert step > 0
-    assert any(f"SIGTERM; the same command goes on from {out}" in line for line in lines)
+    assert any(f"SIGTERM; the same command continues from {out}" in line for line in lines)
     from safetensors import safe_open
 
     [checkpoint] = out.rglob("checkpoint.safetensors")

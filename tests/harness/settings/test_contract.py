@@ -70,7 +70,7 @@ def test_what_is_no_method_at_all_is_named(built):
     message = built(
         **{"head": PARTS["head"].splitlines()[0] + "\n", "class": "def wrong():\n", "sampler": "", "cost": ""}
     )
-    assert "is a function, no subclass of Distillation. Correct FILE:9" in message
+    assert "is a function, not a subclass of Distillation. Correct FILE:9" in message
 
 
 def test_a_part_that_is_missing_is_named(built):

@@ -100,7 +100,7 @@ def test_a_wrong_choice_or_nested_value_is_a_usage_error(changes: dict, parts: l
 
 def test_a_parameter_without_a_text_of_its_own_is_refused():
     """Its address in memory would give every call other students."""
-    with pytest.raises(UsageError, match="place in memory"):
+    with pytest.raises(UsageError, match="address in memory"):
         made("odd")
 
 

@@ -63,7 +63,7 @@ def test_a_sum_that_would_depend_on_the_processes_is_a_usage_error(size: int, pa
 def test_two_processes_need_two_parts_of_a_batch(structure_task: StageTask, tmp_path: Path):
     train = TRAIN.model_copy(update={"parts": 1})
     students = ranks_worker.students(structure_task, tmp_path, train)
-    with pytest.raises(UsageError, match=r"2 processes cannot share 1 part\(s\) .* set train.parts to 2 or 4"):
+    with pytest.raises(UsageError, match=r"2 processes cannot share 1 part of a batch.* set train.parts to 2 or 4"):
         train_together(students, structure_task, train, 0, Ranks(0, 2))
 
 

@@ -154,7 +154,7 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, name: str) -> Non
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     path = tmp_path / "code.pth"
     torch.save({"weights": Path("x")}, path)
-    with pytest.raises(MissingError, match=r"code\.pth is no complete file of tensors"):
+    with pytest.raises(MissingError, match=r"code\.pth is not a complete file of tensors"):
         load(SMALL_VIT, path)
 
 
