@@ -130,7 +130,6 @@ def run_oracle_preset(command: Command, plugins: list[str]) -> Path | None:
             "--stages": options.stages,
             "--assets": options.assets,
             "--limit": options.limit,
-            "--budget": options.budget,
             "--export": command.export,
             "--ranks": command.ranks > 1,
             f"--executor {command.where.name}": command.where.name != LOCAL,
@@ -141,6 +140,7 @@ def run_oracle_preset(command: Command, plugins: list[str]) -> Path | None:
     changes = list(options.changes)
     changes += [f"evaluate.steps={list(options.steps)}"] if options.steps else []
     changes += [f"evaluate.samplers={list(options.samplers)}"] if options.samplers else []
+    changes += [f"train.budget={options.budget}"] if options.budget else []
     plan = plan_oracle(load_oracle_config(options.preset, changes), options.methods, options.train_seeds)
     plan = replace(plan, preset=options.preset, command=options.command)
     if command.dry_run:
@@ -149,7 +149,7 @@ def run_oracle_preset(command: Command, plugins: list[str]) -> Path | None:
     out = command.out or Path("runs") / f"{Path(options.preset).stem}-{plan.run_id}"
     with _resumable(out), reporter() as report, workers(command.workers or cores(), report, plugins) as team:
         outcome = run_oracle(plan, out, team, command.track)
-    print_run(RunResults(rows_frame(outcome.rows)), [out])
+    print_run(RunResults(rows_frame(outcome.rows), outcome.students), [out])
     print_out("".join(f"{folder} failed: {failure.reason}\n" for folder, failure in outcome.failed_students.items()))
     print_out(f"Rows, figures and manifest: {out}\n")
     raise_for(outcome.failed_students)
