@@ -23,7 +23,7 @@ VARIANTS = {
 
 
 @METHODS.register(
-    "ayf", version=1, source="Sabour et al., Align Your Flow, arXiv:2506.14603, Algorithm 1", variants=VARIANTS
+    "ayf", version=2, source="Sabour et al., Align Your Flow, arXiv:2506.14603, Algorithm 1", variants=VARIANTS
 )
 @dataclass(frozen=True, kw_only=True)
 class EulerianMapDistillation(Distillation):
@@ -63,8 +63,9 @@ class EulerianMapDistillation(Distillation):
         return Loss(value, {name: rms(layout, one).mean() for name, one in sizes.items()})
 
     def fade(self, index: int, total: int) -> float:
-        """r_w: 0 at the first step, where guidance alone is distilled, 1 from `warmup` of the training on."""
-        return 1.0 if self.warmup == 0 else min(1.0, index / (self.warmup * total))
+        """r_w: it rises from step to step, as in `scm`, to 1 from `warmup` of the training on."""
+        # DEVIATION(AYF): index 0 counts as 1.
+        return 1.0 if self.warmup == 0 else min(1.0, max(index, 1) / (self.warmup * total))
 
     def sampler(self, n_steps: int) -> Sampler:
         return FlowMap(n_steps, self.rescale_t)

@@ -118,7 +118,7 @@ VARIANTS = {
 
 @METHODS.register(
     "scm",
-    version=1,
+    version=2,
     source="Lu and Song, sCM, arXiv:2410.11081, through TrigFlow = rectified flow",
     variants=VARIANTS,
 )
@@ -166,8 +166,13 @@ class ContinuousConsistencyDistillation(Distillation):
         return Loss(self.reduction.average(errors, counts), at.diagnostics(layout))
 
     def fade(self, index: int, total: int) -> float:
-        """r_w of sCM's tangent warm-up: 0 at the first step, 1 from `warmup` of the training on."""
-        return 1.0 if self.warmup == 0 else min(1.0, index / (self.warmup * total))
+        """r_w of sCM's tangent warm-up: it rises from step to step to 1, from `warmup` of the training on.
+
+        The first step has that of the second: at 0 and without guidance nothing of the gradient but rounding is left,
+        as the student begins as its teacher, and Adam would make of it a step of full length in a random direction.
+        """
+        # DEVIATION(sCM): index 0 counts as 1.
+        return 1.0 if self.warmup == 0 else min(1.0, max(index, 1) / (self.warmup * total))
 
     def sampler(self, n_steps: int) -> Sampler:
         return Renoise(n_steps, self.rescale_t)

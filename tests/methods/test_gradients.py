@@ -101,7 +101,7 @@ def test_vm(label: str, layout: Layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("fade", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("fade", [0.02, 0.3, 1.0])
 @pytest.mark.parametrize(("label", "scaling"), [("scm", "rms"), ("scm", "l2"), ("scm", "none"), ("scm:fd", "rms")])
 def test_scm(label: str, scaling: str, fade: float, layout: Layout):
     student, target, step = problem(layout)
