@@ -58,14 +58,15 @@ VARIANTS = {
 
 
 @METHODS.register(
-    "ect", version=1, source="Geng et al., Consistency Models Made Easy, arXiv:2406.14548", variants=VARIANTS
+    "ect", version=2, source="Geng et al., Consistency Models Made Easy, arXiv:2406.14548", variants=VARIANTS
 )
 @dataclass(frozen=True, kw_only=True)
 class EasyConsistencyTuning(Distillation):
     """L = |f(x_t, t) - sg f(x', t')| / (t - t') with x' one Euler step of the teacher from t to t'.
 
     In stage k of K, counted from 0, t - t' is 2^-(k+1) t times what `approach` says. A first stage with t' = 0 learns
-    the teacher's one-step prediction; later ones ask for consistency between ever nearer points.
+    the teacher's one-step prediction, guidance that is; without guidance it gives its steps to the one after it. Later
+    ones ask for consistency between ever nearer points.
 
     Attributes:
         stages: K, of equal length.
@@ -99,9 +100,16 @@ class EasyConsistencyTuning(Distillation):
 
     def earlier(self, t: Tensor, index: int, total: int) -> Tensor:
         """t' of training step `index`: [B], never below 0."""
-        stage = min(self.stages - 1, self.stages * index // total)
+        stage = min(self.stages - 1, max(self._first_stage(), self.stages * index // total))
         share = max(self.closest, 2.0 ** -(stage + 1))
         return (t * (1 - share * self.approach.share(t))).clamp(min=0)
+
+    def _first_stage(self) -> int:
+        """The first in which there is something to learn."""
+        # DEVIATION(ECT): without guidance a student that begins as its teacher has no gradient but rounding where all
+        # t' are 0, of which Adam makes full steps.
+        least = self.approach.share(torch.ones(1)).item()
+        return 0 if self.cfg_strength else next((k for k in range(self.stages) if least < 2.0 ** (k + 1)), 0)
 
     def sampler(self, n_steps: int) -> Sampler:
         return Renoise(n_steps, self.rescale_t)

@@ -35,7 +35,7 @@ VARIANTS = {
 }
 
 
-@METHODS.register("rcm", version=1, source="Zheng et al., rCM, arXiv:2510.08431, Eq. 8 and 9", variants=VARIANTS)
+@METHODS.register("rcm", version=2, source="Zheng et al., rCM, arXiv:2510.08431, Eq. 8 and 9", variants=VARIANTS)
 @dataclass(frozen=True, kw_only=True)
 class RegularisedConsistency(Criticised):
     """L = L_sCM + weight L_DMD, every `period`-th step; the critic of L_DMD learns in all of them.

@@ -64,7 +64,7 @@ VARIANTS = {
 
 
 @METHODS.register(
-    "tcm", version=1, source="Lee et al., Truncated Consistency Models, arXiv:2410.14895", variants=VARIANTS
+    "tcm", version=2, source="Lee et al., Truncated Consistency Models, arXiv:2410.14895", variants=VARIANTS
 )
 @dataclass(frozen=True, kw_only=True)
 class TruncatedConsistency(Distillation):

@@ -41,19 +41,28 @@ def test_pairs_come_closer_by_stages(index: int, share: float):
     t = times(50, 1)
     apart = (t - ect(approach=Proportional()).earlier(t, index, 800)) / t
     assert worst(apart, share) < 1e-12
-    wider = ect().earlier(t, index, 800)
+    wider = ect(cfg_strength=1.0).earlier(t, index, 800)
     expected = (1 - share * (1 + 8 / (1 + t.exp()))).clamp(min=0)
     assert worst(wider / t, expected) < 1e-12
+
+
+def test_a_stage_in_which_nothing_can_be_learned_gives_its_steps_to_the_next():
+    """Without guidance, where all pairs end at the data."""
+    t = times(50, 1)
+    guided, unguided = ect(cfg_strength=1.0), ect()
+    assert worst(guided.earlier(t, 99, 800), 0) == 0
+    assert torch.equal(unguided.earlier(t, 0, 800), guided.earlier(t, 100, 800))
+    assert torch.equal(unguided.earlier(t, 300, 800), guided.earlier(t, 300, 800))
 
 
 def test_the_first_stages_learn_what_one_step_of_the_teacher_predicts():
     """There t' = 0: the aim is x - t v, whatever the student."""
     layout, t = dense(6, 4), times(6, 1)
     student, teacher = Mlp(4, 1), Mlp(4, 2)
-    made = ect()
+    made = ect(cfg_strength=1.0)
     assert worst(made.earlier(t, 0, 800), 0) == 0
     step = make_step(layout, t, bind(student, layout), bind(teacher, layout), index=0, total=800)
-    loss = made.loss(step)
+    loss = made.loss(replace(step, teacher=lambda x, t, cfg_strength: bind(teacher, layout)(x, t)))
     error = t[:, None] * (student(step.x_t, t[:, None]) - teacher(step.x_t, t[:, None]))
     constant = made.huber * 2
     expected = (((error.square().sum(1) + constant**2).sqrt() - constant) / t).mean()
