@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -27,26 +28,18 @@ VARIANTS = {
 }
 
 
-@METHODS.register("dmd2", version=1, source="Yin et al., DMD2, arXiv:2405.14867, Eq. 1 and Sec. 4.2", variants=VARIANTS)
 @dataclass(frozen=True, kw_only=True)
-class DistributionMatching(Distillation):
-    """The student's samples x' are pushed along (x0_F - x0_T) / mean|x' - x0_T|.
-
-    x0_T and x0_F are what teacher and critic predict as the data of x'_t, a sample diffused to a time t. The critic is
-    a copy of the teacher that learns the velocity of the student's own samples, in every step; the student moves in
-    every `period`-th, so that the critic can keep up with it.
+class Criticised(Distillation, ABC):
+    """A student beside a critic, a copy of the teacher that learns the velocity of the student's samples in every step.
 
     Attributes:
-        jumps: steps of the sampler that the student is made for. With more than one it begins at their times, from
-            data that is diffused to them.
-        period: steps from one update of the student to the next.
+        period: steps from one update of the student to the next, so that the critic can keep up with it.
         critic_rate: learning rate of the critic, as a multiple of the student's.
         reduction: how samples of different size weigh.
     """
 
     lr: float = 3e-4
-    jumps: int = 1
-    # DEVIATION(DMD2): 5. A training of a few hundred steps would move the student in less than a hundred of them.
+    # DEVIATION(DMD2, rCM): 5. A training of a few hundred steps would move the student in less than a hundred of them.
     period: int = 2
     critic_rate: float = 1.0
     reduction: Reduction = field(default=PerSample(), metadata={"choices": REDUCTIONS})
@@ -57,20 +50,43 @@ class DistributionMatching(Distillation):
     def student_period(self) -> int:
         return self.period
 
-    def loss(self, step: Step) -> Loss:
-        layout, moves = step.layout, self.updates(STUDENT, step.index)
-        with torch.set_grad_enabled(moves):
+    @abstractmethod
+    def sample(self, step: Step) -> Tensor:
+        """What the student makes, with its gradient in the last pass."""
+
+    def matched(self, step: Step, weight: float) -> Loss:
+        """The critic's error on samples of the student, and `weight` times the push on these; none where it is 0."""
+        layout = step.layout
+        with torch.set_grad_enabled(weight > 0):
             sample = self.sample(step)
         at = judged(step, sample, step.networks[CRITIC], self.times)
         value = reduced_mean(layout, at.error.square(), self.reduction)
         sizes = {"rms_critic_error": at.error}
-        if moves:
+        if weight:
             v = step.teacher(at.x_t, at.t, self.cfg_strength)
             push = matching_push(sample, at, v, layout)
             sizes |= {"rms_push": push, "rms_scores_apart": v - at.velocity}
             # A surrogate: its gradient in the sample is the push.
-            value = value + reduced_mean(layout, push * sample, self.reduction)
+            value = value + weight * reduced_mean(layout, push * sample, self.reduction)
         return Loss(value, {name: rms(layout, one.detach()).mean() for name, one in sizes.items()})
+
+
+@METHODS.register("dmd2", version=1, source="Yin et al., DMD2, arXiv:2405.14867, Eq. 1 and Sec. 4.2", variants=VARIANTS)
+@dataclass(frozen=True, kw_only=True)
+class DistributionMatching(Criticised):
+    """The student's samples x' are pushed along (x0_F - x0_T) / mean|x' - x0_T|, in every `period`-th step.
+
+    x0_T and x0_F are what teacher and critic predict as the data of x'_t, a sample diffused to a time t.
+
+    Attributes:
+        jumps: steps of the sampler that the student is made for. With more than one it begins at their times, from
+            data that is diffused to them.
+    """
+
+    jumps: int = 1
+
+    def loss(self, step: Step) -> Loss:
+        return self.matched(step, weight=1.0 if self.updates(STUDENT, step.index) else 0.0)
 
     def sample(self, step: Step) -> Tensor:
         """What the student makes of noise, or of data diffused to one of its sampler's times."""

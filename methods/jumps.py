@@ -68,7 +68,12 @@ class SpanEnds:
 
 
 ENDS: Mapping[str, Ends] = MappingProxyType(
-    {"uniform": UniformEnds(), "logit_normal": LogitNormalEnds(), "span": SpanEnds()}
+    {
+        "uniform": UniformEnds(),
+        "inside": UniformEnds(to_data=0.0),
+        "logit_normal": LogitNormalEnds(),
+        "span": SpanEnds(),
+    }
 )
 
 

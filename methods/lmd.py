@@ -28,7 +28,8 @@ class LagrangianMapDistillation(Distillation):
 
     two_times: ClassVar[bool] = True
     lr: float = 3e-4
-    ends: Ends = field(default=UniformEnds(), metadata={"choices": ENDS})
+    # None at the data itself: there the teacher takes whatever it is given for data, and does not pull it to the data.
+    ends: Ends = field(default=UniformEnds(to_data=0.0), metadata={"choices": ENDS})
     reduction: Reduction = field(default=PerSample(), metadata={"choices": REDUCTIONS})
 
     def loss(self, step: Step) -> Loss:

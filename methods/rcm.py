@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..flow.layout import rms
 from ..flow.path import diffuse, jump
 from ..flow.samplers import Renoise, Sampler
 from ..flow.times import LogitNormal
-from .contract import METHODS, STUDENT, Distillation, Loss, Network, Step
-from .dmd2 import CRITIC, judged, matching_push
+from .contract import METHODS, STUDENT, Distillation, Loss, Step
+from .dmd2 import Criticised
 from .jumps import uniform
-from .reduction import REDUCTIONS, PerSample, Reduction, reduced_mean
 from .residual import DERIVATIVES, DerivativeRule, ForwardMode, ResidualL2, ResidualRms, Scaling
 from .scm import TANGENT_SCALINGS, ContinuousConsistencyDistillation
 
@@ -40,7 +37,7 @@ VARIANTS = {
 
 @METHODS.register("rcm", version=2, source="Zheng et al., rCM, arXiv:2510.08431, Eq. 8 and 9", variants=VARIANTS)
 @dataclass(frozen=True, kw_only=True)
-class RegularisedConsistency(Distillation):
+class RegularisedConsistency(Criticised):
     """L = L_sCM + weight L_DMD, every `period`-th step; the critic of L_DMD learns in all of them.
 
     sCM covers the modes of the data and blurs them, distribution matching sharpens what there is.
@@ -48,46 +45,26 @@ class RegularisedConsistency(Distillation):
     Attributes:
         weight: of the distribution matching, from the end of the warm-up on.
         warmup, delta, derivative, scaling: as in `scm`.
-        period, critic_rate: as in `dmd2`.
         simulated: the student's samples are made in 1 to so many steps by turns, at random times, of which the last
             is differentiated.
-        reduction: how samples of different size weigh.
     """
 
-    lr: float = 3e-4
     weight: float = 1.0
     warmup: float = 0.25
     delta: float = 0.01
     derivative: DerivativeRule = field(default=ForwardMode(), metadata={"choices": DERIVATIVES})
     scaling: Scaling = field(default=ResidualRms(), metadata={"choices": TANGENT_SCALINGS})
-    # DEVIATION(rCM): 5, and samples of up to 4 steps; as in `dmd2`, and one step is what is compared first.
-    period: int = 2
-    critic_rate: float = 1.0
+    # DEVIATION(rCM): samples of up to 4 steps; one step is what is compared first.
     simulated: int = 1
-    reduction: Reduction = field(default=PerSample(), metadata={"choices": REDUCTIONS})
-
-    def networks(self) -> Mapping[str, Network]:
-        return {CRITIC: Network(self.critic_rate)}
-
-    def student_period(self) -> int:
-        return self.period
 
     def loss(self, step: Step) -> Loss:
-        layout, moves = step.layout, self.updates(STUDENT, step.index)
+        moves = self.updates(STUDENT, step.index)
         matches = moves and step.index >= self.warmup * step.total
-        with torch.set_grad_enabled(matches):
-            sample = self.sample(step)
-        at = judged(step, sample, step.networks[CRITIC], self.times)
-        value = reduced_mean(layout, at.error.square(), self.reduction)
-        diagnostics = {"rms_critic_error": rms(layout, at.error.detach()).mean()}
-        if matches:
-            push = matching_push(sample, at, step.teacher(at.x_t, at.t, self.cfg_strength), layout)
-            value = value + self.weight * reduced_mean(layout, push * sample, self.reduction)
-            diagnostics["rms_push"] = rms(layout, push).mean()
-        if moves:
-            consistency = self.consistency().loss(step)
-            value, diagnostics = value + consistency.value, diagnostics | consistency.diagnostics
-        return Loss(value, diagnostics)
+        matched = self.matched(step, weight=self.weight if matches else 0.0)
+        if not moves:
+            return matched
+        consistency = self.consistency().loss(step)
+        return Loss(matched.value + consistency.value, matched.diagnostics | consistency.diagnostics)
 
     def consistency(self) -> Distillation:
         """sCM with the settings that both have."""

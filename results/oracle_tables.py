@@ -16,6 +16,7 @@ from .tables import Line, Table
 from .verdicts import Race, Who
 
 DECIMALS = 3
+OWN = "own"  # in place of a sampler's name: each method's own
 WHO = ["method", "variant"]
 _OF_VALUES = [*WHO, "order", "metric", "sampler", "own_sampler", "train_seed", "value"]
 
@@ -42,8 +43,8 @@ METRICS = {  # in the order of the columns; others follow under their own names
 }
 NOTE = (
     "All in the data's units, at the line's steps with the method's own sampler; the other columns are {main} at more "
-    "steps, by sampler. Mean ± sd over training seeds. Marked: all that cannot be told from a column's best student, "
-    "which needs two training seeds."
+    "steps, with it and with others. Mean ± sd over training seeds. Marked: all that cannot be told from a column's "
+    "best student, which needs two training seeds."
 )
 FLOOR = "Floor: other exact data. Undistilled and teacher: Euler steps along the teacher's velocity."
 
@@ -102,12 +103,14 @@ def _table(stage: str, rows: DataFrame) -> Table:
 
 def _columns(shown: DataFrame, rows: DataFrame) -> tuple[Column, ...]:
     counts, main = sorted(distinct(shown["steps"])), _main(rows)
-    known = {*zip(shown["steps"], shown["sampler"], strict=True)}
+    others = shown[shown["extra_sampler"]]
+    known = {*zip(others["steps"], others["sampler"], strict=True)}
+    names = [name for name in distinct(shown["sampler"]) if name in set(others["sampler"])]
     more = [
         _column(rows, main, _key(main, steps, name), f"{steps} {name}")
         for steps in counts[1:]
-        for name in distinct(shown["sampler"])
-        if (steps, name) in known
+        for name in (OWN, *names)
+        if name == OWN or (steps, name) in known
     ]
     return (
         Column("method", "Method", "label"),
@@ -149,6 +152,8 @@ def _line(
     for metric, steps, sampler in mine[["metric", "order", "sampler"]].drop_duplicates().itertuples(index=False):
         about = found.get((*who, steps, metric, sampler))
         cells.setdefault(_key(metric, steps, sampler), _cell(about, label, footnotes))
+    for metric, steps in mine[["metric", "order"]].drop_duplicates().itertuples(index=False):
+        cells[_key(metric, steps, OWN)] = _cell(found.get((*who, steps, metric)), label, footnotes)
     group, role = (CONTROL_GROUP, "control") if who[0] in CONTROLS else ("Students", "student")
     return Line(group, *who, first, role, tuple(cells.get(column.key, Cell(NO_VALUE)) for column in columns))
 
@@ -170,7 +175,7 @@ def _with_marks(lines: Sequence[Line], columns: Sequence[Column], rows: DataFram
     values: dict[str, dict[Who, dict[int, dict[int, float]]]] = {}  # by column
     known = rows[rows["value"].notna() & ~rows["method"].isin(CONTROLS)]
     for method, variant, order, metric, sampler, own, seed, value in known[_OF_VALUES].itertuples(False, None):
-        for name in (_key(metric, order, sampler), *([metric] if own else [])):
+        for name in (_key(metric, order, sampler), *([metric, _key(metric, order, OWN)] if own else [])):
             values.setdefault(name, {}).setdefault((method, variant, order), {})[seed] = {0: value}
     ordered = [line for role in ("student", "control") for line in lines if line.role == role]
     cells = [list(line.cells) for line in ordered]

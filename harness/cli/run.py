@@ -138,7 +138,6 @@ def run_oracle_preset(command: Command, plugins: list[str]) -> Path | None:
             "--stages": options.stages,
             "--assets": options.assets,
             "--limit": options.limit,
-            "--budget": options.budget,
             "--export": command.export,
             "--ranks": command.ranks > 1,
             f"--executor {command.where.name}": command.where.name != LOCAL,
@@ -149,6 +148,7 @@ def run_oracle_preset(command: Command, plugins: list[str]) -> Path | None:
     changes = list(options.changes)
     changes += [f"evaluate.steps={list(options.steps)}"] if options.steps else []
     changes += [f"evaluate.samplers={list(options.samplers)}"] if options.samplers else []
+    changes += [f"train.budget={options.budget}"] if options.budget else []
     plan = plan_oracle(load_oracle_config(options.preset, changes), options.methods, options.train_seeds)
     plan = replace(plan, preset=options.preset, command=options.command)
     if command.dry_run:
@@ -159,7 +159,7 @@ def run_oracle_preset(command: Command, plugins: list[str]) -> Path | None:
         outcome = run_oracle(plan, out, team, command.track)
     failed = [f"{folder} failed: {failure.reason}" for folder, failure in outcome.failed_students.items()]
     closing = "\n".join([*failed, f"Rows, figures and manifest: {out}", ""])
-    print_run(RunResults(rows_frame(outcome.rows)), [out], closing=closing)
+    print_run(RunResults(rows_frame(outcome.rows), outcome.students), [out], closing=closing)
     raise_for(outcome.failed_students)
     return out
 

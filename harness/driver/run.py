@@ -54,7 +54,7 @@ from .grid import write_grid
 from .lock import driving
 from .measuring import Measuring, everything, extractor_names, other_assets, usable
 from .ranges import Expected, expected_of
-from .students import Weights, records, step_seconds, train_students, trainings
+from .students import Weights, records, stage_seconds, train_students, trainings
 from .sweep import Swept, sweep
 
 MANIFEST, STORE, EXPECTED, GRID = "manifest.json", "store", "expected.json", "grid.png"
@@ -271,7 +271,7 @@ def _decided(
 ) -> tuple[Plan, Swept, dict[str, Failure]]:
     """The plan with all that is found before the trainings; failures of students that need not be tried."""
     if plan.config.train.budget == "seconds":
-        plan = plan.timed(step_seconds(plan, options.out, engine))
+        plan = plan.timed(stage_seconds(plan, options.out, engine))
     tried = [trial.student for stage in plan.stages for trial in plan.trials(stage)]
     board.follow(trainings(plan, tried, options.out))
     swept = sweep(plan, options.out, options.cache, store, weights, engine, options.ranks)

@@ -5,9 +5,7 @@ OUT/students/STAGE-LABEL-seedS-DIGEST/   what `train.loop.Student` writes; the d
 
 from __future__ import annotations
 
-import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -17,21 +15,18 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import nn
 
 from ...base.children import environment
-from ...base.errors import MissingError, RunError
+from ...base.errors import MissingError
 from ...base.files import digest_of, file_sha256, read_json, read_record, write_json, write_record
 from ...base.limits import limits
-from ...methods import METHODS
 from ...results.students import StudentRecord
 from ...trellis.kernels import asked
 from ...trellis.pipeline import FLOW, SLAT_FLOW
 from ...trellis.students import SLAT_STUDENT, STRUCTURE_STUDENT, released_student
-from ..engine.device import clock
 from ..engine.engine import Engine
 from ..engine.files import intact, load_tensors
 from ..engine.jobs import Job, Place
@@ -43,13 +38,15 @@ from ..engine.store import Arrays
 from ..engine.tracking import Training
 from ..engine.work import LostError
 from ..inputs.world import load_cached
-from ..plan.plan import BUDGET_METHOD, Cell, Plan, Student
+from ..plan.plan import Cell, Plan, Student
 from ..protocol.values import Stage
 from ..settings.config import Train
 from ..settings.methods import Entrant
+from ..train.accounts import Trained, student_record, written_account
+from ..train.budget import BUDGET_FILE, TIMED_STEPS, step_seconds, timed_steps, to_time
 from ..train.data import TrainingSet, unreadable_file
 from ..train.ends import EndsJob, parts_of_set, stored_ends
-from ..train.loop import Failure, begin_as, followed, student_file, train_together
+from ..train.loop import ACCOUNT_FILE, Failure, begin_as, followed, student_file, train_together
 from ..train.loop import Student as Trainee
 from ..train.pairs import CHECKS, HeldOut, PairedTask
 from ..train.ranks import MEET, joined
@@ -57,11 +54,8 @@ from ..train.task import StageTask, Task
 
 RAW = 0.0  # decay of the average that is the weights themselves: `train.more_ema` keeps it
 WEIGHTS = {"average": None, "raw": RAW}  # of a student, by the decay in their file's name
-TRAINING_FILE = "training.json"  # in a student's folder, written when its training ends
 FAILED_FILE = "failed.json"  # in a student's folder: the method's own failure, which the same code would repeat
-BUDGET_FILE = "seconds_per_step.json"
 PAIRS = "pairs"  # store of noises' ends in a run's folder
-TIMED_STEPS = 5  # after one that is not timed
 GANG_POLL_S = 0.1
 RELEASED_FILES: dict[Stage, tuple[str, str]] = {
     "structure": (STRUCTURE_STUDENT, FLOW),
@@ -262,7 +256,7 @@ def _is_trained(plan: Plan, student: Student, out: Path, tell: Callable[[str], N
     """Whether all that its training leaves is there and intact; where not, nothing says so any more."""
     folder, last = out / student.folder, student_file(out / student.folder)
     averages = _recipe(plan.config.stage(student.stage)).more_ema
-    files = {folder / TRAINING_FILE: read_record, last: load_tensors}
+    files = {folder / ACCOUNT_FILE: read_record, last: load_tensors}
     files |= {student_file(folder, decay): load_tensors for decay in averages}
     if not last.exists():
         return False
@@ -293,7 +287,7 @@ def _note_changes(job: TrainJob, folders: Iterable[Path]) -> None:
         shares = {name: changed_share(teacher, student_file(folder, decay)) for name, decay in WEIGHTS.items()}
         found = {name: share for name, share in shares.items() if share is not None}
         if found:
-            write_record(folder / TRAINING_FILE, written_account(folder) | {"changed": found})
+            write_record(folder / ACCOUNT_FILE, written_account(folder) | {"changed": found})
 
 
 def changed_share(teacher: nn.Module, weights: Path) -> float | None:
@@ -340,50 +334,39 @@ def grouped(students: Sequence[Student], processes: int, most: int | None) -> li
     return [tuple(part) for part in parts if part]
 
 
-def step_seconds(plan: Plan, out: Path, engine: Engine) -> dict[Stage, dict[str, float]]:
-    """Seconds of a training step by stage and label, of all that train and of `BUDGET_METHOD`.
+def stage_seconds(plan: Plan, out: Path, engine: Engine) -> dict[Stage, dict[str, float]]:
+    """Seconds of a training step by stage and label, of all that train and of the budget's method."""
+    return {stage: _stage_seconds(plan, stage, out, engine) for stage in plan.stages}
 
-    Measured once and kept in the run's folder: the numbers of steps follow from them, and with those the students.
-    """
-    path = out / BUDGET_FILE
-    known = read_record(path) if intact(path, read_record, engine.networks.reporter.note) else {}
-    found: dict[Stage, dict[str, float]] = {}
-    for stage in plan.stages:
-        train = plan.config.stage(stage)
-        lines = [line.who[stage] for line in plan.lines if line.trains]
-        entrants = {who.label: who for who in (_yardstick(), *lines)}
-        keys = {
-            label: json.dumps([stage, who.identity, train.batch, plan.networks_sha]) for label, who in entrants.items()
-        }
-        todo = tuple(who for label, who in entrants.items() if keys[label] not in known)
-        if todo:
-            engine.do(plan.sets[stage].jobs)
-            job = TrainJob(stage, plan.world.folder, plan.device, plan.sets[stage], train, (), out, "time")
-            [measured] = engine.networks.map(
-                run_time, [TimeJob(job, todo)], f"time {stage} steps", (1 + TIMED_STEPS) * len(todo)
-            )
-            known |= {keys[who.label]: measured.get(who.label) for who in todo}
-            write_record(path, known)
-        seconds = {label: known[key] for label, key in keys.items()}
-        found[stage] = {label: value for label, value in seconds.items() if value is not None}
-    return found
+
+def _stage_seconds(plan: Plan, stage: Stage, out: Path, engine: Engine) -> dict[str, float]:
+    train = plan.config.stage(stage)
+
+    def measure(entrants: Sequence[Entrant]) -> dict[str, float]:
+        engine.do(plan.sets[stage].jobs)
+        job = TrainJob(stage, plan.world.folder, plan.device, plan.sets[stage], train, (), out, "time")
+        count = (1 + TIMED_STEPS) * len(entrants)
+        [measured] = engine.networks.map(run_time, [TimeJob(job, tuple(entrants))], f"time {stage} steps", count)
+        return measured
+
+    entrants = to_time(line.who[stage] for line in plan.lines if line.trains)
+    return step_seconds(
+        out / BUDGET_FILE,
+        entrants,
+        lambda who: [stage, who.identity, train.batch, plan.networks_sha],
+        measure,
+        engine.networks.reporter.note,
+    )
 
 
 def run_time(job: TimeJob) -> dict[str, float]:
-    """Median seconds of a training step of each method alone, by label; a method that fails has none."""
-    task, train = job.train_job.task(), job.train_job.train
-    timed = {who.label: _timed(who, task, train) for who in job.entrants}
-    return {label: seconds for label, seconds in timed.items() if seconds is not None}
+    """As `timed_steps`."""
+    return timed_steps(job.entrants, job.train_job.task(), job.train_job.train)
 
 
 def records(plan: Plan, out: Path, failures: Mapping[str, Failure]) -> list[StudentRecord]:
     """What each student of the tables got: from its own account where it has one, else from the plan."""
     return [_record(student, plan, out, failures.get(student.folder)) for student in plan.trained]
-
-
-def written_account(folder: Path) -> dict[str, Any]:
-    path = folder / TRAINING_FILE
-    return read_record(path) if path.is_file() else {}
 
 
 def flow_stem(folder: Path, key: str) -> Path:
@@ -410,29 +393,6 @@ def _recipe(train: Train) -> Train:
     return train.model_copy(update={"more_ema": more, "lr": None})  # the method has the rate
 
 
-def _timed(who: Entrant, task: Task, train: Train) -> float | None:
-    seconds = []
-    with TemporaryDirectory() as folder:
-        for index in range(1 + TIMED_STEPS):
-            trainee = Trainee(who.label, who.distillation, task.student(), train, 1, Path(folder) / str(index))
-            started = clock(trainee.device)
-            failure = train_together([trainee], task, train, index).get(trainee.folder.name)
-            if failure and failure.lost:  # which says nothing about the method: a time that is wanting would stay so
-                raise RunError(
-                    f"The machine failed while steps were timed: {failure.reason}. The same command tries again."
-                )
-            if failure:
-                return None
-            seconds.append(clock(trainee.device) - started)
-    return statistics.median(seconds[1:])
-
-
-def _yardstick() -> Entrant:
-    """`BUDGET_METHOD` as it is; a run that has the method measures the run's own."""
-    entry = METHODS.get(BUDGET_METHOD)
-    return Entrant(BUDGET_METHOD, BUDGET_METHOD, "", entry.version, entry.value(cfg_strength=1.0))
-
-
 def _ended(folder: Path) -> bool:
     return student_file(folder).exists() or (folder / FAILED_FILE).is_file()
 
@@ -447,32 +407,14 @@ def _known_failure(out: Path, student: Student, tell: Callable[[str], None]) -> 
 
 
 def _record(student: Student, plan: Plan, out: Path, failure: Failure | None) -> StudentRecord:
-    who, train = student.who, plan.config.stage(student.stage)
     trials = {
         trial.student.who.distillation.lr
         for trial in plan.trials(student.stage)
-        if trial.student.who.label == who.label
+        if trial.student.who.label == student.who.label
     }
-    written = written_account(out / student.folder)
-    accounts = [written_account(out / one.folder) for one in student.chain]
-    steps = [one.get("steps", planned.steps) for one, planned in zip(accounts, student.chain, strict=True)]
-    passes = [one.who.distillation.cost() * count for one, count in zip(student.chain, steps, strict=True)]
-    seconds: list[float] = [one["seconds"] for one in accounts if "seconds" in one]
-    return StudentRecord(
-        method=who.name,
-        variant=who.variant,
-        train_seed=student.seed,
-        stage=student.stage,
-        budget=train.budget,
-        steps=sum(steps),
-        batch=written.get("batch", train.batch),
-        forwards=sum(passes) / sum(steps),
-        lr=written.get("lr", who.distillation.lr),
-        grid=len(trials),
-        seconds=sum(seconds) if len(seconds) == len(accounts) else None,
-        skipped=written.get("skipped"),
-        error=failure.reason if failure else None,
-    )
+    chain = [Trained(one.who, one.steps, out / one.folder) for one in student.chain]
+    train = plan.config.stage(student.stage)
+    return student_record(chain, train, student.stage, student.seed, failure, len(trials))
 
 
 # ---------------------------------------------------------------------------------------------------------------- ranks

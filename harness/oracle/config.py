@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ...flow.samplers import sampler_of
-from ..settings.config import Section, Train, load_as, read_preset
+from ..settings.config import Budget, Section, Train, load_as, read_preset
 from .families import check_problems
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -27,14 +27,16 @@ class OracleTrain(Section):
 
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
-    lr: float | None = Field(default=None, gt=0, description="of all methods, instead of their own")
+    lr: float | None = Field(default=None, gt=0, description="of all methods whose table names none")
     warmup: int = Field(default=10, ge=0)
     ema: float = Field(default=0.99, ge=0, lt=1)
     clip: float = Field(default=10.0, gt=0)
     t_min: float = Field(default=0.01001, gt=0, lt=1)
+    budget: Budget = Field(default="steps", description="what methods get equal amounts of")
 
     def common(self) -> Train:
-        return Train(**self.model_dump())
+        """Without the rate, which each method has."""
+        return Train(**self.model_dump(exclude={"lr"}))
 
 
 class OracleEvaluate(Section):

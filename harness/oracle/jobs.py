@@ -18,6 +18,7 @@ from ..engine.files import intact, load_tensors, save_tensors
 from ..engine.store import to_stderr
 from ..engine.workers import tick
 from ..settings.methods import Entrant
+from ..train.budget import timed_steps
 from ..train.loop import Failure, Student, begin_as, student_file, train_together
 from ..train.pairs import CHECKS, HeldOut, PairedTask, batches_of, ends_of
 from .config import OracleConfig
@@ -46,6 +47,14 @@ class TrainJob:
     config: OracleConfig
     trainings: tuple[Training, ...]
     out: Path
+
+
+@dataclass(frozen=True)
+class TimeJob:
+    """Methods whose training steps are to be timed."""
+
+    config: OracleConfig
+    entrants: tuple[Entrant, ...]
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,12 @@ def run_pairs(job: PairsJob) -> None:
         task = LawTask(family(job.config), job.config.train.batch, 0)
         save_tensors(job.path, {str(index): ends_of(task, job.pairs.solver, index) for index in job.batches})
     tick(len(job.batches))
+
+
+def run_time(job: TimeJob) -> dict[str, float]:
+    """As `timed_steps`."""
+    train = job.config.train.common()
+    return timed_steps(job.entrants, LawTask(family(job.config), train.batch, 0), train)
 
 
 def run_train(job: TrainJob) -> dict[str, Failure]:

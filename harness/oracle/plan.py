@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ...base.files import digest_of
 from ...methods import METHODS, StoredPairs
 from ...trellis.pipeline import SamplerParams
-from ..settings.methods import Entrant, entrant
+from ..settings.methods import Entrant, at_rate, entrant
+from ..train.budget import training_steps
 from ..train.loop import student_file
-from ..train.pairs import batches_of, learned_of
 from .config import OracleConfig
 from .families import family_of
 from .family import Family
@@ -21,7 +22,7 @@ from .family import Family
 REFERENCES = ("none", "none:cfg", "teacher")  # the teacher's own rows
 TEACHER_STEPS = 25
 TEST, VALIDATION = "test", "validation"  # splits: what a run reports, and what its settings are chosen by
-VERSION = 2  # part of the address of every result: raise it when problems, training or measures change
+VERSION = 3  # part of the address of every result: raise it when problems, training or measures change
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Training:
     @property
     def pairs(self) -> StoredPairs | None:
         return self.entrant.distillation.stored_pairs()
+
+    @property
+    def chain(self) -> tuple[Training, ...]:
+        """The trainings that lead to its student, itself the last."""
+        return (*(self.before.chain if self.before else ()), self)
 
 
 @dataclass(frozen=True)
@@ -83,9 +89,26 @@ def plan_oracle(config: OracleConfig, methods: Sequence[str] = (), train_seeds: 
     labels = dict.fromkeys(label.removesuffix(":") for label in (*(methods or config.oracle.methods), *REFERENCES))
     entrants = tuple(entrant_of(label, config) for label in labels)
     seeds = dict.fromkeys(train_seeds or config.oracle.seeds)
-    trainings = tuple(training_of(who, seed, config) for seed in seeds for who in entrants if who.trains)
+    trainings = _trainings(entrants, tuple(seeds), config)
     key = digest_of([VERSION, config.model_dump(mode="json"), [t.folder for t in trainings], list(labels)])
     return OraclePlan(config, entrants, trainings, key)
+
+
+def timed(plan: OraclePlan, step_seconds: Mapping[str, float]) -> OraclePlan:
+    """The plan for training steps that take so many seconds, by label."""
+    seeds = tuple(dict.fromkeys(training.seed for training in plan.trainings))
+    return replace(plan, trainings=_trainings(plan.entrants, seeds, plan.config, step_seconds))
+
+
+def _trainings(
+    entrants: Sequence[Entrant],
+    seeds: Sequence[int],
+    config: OracleConfig,
+    step_seconds: Mapping[str, float] = MappingProxyType({}),
+) -> tuple[Training, ...]:
+    return tuple(
+        training_of(who, seed, config, step_seconds=step_seconds) for seed in seeds for who in entrants if who.trains
+    )
 
 
 def family(config: OracleConfig) -> Family:
@@ -97,11 +120,15 @@ _family = lru_cache(maxsize=1)(family_of)
 
 
 def entrant_of(label: str, config: OracleConfig) -> Entrant:
-    """The method with the problems' guidance strength in place of its variant's: another strength, another answer."""
+    """The method with the problems' guidance strength in place of its variant's: another strength, another answer.
+
+    Its rate is the preset's for all, unless the preset's table of the method names one.
+    """
     strength, name = config.oracle.cfg_strength, label.partition(":")[0]
     strengths = dict.fromkeys(["cfg_strength", *strengths_of(label)], strength)
     changes = {name: {**strengths, **config.methods.get(name, {})}}
-    return entrant(label, changes, SamplerParams(TEACHER_STEPS, strength, (0.0, 1.0), 1.0))
+    who = entrant(label, changes, SamplerParams(TEACHER_STEPS, strength, (0.0, 1.0), 1.0))
+    return at_rate(who, config.train.lr, config.methods)
 
 
 def strengths_of(label: str) -> list[str]:
@@ -110,18 +137,26 @@ def strengths_of(label: str) -> list[str]:
     return [key for key in METHODS.get(name).variants.get(variant, {}) if key.endswith("cfg_strength")]
 
 
-def training_of(who: Entrant, seed: int, config: OracleConfig, share: float = 1.0) -> Training:
-    """share: of the steps; two trainings, of which one begins as the other's student, have them together."""
+def training_of(
+    who: Entrant,
+    seed: int,
+    config: OracleConfig,
+    share: float = 1.0,
+    step_seconds: Mapping[str, float] = MappingProxyType({}),
+) -> Training:
+    """share: of the budget; two trainings, of which one begins as the other's student, have it together."""
     begins, before, own = who.distillation.begins_as(), None, share
     if begins:
-        before = training_of(entrant_of(begins.label, config), seed, config, share * begins.share)
+        before = training_of(entrant_of(begins.label, config), seed, config, share * begins.share, step_seconds)
         own = share * (1 - begins.share)
-    key = [*who.identity, seed, config.train.model_dump(), exam_key(config)]
+    train = config.train.common()
+    steps = max(1, round(own * training_steps(who, train, step_seconds)))
+    settings = train.model_dump(exclude={"steps", "budget"})
+    key = [*who.identity, seed, steps, settings, exam_key(config)]
     key += [before.folder] if before else []
-    key += [share] if share != 1 else []
     sha = digest_of([VERSION, *key])
     folder = f"students/{who.file_name}-seed{seed}-{sha[:12]}"
-    return Training(who, seed, max(1, round(own * _steps(who, config))), folder, before)
+    return Training(who, seed, steps, folder, before)
 
 
 def firsts(trainings: Sequence[Training], out: Path) -> list[Training]:
@@ -145,11 +180,3 @@ def exam_file(config: OracleConfig, split: str) -> str:
     """Where the exam's ends are kept, relative to the run's folder."""
     sha = digest_of([VERSION, exam_key(config), config.evaluate.samples, split])
     return f"pairs/exam-{sha[:12]}.safetensors"
-
-
-def _steps(who: Entrant, config: OracleConfig) -> int:
-    """Of one student; those that learn from stored pairs have a number of their own."""
-    pairs = who.distillation.stored_pairs()
-    if pairs is None:
-        return config.train.steps
-    return pairs.epochs * learned_of(batches_of(pairs, config.train.batch))

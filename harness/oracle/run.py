@@ -13,6 +13,7 @@ import torch
 from ...base.files import read_record, write_json
 from ...results.grid import grid
 from ...results.rows import Row, write_rows
+from ...results.students import StudentRecord, write_students
 from ...results.sums import SUMS, write_sums
 from ..driver.lock import driving
 from ..engine.files import intact, load_tensors
@@ -20,19 +21,35 @@ from ..engine.provenance import provenance
 from ..engine.store import to_stderr
 from ..engine.tracking import Board, tracking
 from ..engine.workers import Workers
+from ..settings.methods import Entrant
+from ..train.accounts import Trained, student_record
+from ..train.budget import BUDGET_FILE, TIMED_STEPS, step_seconds, to_time
 from ..train.loop import Failure, followed, student_file
-from .jobs import ScoreJob, TrainJob, exam, network_of, pairs_jobs, run_pairs, run_score, run_train
-from .plan import OraclePlan, Training, firsts
+from .jobs import (
+    ScoreJob,
+    TimeJob,
+    TrainJob,
+    exam,
+    network_of,
+    pairs_jobs,
+    run_pairs,
+    run_score,
+    run_time,
+    run_train,
+)
+from .plan import OraclePlan, Training, exam_key, firsts, timed
 from .rows import rows_of
 
+STAGE = "oracle"  # in which a student learns all problems at once
 GROUPS = 3  # parts that the methods of one training seed are split into, so that processes are done at one time
 
 
 @dataclass(frozen=True)
 class OracleOutcome:
-    """What a run produced. failed_students: by folder."""
+    """What a run produced. students: what each got to train with. failed_students: by folder."""
 
     rows: tuple[Row, ...]
+    students: tuple[StudentRecord, ...]
     failed_students: dict[str, Failure]
 
 
@@ -55,9 +72,11 @@ def _run_oracle(plan: OraclePlan, out: Path, team: Workers, board: Board) -> Ora
     (out / SUMS).unlink(missing_ok=True)  # until all files are those of this call
     _write_manifest(plan, out, {"started_s": started})
     board.settings(_manifest(plan))
-    recipe = plan.config.train.common()
-    board.follow(followed(out / t.folder, t.entrant, recipe, "oracle", t.seed, t.steps) for t in plan.trainings)
     torch.set_num_threads(1)  # as the workers: what is measured here must round the same way everywhere
+    recipe = plan.config.train.common()
+    if recipe.budget == "seconds":
+        plan = timed(plan, _step_seconds(plan, out, team))
+    board.follow(followed(out / t.folder, t.entrant, recipe, "oracle", t.seed, t.steps) for t in plan.trainings)
     failed = _train(plan, out, team)
     done = [(who, t) for who, t in plan.sources() if not (t and t.folder in failed)]
     jobs = [ScoreJob(plan.config, who, t, out, out / plan.scores_file(who, t)) for who, t in done]
@@ -65,13 +84,33 @@ def _run_oracle(plan: OraclePlan, out: Path, team: Workers, board: Board) -> Ora
     team.map(run_score, todo, "measure", len(todo))
     rows = tuple(rows_of(plan, exam(plan.config, out), out, failed))
     write_rows(out / "rows.jsonl", rows)
+    students = tuple(_record(plan, training, out, failed.get(training.folder)) for training in plan.trainings)
+    write_students(out, students)
     figures = _write_figures(plan, out, failed)
     _write_manifest(plan, out, {"started_s": started, "finished_s": time.time()})
     write_sums(out)
     for path in figures:
         board.picture(f"{path.parent.name}/{path.stem}", path)
     board.rows(rows)
-    return OracleOutcome(rows, failed)
+    return OracleOutcome(rows, students, failed)
+
+
+def _step_seconds(plan: OraclePlan, out: Path, team: Workers) -> dict[str, float]:
+    """Of all that train, those among them that another begins as, and the budget's method: by label."""
+
+    def measure(entrants: Sequence[Entrant]) -> dict[str, float]:
+        count = (1 + TIMED_STEPS) * len(entrants)
+        [measured] = team.map(run_time, [TimeJob(plan.config, tuple(entrants))], "time steps", count)
+        return measured
+
+    entrants = to_time(one.entrant for training in plan.trainings for one in training.chain)
+    key = [plan.config.train.batch, exam_key(plan.config)]
+    return step_seconds(out / BUDGET_FILE, entrants, lambda who: [who.identity, *key], measure, to_stderr)
+
+
+def _record(plan: OraclePlan, training: Training, out: Path, failure: Failure | None) -> StudentRecord:
+    chain = [Trained(one.entrant, one.steps, out / one.folder) for one in training.chain]
+    return student_record(chain, plan.config.train.common(), STAGE, training.seed, failure)
 
 
 def _train(plan: OraclePlan, out: Path, team: Workers) -> dict[str, Failure]:

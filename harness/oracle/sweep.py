@@ -43,8 +43,6 @@ def sweep(
         A record per student: the parameters, the training seed, and values by metric.
     """
     config = load_oracle_config(PRESET, [*changes, "evaluate.steps=[1]"])
-    if "lr" in grid:  # in place of the preset's, which is for all methods
-        config = config.model_copy(update={"train": config.train.model_copy(update={"lr": None})})
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     found = [(point, _trainings(label, point, config, changes)) for point in points]
     todo = [

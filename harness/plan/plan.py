@@ -29,11 +29,11 @@ from ..inputs.world import WorldInfo
 from ..measure.columns import columns_of
 from ..protocol.model import Protocol
 from ..protocol.values import SamplerValues, Stage
-from ..settings.config import Config, LineSection, Tolerance, Train
+from ..settings.config import Config, LineSection, Tolerance
 from ..settings.kernels import in_use, kernels_of
-from ..settings.methods import Entrant, code_digest, entrant
+from ..settings.methods import Entrant, at_rate, code_digest, entrant
+from ..train.budget import training_steps
 from ..train.data import LatentSet, TrainingSet
-from ..train.pairs import batches_of, learned_of
 
 STAGES: tuple[Stage, ...] = ("structure", "slat")
 ALWAYS = ("none", "none:cfg", "teacher")  # the rows that every table has; GUIDED where the teacher is guided
@@ -41,8 +41,6 @@ GUIDED = "none:cfg"
 REFERENCE = "teacher"
 LEVELS: dict[Stage, Level] = {"structure": "structure", "slat": "assets"}  # of the columns that judge a stage
 RELEASED = "released"  # the variant whose students were published
-BUDGET_METHOD = "cm"  # equal budgets are what its training of `train.steps` steps takes
-BUDGET_FORWARDS = 6  # its forward passes per sample and step
 TRAIN_VERSION = 2  # part of a trained student's address: raise it when training computes something else
 RUN_VERSION = 2  # part of a run's key: raise it when a run does something else
 
@@ -317,7 +315,7 @@ class Plan:
         if begins:
             first = entrant(begins.label, self.config.methods, self.params(stage))
             guided = {key: getattr(who.method, key) for key in ("cfg_strength", "cfg_interval")}
-            first = _at_rate(first.at(**guided), train.lr)
+            first = at_rate(first.at(**guided), train.lr, self.config.methods)
             before, own = self.student_of(first, stage, seed, share * begins.share), share * (1 - begins.share)
         steps = max(1, round(own * training_steps(who, train, self.step_seconds.get(stage, {}))))
         settings = train.model_dump(mode="json", exclude={"steps", "budget", "lockstep", "lr"})
@@ -334,7 +332,7 @@ class Plan:
         return tuple(self._trials(stage)) if self.is_swept(stage) else ()
 
     def timed(self, seconds: Mapping[Stage, Mapping[str, float]]) -> Plan:
-        """The plan for training steps that take so many seconds, by label; one of them is `BUDGET_METHOD`."""
+        """The plan for training steps that take so many seconds, by label; one of them is that of the budget."""
         return replace(self, step_seconds=seconds, asked=self.asked or self)
 
     def settled(self, chosen: Mapping[tuple[Stage, str], Mapping[str, float]]) -> Plan:
@@ -497,19 +495,6 @@ def teacher_params(protocol: Protocol, world: WorldInfo, stage: Stage) -> Sample
     return world.samplers[stage]
 
 
-def training_steps(who: Entrant, train: Train, step_seconds: Mapping[str, float]) -> int:
-    """Optimiser steps that a method gets under a stage's budget; with stored pairs as many as their epochs take."""
-    if pairs := who.distillation.stored_pairs():
-        return pairs.epochs * learned_of(batches_of(pairs, train.batch))
-    if train.budget == "steps":
-        return train.steps
-    if train.budget == "seconds" and {who.label, BUDGET_METHOD} <= step_seconds.keys():
-        share = step_seconds[BUDGET_METHOD] / step_seconds[who.label]
-    else:
-        share = BUDGET_FORWARDS / who.distillation.cost()
-    return max(1, round(train.steps * share))
-
-
 def _line(section: LineSection, config: Config, protocol: Protocol, world: WorldInfo, stages: Sequence[Stage]) -> Line:
     label, _, variant = section.method.partition(":")
     released = config.released.get(section.method, "")
@@ -521,7 +506,7 @@ def _line(section: LineSection, config: Config, protocol: Protocol, world: World
         )
         for stage in stages
     }
-    entrants = {stage: _at_rate(who, config.stage(stage).lr) for stage, who in entrants.items()}
+    entrants = {stage: at_rate(who, config.stage(stage).lr, config.methods) for stage, who in entrants.items()}
     steps = section.steps
     if label == REFERENCE:  # it has its own number of steps
         steps = entrants["structure"].sampler(1).steps
@@ -532,10 +517,6 @@ def _line(section: LineSection, config: Config, protocol: Protocol, world: World
             "Correct the preset."
         )
     return line
-
-
-def _at_rate(who: Entrant, lr: float | None) -> Entrant:
-    return who.at(lr=lr) if who.trains and lr is not None else who
 
 
 def _with_settings(line: Line, chosen: Mapping[tuple[Stage, str], Mapping[str, float]]) -> Line:

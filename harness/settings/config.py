@@ -79,7 +79,7 @@ class Train(Section):
     ema: float = Field(default=0.99, ge=0, lt=1)
     clip: float = Field(default=1.0, gt=0)
     t_min: float = Field(default=0.01001, gt=0, lt=1)
-    lr: float | None = Field(default=None, gt=0, description="one learning rate for all methods instead of their own")
+    lr: float | None = Field(default=None, gt=0, description="of all methods but those whose table [methods.X] has one")
     schedule: Literal["cosine", "constant"] = Field(default="cosine", description="of rates after the warm-up")
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
         default=(0.9, 0.99), description="of AdamW"

@@ -96,6 +96,12 @@ def entrant(label: str, changes: Mapping[str, Mapping[str, Any]], sampler: Sampl
     return Entrant(label, name, variant, entry.version, method, code_digest(entry.value))
 
 
+def at_rate(who: Entrant, lr: float | None, changes: Mapping[str, Mapping[str, Any]]) -> Entrant:
+    """The method at the rate that a preset has for all, if it has one and `changes` none for this method."""
+    fixed = lr is None or "lr" in changes.get(who.name, {})
+    return who if fixed or not who.trains else who.at(lr=lr)
+
+
 def _built(label: str, kind: type[Method], settings: Mapping[str, Any]) -> Method:
     try:
         return kind(**settings)

@@ -45,6 +45,7 @@ from .task import ChargedTeacher, Points, Task, lowered, lowered_teacher
 CHECKPOINT_EVERY_S = 20.0  # for every second that saving takes, at least one: a full-size student has 10 GB
 LOG_EVERY = 10  # steps
 LOG_FILE = "log.jsonl"
+ACCOUNT_FILE = "training.json"  # written when a training ends
 LATE_S = 60  # seconds that a checkpoint may take to be seen by another machine
 GIVE_UP_AFTER = 10  # steps in a row without a finite loss and gradient
 
@@ -246,10 +247,10 @@ class Student:
         self._checkpoint.unlink(missing_ok=True)
 
     def _write_account(self) -> None:
-        """training.json: what a report says of a training. peak_memory_gb is that of all students of the process."""
+        """What a report says of a training. peak_memory_gb is that of all students of the process."""
         steps, batch = self.learner.done, self.train.batch
         write_record(
-            self.folder / "training.json",
+            self.folder / ACCOUNT_FILE,
             {
                 "label": self.label,
                 "steps": steps,

@@ -129,7 +129,7 @@ def test_gradient_of_lmd(layout: Layout):
     target, t = twin(student, 3, 0.3), times(layout.batch_size, 4)
     step = make_step(layout, t, bind(student, layout), bind(teacher, layout), frozen=bind(target, layout))
     _, got = loss_and_gradient(method("lmd"), step, student)
-    t_end = UniformEnds().draw(replace(step, generator=seeded(1)))
+    t_end = UniformEnds(to_data=0.0).draw(replace(step, generator=seeded(1)))
     x, length = step.x_t, layout.expand(t - t_end)
 
     def towards(end: Tensor) -> Tensor:
@@ -229,7 +229,12 @@ def test_jumps_end_at_or_below_their_beginning(ends):
     assert ((drawn >= 0) & (drawn <= t)).all()
     assert drawn.dtype == t.dtype
     still, to_data = ((drawn == t).double().mean().item(), (drawn == 0).double().mean().item())
-    expected = {UniformEnds: (0.1, 0.3), LogitNormalEnds: (0.75, 0.0), SpanEnds: (0.0, None)}[type(ends)]
+    expected = {
+        UniformEnds(): (0.1, 0.3),
+        UniformEnds(to_data=0.0): (0.1, 0.0),
+        LogitNormalEnds(): (0.75, 0.0),
+        SpanEnds(): (0.0, None),
+    }[ends]
     assert still == pytest.approx(expected[0], abs=0.03)
     assert to_data == pytest.approx(expected[1], abs=0.03) if expected[1] is not None else 0.2 < to_data < 0.5
     assert not torch.equal(drawn, ends.draw(step))  # of the step's private generator, that goes on

@@ -27,7 +27,6 @@ from mdtbench.flow.times import sampling_times
 from mdtbench.geometry.mesh import Mesh
 from mdtbench.harness.driver import measuring as measuring_module
 from mdtbench.harness.driver.measuring import LEVELS, Measuring, everything, other_assets, unseen
-from mdtbench.harness.driver.students import TRAINING_FILE
 from mdtbench.harness.engine.engine import Engine
 from mdtbench.harness.engine.files import load_arrays, save_tensors
 from mdtbench.harness.engine.store import Store
@@ -40,7 +39,7 @@ from mdtbench.harness.measure.latency import DECODE, way
 from mdtbench.harness.measure.rows import Measurement, joined, stamp
 from mdtbench.harness.plan.plan import Cell
 from mdtbench.harness.protocol.rules import Identity
-from mdtbench.harness.train.loop import Failure
+from mdtbench.harness.train.loop import ACCOUNT_FILE, Failure
 from mdtbench.metrics import METRICS
 from mdtbench.render.appearance import coarse_coords
 from mdtbench.render.points import sample_surface
@@ -98,7 +97,7 @@ def ready(folder: Path, root: Path, *changes: str, methods: Sequence[str] = ("vm
         save_tensors(measuring.weights.of(student)[0], {key: 1.05 * value for key, value in state.items()})
     for student in measuring.plan.students[:1]:
         assert student.stage == "structure"
-        write_record(root / student.folder / TRAINING_FILE, {"skipped": 1, "steps": 4})
+        write_record(root / student.folder / ACCOUNT_FILE, {"skipped": 1, "steps": 4})
     return measuring
 
 

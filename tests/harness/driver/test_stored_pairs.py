@@ -11,12 +11,12 @@ from inprocess import in_process
 from small_world import small_plan, small_world
 
 from mdtbench.flow.samplers import Euler
-from mdtbench.harness.driver.students import PAIRS, TRAINING_FILE, train_students
+from mdtbench.harness.driver.students import PAIRS, train_students
 from mdtbench.harness.inputs.world import load_cached
 from mdtbench.harness.plan.plan import Plan
 from mdtbench.harness.protocol.values import Stage
 from mdtbench.harness.train.ends import EndsJob, parts_of_set, stored_ends
-from mdtbench.harness.train.loop import student_file
+from mdtbench.harness.train.loop import ACCOUNT_FILE, student_file
 from mdtbench.harness.train.pairs import SEED, batches_of
 from mdtbench.harness.train.task import StageTask
 from mdtbench.methods import StoredPairs
@@ -51,7 +51,7 @@ def test_students_of_all_seeds_learn_from_one_set(plan: Plan, tmp_path: Path):
     weights = [student_file(tmp_path / student.folder).read_bytes() for student in plan.trained]
     assert len(set(weights)) == 4
     for student in plan.trained:
-        assert (tmp_path / student.folder / TRAINING_FILE).is_file()
+        assert (tmp_path / student.folder / ACCOUNT_FILE).is_file()
     again, team = in_process()
     assert train_students(plan, plan.trained, tmp_path, again, "distil") == {}
     assert not team.given

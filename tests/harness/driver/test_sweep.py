@@ -19,18 +19,19 @@ from mdtbench.harness.driver import students as training
 from mdtbench.harness.driver import sweep as sweeping
 from mdtbench.harness.driver.run import Options, Outcome, run
 from mdtbench.harness.driver.students import (
-    BUDGET_FILE,
     TimeJob,
     Weights,
     changed_share,
     grouped,
-    step_seconds,
+    stage_seconds,
     train_students,
 )
 from mdtbench.harness.driver.sweep import Swept, sweep
 from mdtbench.harness.engine.engine import Engine
 from mdtbench.harness.engine.files import save_tensors
 from mdtbench.harness.plan.plan import Plan
+from mdtbench.harness.train import budget
+from mdtbench.harness.train.budget import BUDGET_FILE
 from mdtbench.harness.train.loop import Failure, student_file
 from mdtbench.methods import METHODS, Loss, Step
 from mdtbench.methods.vm import VelocityMatching
@@ -245,10 +246,10 @@ def test_what_a_machine_lost_is_no_failure_of_the_method(
 def test_seconds_of_a_step_are_measured_once(
     fragile: None, small: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stages: str
 ):
-    monkeypatch.setattr(training, "TIMED_STEPS", 1)
+    monkeypatch.setattr(budget, "TIMED_STEPS", 1)
     names = STAGES if stages == "both" else STAGES[:1]
     plan = small("train.budget=seconds", methods=("vm", "fragile:never"), stages=stages)
-    first = step_seconds(plan, tmp_path, engine_of(Inline()))
+    first = stage_seconds(plan, tmp_path, engine_of(Inline()))
     assert {stage: set(found) for stage, found in first.items()} == {
         stage: {"cm", "vm"} for stage in names
     }  # cm: yardstick
@@ -263,10 +264,10 @@ def test_seconds_of_a_step_are_measured_once(
     monkeypatch.setattr(training, "run_time", timed)
     more = small("train.budget=seconds", methods=("gd", "vm", "fragile:never"), stages=stages)
     expected = {stage: found | {"gd": 1.0} for stage, found in first.items()}
-    assert step_seconds(more, tmp_path, engine_of(Inline())) == expected
+    assert stage_seconds(more, tmp_path, engine_of(Inline())) == expected
     assert asked == ["gd"] * len(names)
     larger = small("train.budget=seconds", "train.batch=3", stages=stages)
-    assert step_seconds(larger, tmp_path, engine_of(Inline()))["structure"] == {"cm": 1.0, "vm": 1.0}
+    assert stage_seconds(larger, tmp_path, engine_of(Inline()))["structure"] == {"cm": 1.0, "vm": 1.0}
     assert None in json.loads((tmp_path / BUDGET_FILE).read_text(encoding="utf-8")).values()  # nor is a failure
 
 
@@ -279,7 +280,7 @@ def test_a_time_that_the_machine_lost_is_not_kept(
     plan = small("train.budget=seconds")
     monkeypatch.setattr(VelocityMatching, "loss", full)
     with pytest.raises(RunError, match=r"machine failed while steps were timed: MemoryError.* tries again"):
-        step_seconds(plan, tmp_path, engine_of(Inline()))
+        stage_seconds(plan, tmp_path, engine_of(Inline()))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,10 +26,12 @@ from mdtbench.harness.oracle import (
 )
 from mdtbench.harness.oracle import run as run_module
 from mdtbench.harness.oracle.family import Exam, LawTask
+from mdtbench.harness.oracle.jobs import TimeJob, run_time
 from mdtbench.harness.oracle.plan import family
 from mdtbench.harness.oracle.plane import SLICED_W2, TRANSPORT, Plane
 from mdtbench.harness.oracle.plane_bank import Bank, BankStudent
 from mdtbench.harness.oracle.plane_problems import CLASSES, PROBLEMS, Problem
+from mdtbench.harness.train import budget
 from mdtbench.harness.train.loop import Failure
 from mdtbench.harness.train.task import Points
 from mdtbench.results.frames import rows_frame
@@ -39,7 +41,9 @@ from mdtbench.results.render_json import from_json, to_json
 from mdtbench.results.render_latex import to_latex
 from mdtbench.results.render_markdown import to_markdown
 from mdtbench.results.render_rich import to_rich
+from mdtbench.results.report import read_run, tables
 from mdtbench.results.rows import Row, read_rows
+from mdtbench.results.students import read_students
 
 F64 = torch.float64
 STRENGTH = 2.0
@@ -274,7 +278,7 @@ def test_there_is_a_table_per_problem_in_every_format(finished: tuple[Path, tupl
     tables = oracle_tables(rows_frame(finished[1]))
     assert [table.name for table in tables] == ["oracle_gaussian-cfg", "oracle_modes"]
     columns = [column.key for column in tables[1].columns]
-    assert columns == ["method", "steps", "nfe", TRANSPORT, SLICED_W2, "SW2:2:renoise", "SW2:2:euler", "SW2:2:phase"]
+    assert columns == ["method", "steps", "nfe", TRANSPORT, SLICED_W2, "SW2:2:own", "SW2:2:renoise", "SW2:2:euler"]
     assert [line.method for line in tables[1].rows] == ["vm", "vm", "pcm", "none", "teacher", "floor"]
     vm = next(line for line in tables[1].rows if (line.method, line.variant) == ("vm", ""))
     values = [
@@ -287,6 +291,12 @@ def test_there_is_a_table_per_problem_in_every_format(finished: tuple[Path, tupl
     assert cell.value == pytest.approx(sum(values) / 2)
     assert cell.n_train == 2
     assert cell.text.count("±") == 1
+    places = {column.key: i for i, column in enumerate(tables[1].columns)}
+    samplers = {"vm": "renoise", "vm:official": "euler"}  # each one's own; that of pcm computes what euler does
+    for line in tables[1].rows[:2]:
+        label = f"{line.method}:{line.variant}".removesuffix(":")
+        assert line.cells[places["SW2:2:own"]].value == line.cells[places[f"SW2:2:{samplers[label]}"]].value
+    assert tables[1].rows[2].cells[places["SW2:2:own"]] == tables[1].rows[2].cells[places["SW2:2:euler"]]
     assert from_json(to_json(tables)) == tables
     for text in (to_rich(tables), to_latex(tables), to_csv(tables), to_markdown(tables)):
         assert "modes" in text
@@ -328,3 +338,49 @@ def test_the_summary_names_students_and_cost():
     assert "gaussian-cfg, modes" in text
     assert "4 students" in text
     assert "min" in text
+
+
+def test_equal_passes_are_those_of_cm():
+    config = load_oracle_config("oracle", [*SMALL, "train.steps=100", "train.budget=forwards"])
+    plan = plan_oracle(config, ["cm", "gd", "ayf", "tcm"], [0])
+    spent = [sum(one.entrant.distillation.cost() * one.steps for one in t.chain) for t in plan.trainings]
+    assert spent == pytest.approx([600] * 4, rel=0.02)
+    assert {t.steps for t in plan_oracle(small(), ["cm", "ayf"], [0]).trainings} == {4}
+
+
+def test_equal_seconds_are_measured_once_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seconds = {"cm": 2.0, "vm": 1.0, "ect": 1.0, "tcm": 4.0}
+    asked: list[str] = []
+
+    def measured(job: TimeJob) -> dict[str, float]:
+        asked.extend(who.label for who in job.entrants)
+        return {label: seconds[label] for label in asked}
+
+    monkeypatch.setattr(run_module, "run_time", measured)
+    plan = plan_oracle(load_oracle_config("oracle", [*SMALL, "train.budget=seconds"]), ["vm", "tcm"], [0])
+    students = run_oracle(plan, tmp_path, Here()).students  # type: ignore[arg-type]
+    # vm twice as many as the 4 of cm; tcm 0.7 of 8 steps of ect, and 0.3 of 2 of its own.
+    assert [(one.method, one.steps, one.budget) for one in students] == [
+        ("vm", 8, "seconds"),
+        ("tcm", 6 + 1, "seconds"),
+    ]
+    assert all(one.seconds and one.stage == "oracle" for one in students)
+    assert read_students(tmp_path) == list(students)
+    assert [table.name for table in tables(read_run(tmp_path))][-1] == "training_budget"
+    assert sorted(asked) == sorted(seconds)
+    run_oracle(plan, tmp_path, Here())  # type: ignore[arg-type]
+    assert len(asked) == len(seconds)
+
+
+def test_steps_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(budget, "TIMED_STEPS", 1)
+    plan = plan_oracle(load_oracle_config("oracle", [*SMALL, "train.budget=seconds"]), ["vm"], [0])
+    found = run_time(TimeJob(plan.config, (plan.trainings[0].entrant,)))
+    assert list(found) == ["vm"]
+    assert 0 < found["vm"] < 60
+
+
+def test_a_rate_of_a_methods_own_goes_before_that_of_all():
+    config = load_oracle_config("modes", ["methods.vm.lr=0.5"])
+    found = {t.entrant.label: t.entrant.distillation.lr for t in plan_oracle(config, ["vm", "cm"], [0]).trainings}
+    assert found == {"vm": 0.5, "cm": config.train.lr}

@@ -213,7 +213,7 @@ def test_a_run_of_few_steps_ends_in_a_table(tmp_path: Path):
     assert (tmp_path / "figures" / "vm.png").exists()
     [table] = oracle_tables(rows_frame(rows))
     assert [column.key for column in table.columns][3:7] == [VALID, COVERAGE, FD, MSE_TEACHER]
-    assert [column.key for column in table.columns][7:9] == ["valid:2:renoise", "valid:2:euler"]
+    assert [column.key for column in table.columns][7:10] == ["valid:2:own", "valid:2:renoise", "valid:2:euler"]
     assert [column.higher_is_better for column in table.columns][3:7] == [True, True, False, False]
     vm = next(line for line in table.rows if line.method == "vm")
     assert vm.cells[6].n_train == 2

@@ -12,7 +12,7 @@ import pytest
 from mdtbench.base.errors import UsageError
 from mdtbench.base.files import file_sha256
 from mdtbench.flow.samplers import Euler, Sampler
-from mdtbench.harness.settings.methods import Entrant, code_digest, entrant
+from mdtbench.harness.settings.methods import Entrant, at_rate, code_digest, entrant
 from mdtbench.methods import METHODS, Distillation, Loss, Step
 from mdtbench.metrics import METRICS
 from mdtbench.trellis.pipeline import SamplerParams
@@ -123,3 +123,14 @@ def test_code_without_a_file_is_known_by_its_name(monkeypatch: pytest.MonkeyPatc
     first, same, other = map(code_digest, classes)
     assert first == same != other
     assert code_digest(classes[0]()) == code_digest(classes[0]())
+
+
+def test_the_rate_of_all_is_not_that_of_a_method_whose_table_has_one():
+    def rate(label: str, lr: float | None) -> float:
+        changes = {"vm": {"lr": 0.5}}
+        return at_rate(entrant(label, changes, SAMPLER), lr, changes).distillation.lr
+
+    assert [rate("vm", 0.1), rate("vm:paper", 0.1), rate("cm", 0.1)] == [0.5, 0.5, 0.1]
+    assert rate("cm", None) == entrant("cm", {}, SAMPLER).distillation.lr
+    teacher = entrant("teacher", {}, SAMPLER)
+    assert at_rate(teacher, 0.1, {}) is teacher
