@@ -80,6 +80,17 @@ def test_equal_methods_are_seldom_called_worse():
     assert wrong / 300 <= ALPHA + 3 * (ALPHA * (1 - ALPHA) / 300) ** 0.5
 
 
+def test_many_methods_do_not_hide_a_difference_of_thirty_standard_errors():
+    """Three training seeds, and among fifteen methods some that vary much more than the others."""
+    rng, sds = np.random.default_rng(5), [0.01 * 1.3**i for i in range(15)]
+    values = {name: sd * rng.standard_normal((3, 1)) for name, sd in zip("abcdefghijklmno", sds, strict=True)}
+    noisy = values["o"].std(ddof=1) / 3**0.5
+    values["a"] += values["o"].mean() + 30 * noisy
+    found = judged(values, over="seed")
+    assert found.best == ("a", "", 1)
+    assert "o" in {one.who[0] for one in found.worse}
+
+
 def test_the_smallest_difference_is_found_with_about_the_promised_power():
     """Two in three at least: a variance from few training seeds is a guess, more often too small than too large."""
     rng = np.random.default_rng(3)
