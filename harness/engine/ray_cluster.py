@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...base.children import SAFE_PATH
+from ...base.children import VARIABLES
 from ...base.errors import RunError, UsageError
 from .executor import End, Executor
 from .jobs import Job
@@ -185,7 +185,7 @@ def connected(address: str, out: Path, *, gpus: bool, count: int) -> Cluster:
             f"--executor ray needs Ray ({error}) - pip install 'mdtbench[ray]' - or leave it out."
         ) from error
     path = os.pathsep.join(path for path in sys.path if path)  # where plug-ins and this package are found
-    variables = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", SAFE_PATH: "1"}
+    variables = {"PYTHONPATH": path, **VARIABLES}
     options: dict[str, Any] = {"runtime_env": {"env_vars": variables}}
     options |= {"address": address} if address else {"num_cpus": count or None, "include_dashboard": False}
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from ...base.children import SAFE_PATH
+from ...base.children import VARIABLES
 from ...base.errors import MissingError, RunError, UsageError
 from ...base.files import write_json
 from .executor import End, Executor
@@ -152,7 +152,7 @@ class Slurm(Executor):
         folder.mkdir(parents=True)
         executor = submitit.SlurmExecutor(self.out / "slurm")
         executor.update_parameters(
-            setup=[f"export {SAFE_PATH}=1", *self.setup],
+            setup=[*(f"export {name}={value}" for name, value in VARIABLES.items()), *self.setup],
             signal_delay_s=WARNING_S,
             time=max(LEAST_MIN, round(sum(one.job.minutes for one in tickets))),
             additional_parameters=self._asked_for(tickets[0]),

@@ -17,7 +17,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.queues import Queue
 from typing import TypeVar
 
-from ...base.children import safe_children
+from ...base.children import orderly_children
 from ...base.errors import RunError
 from .device import is_cpu
 from .held import let_go
@@ -200,7 +200,7 @@ def workers(
     count: int, reporter: Reporter, plugins: Sequence[str] = (), prepare: Callable[[], None] | None = None
 ) -> Iterator[Workers]:
     """Worker processes, ended with the block: orderly after success, at once after a failure or an interrupt."""
-    with safe_children():
+    with orderly_children():
         team = Workers(count, reporter, plugins, prepare)
         try:
             yield team

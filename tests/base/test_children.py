@@ -1,4 +1,4 @@
-"""Processes that we start execute nothing from the current folder."""
+"""Processes that we start execute nothing from the current folder, and have one thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import pytest
 from silent import Silent
 
-from mdtbench.base.children import SAFE_PATH, environment
+from mdtbench.base.children import VARIABLES, environment
 from mdtbench.harness.engine.workers import workers
 
 TRAPS = ("selectors", "random", "queue", "json", "torch", "numpy")  # what a starting worker imports
@@ -30,11 +30,20 @@ def trapped(tmp_path, monkeypatch):
 
 
 def test_workers_execute_nothing_from_the_current_folder(trapped, monkeypatch):
-    monkeypatch.delenv(SAFE_PATH, raising=False)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     with workers(1, Silent()) as team:
         assert team.map(operator.neg, [4], "negate", 1) == [-4]
     assert not trapped.exists()
-    assert SAFE_PATH not in os.environ
+    assert not VARIABLES.keys() & os.environ.keys()
+
+
+def test_workers_compute_with_one_thread(monkeypatch):
+    """A distance between features has the same last digits on any number of cores."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with workers(1, Silent()) as team:
+        assert team.map(os.getenv, ["OMP_NUM_THREADS"], "ask", 1) == ["1"]
+    assert os.environ["OMP_NUM_THREADS"] == "2"
 
 
 def test_other_children_execute_nothing_from_the_current_folder(trapped):
