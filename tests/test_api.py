@@ -25,7 +25,7 @@ NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebook.ipynb"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_run(tmp_path_factory.mktemp("run"))
-    write_json(run / "manifest.json", {"run_id": "r"})
+    write_json(run / "manifest.json", {"run_id": read_rows(run / "rows.jsonl")[0].run_id})
     log = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(3)]
     write_text(run / "students" / "cm-seed0-ab" / "log.jsonl", "".join(json.dumps(line) + "\n" for line in log))
     return run

@@ -202,7 +202,7 @@ def test_missing_weights_are_listed_at_once_and_nothing_is_written(mdtbench, fil
     assert listed.code == 4
     assert listed.err.count("NOT THERE") == 4  # the same files, and no others
     one = mdtbench("evaluate", files / "made", "--name", "x", *at, "--metrics", "FD_incep,KD_incep_mesh")
-    assert "1 of 1 files" in one.err
+    assert "1 of 1 file of weights" in one.err
     assert "fetch --for evaluate --metrics FD_incep --out" in one.err
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "cache").exists()

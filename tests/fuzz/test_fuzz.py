@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mutations import mutated
+from changed_bytes import mutated
 from readers import CASES, READERS, run
 
 FOUND = Path(__file__).parent / "found"

@@ -345,7 +345,7 @@ def test_what_a_run_lacks(make, tmp_path):
 
 def test_a_damaged_picture_is_named(folder, make):
     (folder / "export" / "truth" / "0.png").write_bytes(b"no picture")
-    with pytest.raises(MissingError, match=r"0\.png is no picture"):
+    with pytest.raises(MissingError, match=r"0\.png is not a picture"):
         draw_grid(grid(folder, make))
 
 

@@ -219,7 +219,7 @@ class Held:
     def free(self) -> int:
         return self.count - len(self.given)
 
-    def submit(self, function: Callable, ticket: Ticket, label: str) -> Future:
+    def submit(self, function: Callable, ticket: Ticket, label: str, holds: str) -> Future:
         self.given.append(ticket)
         return Future()
 
@@ -228,7 +228,7 @@ def test_a_full_disk_ends_the_run_and_a_wrong_kind_is_no_silence(tmp_path: Path,
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"Cannot write to .*--out or --cache"):
         Sum(tmp_path / "file", "a").perform()
-    with pytest.raises(ValueError, match="'nonsense' of Sum is no kind"):
+    with pytest.raises(ValueError, match="'nonsense' of Sum is not a kind of job"):
         engine.do([Sum(tmp_path, "a", "nonsense")])
     with pytest.raises(RunError, match="is missing"):
         Sum(tmp_path, "never").places[0].get()
