@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..base.errors import AssetError
+from ..base.limits import too_many
 from .gltf_file import Gltf, Header, Primitive, primitives
 
 
@@ -123,10 +124,12 @@ def _instances(gltf: Gltf, node: Header, matrix: NDArray) -> Iterator[NDArray[np
     """Where a node's mesh is: once, or as often as EXT_mesh_gpu_instancing says."""
     given: dict[str, Any] = node.get("extensions", {}).get("EXT_mesh_gpu_instancing", {}).get("attributes", {})
     values = {name.lower(): gltf.values(index) for name, index in given.items() if name.lower() in _REST}
+    count = len(next(iter(values.values()))) if values else 1
+    if reason := too_many("parts", count, "it"):
+        raise AssetError(reason)
     if not values:
         yield matrix
         return
-    count = len(next(iter(values.values())))
     rest = {name: np.tile(np.array(value, np.float64), (count, 1)) for name, value in _REST.items()}
     yield from matrix @ _matrices(**(rest | values))
 

@@ -25,6 +25,7 @@ class Limits(BaseModel):
     pixels: int = Field(default=2**26, gt=0, description="of one picture: 8192 x 8192")
     asset_pixels: int = Field(default=2**28, gt=0, description="of all pictures of one asset together")
     faces: int = Field(default=5_000_000, gt=0, description="triangles of one asset, all its instances counted")
+    parts: int = Field(default=20_000, gt=0, description="meshes in the scene of one asset, all instances counted")
     values: int = Field(default=100_000_000, gt=0, description="numbers that one table of a mesh file may announce")
     unpacked_mb: int = Field(default=1024, gt=0, description="of the arrays of one .npz")
     nesting: int = Field(default=64, gt=0, description="levels of lists and tables in JSON, TOML and scene graphs")
@@ -41,6 +42,7 @@ UNITS = {
     "pixels": "pixels",
     "asset_pixels": "pixels in all its pictures",
     "faces": "triangles",
+    "parts": "meshes in its scene",
     "values": "numbers",
     "unpacked_mb": "MB unpacked",
     "nesting": "levels",

@@ -13,8 +13,7 @@ from bombs import bombs, peak_gb
 from readers import READERS, run
 
 MOST_GB = 1.0  # more than before
-SLOW = ("200,000 instances",)
-ALL = [pytest.param(*bomb, marks=[pytest.mark.slow] * bomb[1].startswith(SLOW), id=bomb[1]) for bomb in bombs()]
+ALL = [pytest.param(*bomb, id=bomb[1]) for bomb in bombs()]
 
 
 @pytest.mark.parametrize(("reader", "what", "data"), ALL)
