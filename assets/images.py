@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import io
-import struct
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..base.errors import AssetError
+from ..base.errors import BROKEN_FILE, AssetError
 from ..base.files import file_fault
 from ..base.limits import excess, limits, too_many
 
@@ -20,22 +18,6 @@ from ..base.limits import excess, limits, too_many
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "La", "RGBa", "RGBX")
 STRIP = 256  # rows
 _DEEP_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
-# What Pillow raises on broken files, found by trying.
-_FAULTS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 
 
 def open_image(data: bytes | Path) -> Image.Image:
@@ -56,7 +38,7 @@ def open_image(data: bytes | Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         most = f"{limits().pixels:,} are allowed - raise it with --set limits.pixels=N"
         raise AssetError(f"it has more than {4 * limits().pixels:,} pixels - {most}") from error
-    except _FAULTS as error:
+    except BROKEN_FILE as error:
         raise AssetError(f"it is not a readable picture ({type(error).__name__}: {error})") from error
     return image
 

@@ -6,9 +6,7 @@ if it were right. docs/assets.md lists what is done with each part of each forma
 
 from __future__ import annotations
 
-import struct
 import warnings
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..base.errors import AssetError
+from ..base.errors import BROKEN_FILE, AssetError
 from ..base.files import file_fault
 from ..base.limits import one_asset, too_many
 from ..geometry.mesh import BLENDED, OPAQUE, Mesh, concatenate
@@ -47,24 +45,7 @@ READING = 3
 # Triangles smaller than this, in units of the squared longest side of the box, cannot be seen and are dropped.
 MIN_AREA = 1e-12
 
-# What third-party parsers raise on broken files, found by trying: a single bad file must not end a long run.
-_PARSE_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    Image.DecompressionBombError,
-    LookupError,
-    MemoryError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
+_PARSE_ERRORS = (*BROKEN_FILE, Image.DecompressionBombError, NameError)
 
 
 def read_mesh(path: Path, up: Up | None = None) -> Mesh:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import struct
 import tokenize
 import zipfile
-import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import IO
@@ -14,26 +12,11 @@ from typing import IO
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from .errors import BROKEN_FILE
 from .limits import MB, excess
 
 _NPY = ".npy"
-# What zipfile and numpy raise on broken archives, found by trying.
-_FAULTS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_FAULTS = (*BROKEN_FILE, tokenize.TokenError, zipfile.BadZipFile)
 
 
 def read_arrays(path: Path, only: Collection[str] | None = None) -> dict[str, NDArray]:

@@ -7,8 +7,27 @@ from __future__ import annotations
 
 import difflib
 import re
+import struct
+import zlib
 from collections.abc import Iterable
+from typing import Final
 
+# What libraries that read files raise on broken ones, found by trying: a single bad file must not end a long run.
+BROKEN_FILE: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 _BYTES = re.compile("[\udc80-\udcff]")  # how Python spells bytes of a name that are not UTF-8 (PEP 383)
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
 LONGEST, TAIL = 2000, 300  # letters of a message, and of its end, which says what to do

@@ -10,7 +10,7 @@ from ..flow.samplers import FlowMap, Sampler
 from .contract import METHODS, Distillation, Loss, Step
 from .jumps import ENDS, Ends, SpanEnds, UniformEnds, jump_residual
 from .reduction import REDUCTIONS, PerSample, Reduction, reduced_mean
-from .residual import ResidualL2, ResidualRms, Scaling
+from .residual import ResidualL2, ResidualRms, Scaling, faded_in
 from .scm import TANGENT_SCALINGS
 
 VARIANTS = {
@@ -63,9 +63,9 @@ class EulerianMapDistillation(Distillation):
         return Loss(value, {name: rms(layout, one).mean() for name, one in sizes.items()})
 
     def fade(self, index: int, total: int) -> float:
-        """r_w: it rises from step to step, as in `scm`, to 1 from `warmup` of the training on."""
+        """r_w of the tangent warm-up."""
         # DEVIATION(AYF): index 0 counts as 1.
-        return 1.0 if self.warmup == 0 else min(1.0, max(index, 1) / (self.warmup * total))
+        return faded_in(index, total, self.warmup)
 
     def sampler(self, n_steps: int) -> Sampler:
         return FlowMap(n_steps, self.rescale_t)

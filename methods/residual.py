@@ -20,6 +20,15 @@ from ..flow.layout import Layout, norm, rms
 from .contract import Step
 
 
+def faded_in(index: int, total: int, warmup: float) -> float:
+    """How far a term is faded in at a training step: it rises to 1 over `warmup`, a share of the training.
+
+    The first step has the value of the second: at 0 and without guidance nothing of the gradient but rounding is left,
+    as the student begins as its teacher, and Adam would make of it a step of full length in a random direction.
+    """
+    return 1.0 if warmup == 0 else min(1.0, max(index, 1) / (warmup * total))
+
+
 def velocity_residual(phi: Tensor, dphi: Tensor, v: Tensor, t: Tensor, layout: Layout) -> Tensor:
     """r = phi + t dphi/dt - v. MDT-dist, Eq. 9 minus the teacher."""
     return phi + layout.expand(t) * dphi - v

@@ -25,6 +25,7 @@ from .residual import (
     ResidualRms,
     Scaling,
     Unscaled,
+    faded_in,
     pushed,
 )
 
@@ -166,13 +167,9 @@ class ContinuousConsistencyDistillation(Distillation):
         return Loss(self.reduction.average(errors, counts), at.diagnostics(layout))
 
     def fade(self, index: int, total: int) -> float:
-        """r_w of sCM's tangent warm-up: it rises from step to step to 1, from `warmup` of the training on.
-
-        The first step has that of the second: at 0 and without guidance nothing of the gradient but rounding is left,
-        as the student begins as its teacher, and Adam would make of it a step of full length in a random direction.
-        """
+        """r_w of sCM's tangent warm-up."""
         # DEVIATION(sCM): index 0 counts as 1.
-        return 1.0 if self.warmup == 0 else min(1.0, max(index, 1) / (self.warmup * total))
+        return faded_in(index, total, self.warmup)
 
     def sampler(self, n_steps: int) -> Sampler:
         return Renoise(n_steps, self.rescale_t)

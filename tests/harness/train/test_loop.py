@@ -600,7 +600,11 @@ def test_half_precision_is_for_the_networks_insides_only(
     inside: set[torch.dtype] = set()
     outside: set[torch.dtype] = set()
     train = TRAIN.model_copy(update={"precision": precision, "steps": 1})
-    made = of_method(Spying(cfg_strength=2.0, seen=outside), task, tmp_path / "scm", train)
+    single, guidance = (
+        TRAIN.model_copy(update={"steps": 1}),
+        100.0,
+    )  # a warm-up so long that the derivative, which is less exact in half precision, hardly counts
+    made = of_method(Spying(cfg_strength=2.0, warmup=guidance, seen=outside), task, tmp_path / "scm", train)
     layers = [network.blocks[0].mlp.mlp[0] for network in (made.network, task.pipeline.flow)]
     hooks = [layer.register_forward_hook(lambda _, __, out: inside.add(out.dtype)) for layer in layers]
     failures = train_together([made], task, train, SEED)
@@ -610,9 +614,10 @@ def test_half_precision_is_for_the_networks_insides_only(
     assert inside == {dtype}
     assert outside == {torch.float32}
     assert {parameter.dtype for parameter in made.network.parameters()} == {torch.float32}
-    full = trained("scm", task, tmp_path / "full", steps=1)
-    # Adam's first step is the gradient's sign: with a derivative in half precision 0.9 of it is the same.
-    assert torch.cosine_similarity(movement(made, task), movement(full, task), dim=0) > 0.75  # observed 0.80 to 0.85
+    full = of_method(Spying(cfg_strength=2.0, warmup=guidance, seen=set()), task, tmp_path / "full", single)
+    assert train_together([full], task, single, SEED) == {}
+    # Adam's first step is the gradient's sign: of a gradient that is right to 1 %, 0.9 and more of it is the same.
+    assert torch.cosine_similarity(movement(made, task), movement(full, task), dim=0) > 0.9
 
 
 @pytest.mark.parametrize("teacher", [torch.float16, torch.bfloat16, torch.float32])
