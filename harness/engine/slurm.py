@@ -134,6 +134,7 @@ class Slurm(Executor):
             idle = [one for one in open_ if not one.tickets and one.shape == _shape(first) and not _long(first)]
             new = self.count - len(open_)
             if not idle and new <= 0:
+                self._make_room()
                 return
             alike = [one for one in self.waiting if _shape(one) == _shape(first)]
             share = 1 if _long(first) else min(MOST, -(-len(alike) // (len(idle) + max(new, 0))))
@@ -143,6 +144,12 @@ class Slurm(Executor):
             for ticket in alike[:share]:
                 idle[0].give(ticket)
                 self.waiting.remove(ticket)
+
+    def _make_room(self) -> None:
+        """End a Slurm job that waits for more, of another kind than what is to be done."""
+        spare = next((one for one in self.workers if not one.tickets and not one.closed), None)
+        if spare:
+            (spare.folder / CLOSED).touch()
 
     def _submitted(self, tickets: Sequence[Ticket]) -> Worker:
         import submitit  # pyright: ignore[reportMissingImports]

@@ -27,6 +27,7 @@ from mdtbench.harness.engine.engine import Engine
 from mdtbench.harness.engine.ray_cluster import connected
 from mdtbench.harness.engine.receipts import receipts_of
 from mdtbench.harness.engine.slurm import Slurm
+from mdtbench.harness.engine.slurm_work import LINGER_S
 
 TESTS = Path(__file__).parents[2]
 SECONDS = {"latency_s", "structure_s", "slat_s", "decode_s"}
@@ -287,6 +288,23 @@ def test_processes_of_slurm_execute_nothing_from_the_current_folder(
         cluster.stop()
     assert job.value() == 1
     assert not trap.exists(), trap.read_text()
+
+
+@needs_slurm
+def test_a_slurm_job_that_waits_makes_room_for_one_of_another_kind(
+    queue: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in {**queue, "PYTHONPATH": os.pathsep.join(sys.path)}.items():
+        monkeypatch.setenv(name, value)
+    out, team = tmp_path / "run", InProcess()
+    first = Add(out / "store", "one processor")
+    cluster = Slurm(out, {}, count=1)
+    started = time.monotonic()
+    try:
+        Engine(team, team, cluster, out).do([first, Add(out / "store", "two", of=(first,), ranks=2)])  # pyright: ignore
+    finally:
+        cluster.stop()
+    assert time.monotonic() - started < LINGER_S
 
 
 @needs_slurm
