@@ -48,6 +48,7 @@ MOMENTS = 2  # of AdamW, which come with the first step
 # Networks of TRELLIS-image-large that a process has loaded beside a stage's teacher: the other stage's flow, encoders
 # and decoders (2 bytes per parameter), DINOv2 (4).
 OTHERS = 3.4e9
+USABLE = 0.85  # of a GPU's memory: the rest is for its driver and the gaps of the allocator
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Need:
     Attributes:
         samples: computed at a time. recomputed: whether blocks recompute their activations.
         kept: from step to step: networks, averages, moments. step: beyond that, at the worst moment of a step.
+        student: of `kept`, what each student more takes that trains beside it (`train.lockstep`).
     """
 
     stage: Stage
@@ -65,10 +67,15 @@ class Need:
     recomputed: bool
     kept: float
     step: float
+    student: float
 
     @property
     def peak(self) -> float:
         return self.kept + self.step
+
+    def at_once(self, memory_gb: float) -> int:
+        """Students that a GPU can train together: they keep what is theirs, and take their steps one by one."""
+        return max(0, 1 + int((USABLE * memory_gb * GB - self.peak) // self.student))
 
 
 class Alive(TorchDispatchMode):
@@ -125,6 +132,7 @@ def step_need(stage: Stage, label: str, method: Distillation, train: Train, size
         teacher = create(name, dict(args))
     with without_numbers() as alive:
         _make_alive(teacher)
+        shared = alive.now
         task = StageTask(stage, _pipeline(stage, teacher), cast(Any, None), train.batch, train.precision)
         student = loop.Student(label, method, task.student(), train, train.steps, Path("nowhere"))
         trained = sum(p.numel() * p.element_size() for p in student.learner.parameters.values())
@@ -139,7 +147,8 @@ def step_need(stage: Stage, label: str, method: Distillation, train: Train, size
         # Parts that are done wait as sums of a binary tree; conditions of all parts are made before the first.
         sums = (train.parts - 1).bit_count() * trained
         step = alive.peak - before + sums + train.parts * given
-    return Need(stage, label, samples, train.checkpoint_blocks, float(kept), float(step))
+    own = kept - shared - OTHERS
+    return Need(stage, label, samples, train.checkpoint_blocks, float(kept), float(step), float(own))
 
 
 def needs_of(plan: Plan, report: Reporter) -> list[Need]:
@@ -164,19 +173,20 @@ def _in_forward_mode(method: Distillation) -> bool:
 
 def memory_text(needs: Sequence[Need], limits: Sequence[tuple[str, float]]) -> str:
     """A table. limits: GPUs and their memory in GB."""
-    head = ("method", "stage", "samples", "recomputed", "kept GB", "step GB", "together GB", *(n for n, _ in limits))
+    head = ("method", "stage", "samples", "recomputed", "kept GB", "step GB", "together GB", "a student more GB")
+    head = (*head, *(name for name, _ in limits))
     rows = [head, *(_row(need, limits) for need in needs)]
     remark = (
         "kept: networks, averages and AdamW's moments from step to step. step: what is alive beside it at the worst "
-        "moment, gradients and sums of parts among it. Computed on shapes alone: a GPU's driver and the gaps of its "
-        "allocator come on top."
+        "moment, gradients and sums of parts among it. Computed on shapes alone. At once: students that a GPU can train "
+        f"together (train.lockstep) in {USABLE:.0%} of its memory; its driver and the gaps of its allocator have the rest."
     )
     return "\n".join([*aligned(rows), "", remark]) + "\n"
 
 
 def _row(need: Need, limits: Sequence[tuple[str, float]]) -> tuple[str, ...]:
-    numbers = (f"{size / GB:.1f}" for size in (need.kept, need.step, need.peak))
-    fits = ("fits" if need.peak / GB <= limit else "too large" for _, limit in limits)
+    numbers = (f"{size / GB:.1f}" for size in (need.kept, need.step, need.peak, need.student))
+    fits = (f"{count} at once" if (count := need.at_once(limit)) else "too large" for _, limit in limits)
     return need.method, need.stage, str(need.samples), "yes" if need.recomputed else "no", *numbers, *fits
 
 

@@ -76,6 +76,12 @@ def test_averages_and_sums_of_parts_are_counted():
     assert parts.step - plain.step == 2 * weights + 3 * condition  # of 3 parts before the last: (0 + 1), 2
 
 
+def test_each_student_more_keeps_what_is_its_own():
+    """Weights, two averages, two moments (the target of `cm` is the student); the teacher is there once."""
+    weights = 4 * sum(p.numel() for p in create(*SMALL.networks["structure flow"]).parameters())
+    assert need("structure", CM, more_ema=(0.0,)).student == pytest.approx(5 * weights, rel=0.01)
+
+
 def test_graphs_of_the_two_terms_of_mdt_are_not_alive_together():
     @dataclass(frozen=True, kw_only=True)
     class AtOnce(VelocityMatchingDistillation):
@@ -88,11 +94,11 @@ def test_graphs_of_the_two_terms_of_mdt_are_not_alive_together():
 
 
 def test_the_table_says_what_fits():
-    found = [Need("structure", "cm", 8, True, 15e9, 19e9), Need("slat", "mdt", 8, False, 16e9, 92e9)]
+    found = [Need("structure", "cm", 8, True, 15e9, 19e9, 11e9), Need("slat", "mdt", 8, False, 16e9, 52.1e9, 11e9)]
     lines = memory_text(found, [("A800", 80.0)]).splitlines()
-    assert lines[1].split() == ["cm", "structure", "8", "yes", "15.0", "19.0", "34.0", "fits"]
-    assert lines[2].split()[-3:] == ["108.0", "too", "large"]
-    assert json.loads(memory_json(found))["needs"][1]["step"] == 92e9
+    assert lines[1].split() == ["cm", "structure", "8", "yes", "15.0", "19.0", "34.0", "11.0", "4", "at", "once"]
+    assert lines[2].split()[-4:] == ["68.1", "11.0", "too", "large"]
+    assert json.loads(memory_json(found))["needs"][1]["step"] == 52.1e9
 
 
 @pytest.mark.slow
@@ -106,4 +112,5 @@ def test_steps_of_the_preset_fit_its_gpus(stage: Stage, label: str):
     found = step_need(stage, label, line.who[stage].distillation, train)
     limits = [machine.memory_gb for machine in plan.config.estimate.machine]
     assert limits == [80, 80]
-    assert 20e9 < found.peak < 0.85 * 80e9  # a margin for the driver and the gaps of the allocator
+    assert found.peak > 20e9
+    assert found.at_once(80) >= train.lockstep > 1
