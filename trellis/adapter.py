@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from ..flow.guidance import Guided, Velocity
@@ -24,8 +23,8 @@ def bind(network: Callable[..., Tensor], cond: Tensor) -> Velocity:
 
 
 def bind_guided(network: Callable[..., Tensor], cond: Tensor) -> Guided:
-    """Guided velocity: condition and negative condition go through the network as one batch."""
-    return _guided(bind(network, cond), bind(network, _with_negative(cond)))
+    """Guided velocity: with the condition, and with the negative one."""
+    return _guided(bind(network, cond), bind(network, negative(network, cond)))
 
 
 def bind_sparse(network: Callable[..., SparseTensor], cond: Tensor, voxels: Voxels) -> Velocity:
@@ -39,18 +38,8 @@ def bind_sparse(network: Callable[..., SparseTensor], cond: Tensor, voxels: Voxe
 
 def bind_guided_sparse(network: Callable[..., SparseTensor], cond: Tensor, voxels: Voxels) -> Guided:
     """As `bind_guided`, of features [N, C] on `voxels`."""
-    return _guided(bind_sparse(network, cond, voxels), bind_sparse(network, _with_negative(cond), voxels.doubled()))
+    return _guided(bind_sparse(network, cond, voxels), bind_sparse(network, negative(network, cond), voxels))
 
 
-def _with_negative(cond: Tensor) -> Tensor:
-    return torch.cat([cond, negative(cond)])
-
-
-def _guided(velocity: Velocity, doubled: Velocity) -> Guided:
-    """`doubled` is the velocity of a batch that holds every sample twice: with the condition, then without."""
-
-    def pair(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        v_cond, v_neg = doubled(torch.cat([x, x]), torch.cat([t, t])).chunk(2)
-        return v_cond, v_neg
-
-    return Guided(velocity, pair)
+def _guided(positive: Velocity, negative: Velocity) -> Guided:
+    return Guided(positive, lambda x, t: (positive(x, t), negative(x, t)))

@@ -78,6 +78,15 @@ class CrossAttention(nn.Module):
         k, v = self.to_kv(context).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
         return self.to_out(attend(self.q_rms_norm(q), self.k_rms_norm(k), v))
 
+    def to_one(self, context: Tensor) -> Tensor:
+        """What all tokens get from a context of a single one, which has their whole attention. context: [B, 1, ...].
+
+        Returns:
+            [B, C].
+        """
+        _, v = self.to_kv(context[:, 0]).chunk(2, dim=-1)
+        return self.to_out(v)
+
 
 def _qk_norms(channels: int, num_heads: int, enabled: bool) -> tuple[nn.Module, nn.Module]:
     if not enabled:

@@ -151,9 +151,14 @@ class ModulatedCrossBlock(nn.Module):
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = parts
         h = self.self_attn(torch.addcmul(shift_attn, self.norm1(x), 1 + scale_attn), tokens.attend)
         x = torch.addcmul(x, h, gate_attn)
-        x = x + self.cross_attn(self.norm2(x), context, tokens.attend_context)
+        x = x + self._read(x, context, tokens)
         h = self.mlp(torch.addcmul(shift_mlp, self.norm3(x), 1 + scale_mlp))
         return torch.addcmul(x, h, gate_mlp)
+
+    def _read(self, x: Tensor, context: Tensor, tokens: Tokens) -> Tensor:
+        if context.shape[1] == 1:
+            return tokens.spread(self.cross_attn.to_one(context))
+        return self.cross_attn(self.norm2(x), context, tokens.attend_context)
 
 
 def check_transformer(resolution: int, patch_size: int, channels: int, heads: int, pe_mode: str) -> None:

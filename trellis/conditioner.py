@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -44,6 +46,10 @@ class ImageConditioner(nn.Module):
         return functional.layer_norm(tokens, tokens.shape[-1:])
 
 
-def negative(cond: Tensor) -> Tensor:
-    """The negative condition of TRELLIS: zeros."""
-    return torch.zeros_like(cond)
+def negative(network: Callable[..., Tensor], cond: Tensor) -> Tensor:
+    """The negative condition of TRELLIS: zeros.
+
+    A network that only attends to its condition gets the same from one token as from many equal ones, and computes a
+    fifth less (`one_null_token`). cond: [B, T, C].
+    """
+    return torch.zeros_like(cond[:, :1] if getattr(network, "one_null_token", False) else cond)

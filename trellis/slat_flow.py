@@ -91,6 +91,8 @@ class SLatFlowModel(nn.Module):
         UsageError: an argument that cannot be used, or a combination that does not divide.
     """
 
+    one_null_token = True
+
     def __init__(
         self,
         resolution: int,

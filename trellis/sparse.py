@@ -123,10 +123,6 @@ class Voxels:
         """The eight children of every voxel, one parent after the other, and the parent row of each: [8 N] int64."""
         return self._subdivided
 
-    def doubled(self) -> Voxels:
-        """The batch twice, one after the other: 2 B samples."""
-        return self._doubled
-
     @cached_property
     def _counts(self) -> Tensor:
         return torch.bincount(self.sample, minlength=self.batch_size)
@@ -153,12 +149,6 @@ class Voxels:
         places, corner = (part.to(self.coords.device) for part in read_by_children())
         parents = self.neighbours[:, places]  # [N, 8, 27]
         return torch.where(parents < len(self), 8 * parents + corner, 8 * len(self)).flatten(0, 1)
-
-    @cached_property
-    def _doubled(self) -> Voxels:
-        second = self.coords.clone()
-        second[:, 0] += self.batch_size
-        return Voxels(torch.cat([self.coords, second]), 2 * self.batch_size)
 
 
 Table = Tensor | Sequences | Voxels | int | list[int] | tuple[Voxels, Tensor]

@@ -31,8 +31,10 @@ class StructureFlow(nn.Module):
 
     Attributes:
         in_channels: C of the latents [B, C, R, R, R]. resolution: R.
+        one_null_token: whether one token of zeros is the same condition to it as many.
     """
 
+    one_null_token = False
     in_channels: int
     resolution: int
 
@@ -51,6 +53,7 @@ class SparseStructureFlowModel(StructureFlow):
         UsageError: an argument that cannot be used, or a combination that does not divide.
     """
 
+    one_null_token = True
     pos_emb: Tensor  # [L, model_channels]
 
     def __init__(

@@ -178,8 +178,8 @@ def memory_text(needs: Sequence[Need], limits: Sequence[tuple[str, float]]) -> s
     rows = [head, *(_row(need, limits) for need in needs)]
     remark = (
         "kept: networks, averages and AdamW's moments from step to step. step: what is alive beside it at the worst "
-        "moment, gradients and sums of parts among it. Computed on shapes alone. At once: students that a GPU can train "
-        f"together (train.lockstep) in {USABLE:.0%} of its memory; its driver and the gaps of its allocator have the rest."
+        "moment, gradients and sums of parts among it. Computed on shapes alone. At once: students that a GPU can "
+        f"train together (train.lockstep) in {USABLE:.0%} of its memory; driver and allocator gaps have the rest."
     )
     return "\n".join([*aligned(rows), "", remark]) + "\n"
 
@@ -219,9 +219,8 @@ def _layout(stage: Stage, samples: int, sizes: Sizes) -> Layout:
         side = sizes.networks["structure flow"][1]["resolution"]
         return DenseLayout((samples, 8, side, side, side))
     voxels = Shell(sizes.voxels, sizes.side).voxels(samples=samples)
-    for of in (voxels, voxels.doubled()):
-        _explored(of)
-        _explored(of.halved()[0])
+    _explored(voxels)
+    _explored(voxels.halved()[0])
     return voxel_layout(voxels, 8)
 
 

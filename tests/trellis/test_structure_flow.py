@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mdtbench.base.errors import UsageError
 from mdtbench.trellis import create
+from mdtbench.trellis.conditioner import negative
 from mdtbench.trellis.structure_flow import from_patches, to_patches
 
 FIXTURES = golden_io.names("ss_flow")
@@ -104,6 +105,19 @@ def test_functional_call_is_the_model_with_other_weights():
         called = torch.func.functional_call(model, dict(other.named_parameters()), inputs)
         torch.testing.assert_close(called, other(*inputs), rtol=0, atol=0)
         assert (called - model(*inputs)).abs().max() > 0.1
+
+
+def test_the_negative_condition_is_the_same_in_one_token():
+    """7 equal tokens share all attention, and sevenths add up to 1 within the rounding of float64."""
+    model = small_model(qk_rms_norm_cross=True).double()
+    x, t, cond = small_inputs(torch.float64)
+    null = negative(model, cond)
+    assert null.shape[1] == 1 < cond.shape[1]
+    with torch.no_grad():
+        one, many = model(x, t, null), model(x, t, torch.zeros_like(cond[:, :1]).expand(-1, 7, -1))
+        torch.testing.assert_close(one, many, rtol=0, atol=1e-13)
+        assert (one - model(x, t, cond)).abs().max() > 0.1
+    assert negative(torch.nn.Identity(), cond).shape == cond.shape
 
 
 def test_inputs_are_left_alone():

@@ -213,7 +213,6 @@ def test_moved_voxels_keep_what_was_found_out():
             "coarse": coarse.neighbours,
             "row": row,
             "children": children.neighbours,
-            "doubled": of.doubled().sample,
         }
 
     here, moved = found(voxels), voxels.to(META)  # nothing of it can be found out there: all hangs on values
