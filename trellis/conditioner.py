@@ -46,7 +46,7 @@ class ImageConditioner(nn.Module):
         return functional.layer_norm(tokens, tokens.shape[-1:])
 
 
-def negative(network: Callable[..., Tensor], cond: Tensor) -> Tensor:
+def negative(network: Callable[..., object], cond: Tensor) -> Tensor:
     """The negative condition of TRELLIS: zeros.
 
     A network that only attends to its condition gets the same from one token as from many equal ones, and computes a

@@ -24,8 +24,9 @@ from ...trellis.slat_pipeline import SlatPipeline
 from ..engine.device import clock
 from ..protocol.values import Stage
 from ..settings.config import Precision
+from .ahead import Ahead
 from .batch import Batch
-from .data import Data
+from .data import Data, Samples
 from .parts import WHOLE, Part, share_of
 
 BATCHES: dict[Stage, str] = {"structure": "batch", "slat": "slat batch"}  # names of draws
@@ -159,15 +160,22 @@ class StageTask:
     def _teacher(self) -> nn.Module:
         return in_precision(self.pipeline.flow, self.precision)
 
+    @cached_property
+    def _ahead(self) -> Ahead[tuple[Samples, Tensor, Tensor]]:
+        return Ahead()
+
     def draw(self, seed: int, index: int, part: Part = WHOLE) -> Batch:
+        samples, noise, u = self._ahead.value(lambda step: self._drawn(seed, step, part), (seed, part), index)
+        share = share_of(part.samples(self.batch_size), self.batch_size)
+        return Batch(samples.x_0, noise, u, self.pipeline.condition(samples.images), samples.layout, share)
+
+    def _drawn(self, seed: int, index: int, part: Part) -> tuple[Samples, Tensor, Tensor]:
+        """Samples, noise and u of a part: all of its batch that no network makes."""
         source = np.random.Generator(np.random.PCG64(seed_of(BATCHES[self.name], seed, index)))
         tensors = torch.Generator().manual_seed(seed_of(f"{BATCHES[self.name]} noise", seed, index, *part.words))
-        kept = part.samples(self.batch_size)
-        samples = self.data.drawn(self.batch_size, source, kept)
+        samples = self.data.drawn(self.batch_size, source, part.samples(self.batch_size))
         noise = samples.layout.randn([tensors])
-        u = torch.rand(samples.layout.batch_size, generator=tensors)
-        cond = self.pipeline.condition(samples.images)
-        return Batch(samples.x_0, noise, u, cond, samples.layout, share_of(kept, self.batch_size))
+        return samples, noise, torch.rand(samples.layout.batch_size, generator=tensors)
 
     def student(self) -> nn.Module:
         return student_of(self.pipeline.flow)

@@ -30,16 +30,17 @@ from mdtbench.harness.inputs.world import World, load_world
 from mdtbench.harness.plan.plan import Plan
 from mdtbench.harness.protocol.values import Stage
 from mdtbench.harness.train import loop
+from mdtbench.harness.train.batch import Batch
 from mdtbench.harness.train.data import (
     CHOICES,
     GIVE_UP_AFTER,
     LatentData,
     LatentSet,
-    Samples,
     Unreadable,
     split_held_out,
     stacked_structures,
 )
+from mdtbench.harness.train.parts import Part
 from mdtbench.harness.train.task import StageTask
 
 STAGES: tuple[Stage, ...] = ("structure", "slat")
@@ -235,19 +236,19 @@ def test_an_interrupted_training_goes_on_bit_for_bit(
     train = partial(train_students, plan, of_stage(plan, stage), engine=engine, label="distil")
     assert train(out=tmp_path / "whole") == {}
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
-    original, seen = LatentData.drawn, list[int]()
+    original, seen = StageTask.draw, list[int]()
 
-    def stopping(self: LatentData, count: int, source: np.random.Generator, kept: slice) -> Samples:
-        seen.append(count)
+    def stopping(self: StageTask, seed: int, index: int, part: Part) -> Batch:
+        seen.append(index)
         if len(seen) == 5:  # the third step's first part of two
             raise Stopped
-        return original(self, count, source, kept)
+        return original(self, seed, index, part)
 
-    monkeypatch.setattr(LatentData, "drawn", stopping)
+    monkeypatch.setattr(StageTask, "draw", stopping)
     with pytest.raises(Stopped):
         train(out=tmp_path / "half")
     assert train(out=tmp_path / "half") == {}
-    assert len(seen) == 5 + 2  # the third step again
+    assert seen == [0, 0, 1, 1, 2, 2, 2]
     files = sorted((tmp_path / "whole").rglob("*.safetensors"))
     assert {file.name for file in files} == {"student.safetensors", "student-ema0.0.safetensors"}
     for file in files:

@@ -168,9 +168,9 @@ def test_targets_are_decay_times_the_old_plus_the_rest_times_the_new(
 
 def test_the_teacher_runs_once_per_batch_for_all_methods(together: Together):
     """43 passes per sample and step for the seven methods, against 53 alone: the shared pair is computed once."""
-    pairs = len(together.teacher_rows) / TRAIN.steps
+    pairs = len(together.teacher_rows) / 2 / TRAIN.steps  # with the condition, and with the negative one
     assert pairs == 1 + 1 + 3  # at (x_t, t) for everybody, on MDT's own sample, along kd's own trajectory
-    assert set(together.teacher_rows) == {2 * TRAIN.batch}  # condition and negative condition in one call
+    assert set(together.teacher_rows) == {TRAIN.batch}
     calls = {name: count / TRAIN.steps for name, count in together.calls.items()}
     assert calls == STUDENT_CALLS
     differentiated = len(NAMES) + 1  # each student once; MDT also on its own sample. A backward pass counts two.
