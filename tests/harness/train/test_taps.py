@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdtbench.base.errors import UsageError
-from mdtbench.flow.samplers import Euler, Sampler
 from mdtbench.harness.oracle.family import LawTask
 from mdtbench.harness.oracle.picture_family import Pictures
 from mdtbench.harness.oracle.plane import Plane
@@ -22,11 +20,12 @@ from mdtbench.harness.train.batch import Batch
 from mdtbench.harness.train.loop import train_together
 from mdtbench.harness.train.taps import tapped
 from mdtbench.harness.train.task import StageTask, Task
-from mdtbench.methods import Distillation, Features, Loss, Network, Step
+from mdtbench.methods import Features
 from mdtbench.trellis.structure_flow import to_patches
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from tapping import Tapping
 from test_loop import SEED, TRAIN, differing, log_of, of_method, tensors
 
 TASKS: dict[str, Callable[[], Task]] = {
@@ -132,39 +131,6 @@ def test_a_block_that_is_not_there_is_refused(network: nn.Module | None, told: s
 
 
 # ------------------------------------------------------------------------------------------------------- in a training
-
-
-def head(network: nn.Module) -> nn.Module:
-    return nn.Linear(int(network.model_channels), 1)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tapping(Distillation):
-    """The teacher's features, those of a copy that learns and those of its average, all read by one head."""
-
-    lr: float = 1e-3
-    taps: tuple[int, ...] = (0,)
-
-    def networks(self) -> Mapping[str, Network]:
-        return {
-            "teacher": Network(rate=0, taps=self.taps),
-            "critic": Network(average=0.9, taps=self.taps),
-            "head": Network(head=head),
-        }
-
-    def loss(self, step: Step) -> Loss:
-        x = step.x_t - step.student(step.x_t, step.t)
-        [real], [fake], [average] = (
-            made(x, step.t) for made in (step.networks["teacher"], step.networks["critic"], step.averages["critic"])
-        )
-        scores = [step.networks["head"](one.values) for one in (real, fake, average)]
-        return Loss(sum(real.layout.sum((1 + i - one).square()).mean() for i, one in enumerate(scores)))  # type: ignore[arg-type]
-
-    def sampler(self, n_steps: int) -> Sampler:
-        return Euler(n_steps)
-
-    def cost(self) -> float:
-        return 12
 
 
 def test_a_training_with_taps_gives_the_same_bits_together_and_alone(task: StageTask, tmp_path: Path):
