@@ -5,6 +5,17 @@ module listed below (or, in another package, declared as an entry point of group
 """
 
 from . import ayf, cm, dmd2, ect, gd, kd, lmd, mdt, meanflow, pcm, rcm, scm, shortcut, tcm, undistilled, vm  # noqa: F401  (importing a module registers its method)
-from .contract import METHODS, STUDENT, Begins, Distillation, Loss, Method, Network, Step, StoredPairs
+from .contract import METHODS, STUDENT, Begins, Distillation, Features, Loss, Method, Network, Step, StoredPairs
 
-__all__ = ["METHODS", "STUDENT", "Begins", "Distillation", "Loss", "Method", "Network", "Step", "StoredPairs"]
+__all__ = [
+    "METHODS",
+    "STUDENT",
+    "Begins",
+    "Distillation",
+    "Features",
+    "Loss",
+    "Method",
+    "Network",
+    "Step",
+    "StoredPairs",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,8 @@ class Step:
             networks run once per batch at (x_t, t), however many methods and guidance strengths ask.
         generator: private to the method and this step, for draws beyond the shared x_0, noise and t.
         auxiliary: the method's `auxiliary()` network; trained with the student, by the same optimiser.
-        networks: the method's `networks()` by name: velocities of copies of the flow network, and heads as they are.
+        networks: the method's `networks()` by name: velocities of copies of the flow network (their features, where
+            they are tapped), and heads as they are.
             Gradients flow, but for those that stay as they are.
         averages: the same with averaged weights, of those that have an average.
     """
@@ -65,8 +66,8 @@ class Step:
     teacher: GuidedVelocity
     generator: torch.Generator
     auxiliary: nn.Module | None = None
-    networks: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
-    averages: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    networks: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    averages: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     def towards(self, t_end: Tensor) -> Step:
         """The step of a method with `two_times`, with all jumps of the student ending at t_end [B].
@@ -125,7 +126,10 @@ class Network:
         weights: whether a copy begins with the weights of the student's own beginning (the teacher's, or those of the
             student that a chained training begins as), or every tensor is drawn anew with its mean and spread.
         head: builds another module in place of such a copy, from the network that would be copied. Its weights are
-            drawn from torch's global generator, which is seeded for it.
+            drawn from torch's global generator, which is seeded for it. The network's `model_channels` is the width of
+            its features.
+        taps: blocks whose outputs a copy returns in place of its velocity, a `Features` each; 0 is the first block. Of
+            a copy that stays as it is they are the teacher's, with a gradient to x alone. One pass, whatever the taps.
     """
 
     rate: float = 1.0
@@ -133,6 +137,20 @@ class Network:
     average: float = 0.0
     weights: bool = True
     head: Callable[[nn.Module], nn.Module] | None = None
+    taps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Features:
+    """Hidden features behind a block of a flow network, at (x, t) under the batch's condition.
+
+    Attributes:
+        values: [B, tokens, width] or [B, width]; of ragged samples [N, width], N tokens of all samples.
+        layout: of `values`, for numbers per sample. Tokens may be fewer than the voxels of x.
+    """
+
+    values: Tensor
+    layout: Layout
 
 
 @dataclass(frozen=True)

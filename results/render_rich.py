@@ -94,13 +94,13 @@ def _grid(table: Table, columns: Sequence[Column]) -> Grid:
         style = "dim" if column.kind == "paper" or column is RULE else ""
         grid.add_column(Text(_heading(column)), justify=justify, no_wrap=True, style=style)
     for group, lines in table.groups():
-        shown = [cells for cells in (_by_key(table, line) for line in lines) if _says_something(cells, columns)]
+        shown = [cells for cells in (_by_column(table, line) for line in lines) if _says_something(cells, columns)]
         if not shown:
             continue
         if group:
             grid.add_row(Text(group, style="italic"), *("│" if column is RULE else "" for column in columns[1:]))
         for cells in shown:
-            grid.add_row(*(Text("│") if c is RULE else _spelled(cells[c.key], c, _indent(group)) for c in columns))
+            grid.add_row(*(Text("│") if c is RULE else _spelled(cells[c], c, _indent(group)) for c in columns))
         grid.add_section()
     return grid
 
@@ -109,12 +109,13 @@ def _indent(group: str) -> str:
     return "  " if group else ""
 
 
-def _by_key(table: Table, line: Line) -> dict[str, Cell]:
-    return dict(zip((column.key for column in table.columns), line.cells, strict=True))
+def _by_column(table: Table, line: Line) -> dict[Column, Cell]:
+    """Not by keys: several problems have a column of one metric each."""
+    return dict(zip(table.columns, line.cells, strict=True))
 
 
-def _says_something(cells: dict[str, Cell], columns: Sequence[Column]) -> bool:
-    return any(cells[c.key].text for c in columns if c is not RULE and c.key not in REPEATED)
+def _says_something(cells: dict[Column, Cell], columns: Sequence[Column]) -> bool:
+    return any(cells[c].text for c in columns if c is not RULE and c.key not in REPEATED)
 
 
 def _heading(column: Column) -> str:

@@ -80,6 +80,7 @@ class SparseStructureFlowModel(StructureFlow):
         check_transformer(resolution, patch_size, model_channels, heads, pe_mode)
         self.resolution = resolution
         self.in_channels = in_channels
+        self.model_channels = model_channels
         self.out_channels = out_channels
         self.cond_channels = cond_channels
         self.patch_size = patch_size
@@ -111,7 +112,7 @@ class SparseStructureFlowModel(StructureFlow):
 
     def add_end_time(self) -> None:
         """Take a second time from here on; see `end_time`."""
-        self.end_time = EndTimeEmbedder(self.pos_emb.shape[1])
+        self.end_time = EndTimeEmbedder(self.model_channels)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor, t_end: Tensor | None = None) -> Tensor:
         """Velocity at (x, t).

@@ -41,6 +41,7 @@ class PictureNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.model_channels = WIDTH
         self.register_buffer("frequencies", torch.logspace(0, math.log10(HIGHEST), FREQUENCIES), persistent=False)
         self.time = nn.Linear(2 * FREQUENCIES, EMBEDDING)
         self.end_time: nn.Linear | None = None

@@ -71,6 +71,8 @@ class BankStudent(nn.Module):
         super().__init__()
         self._bank = bank
         self.end_time: EndTimes | None = None
+        self.model_channels = width
+        self.blocks = nn.ModuleList([nn.SiLU(), nn.SiLU()])  # without weights; each returns [P B, width]
         sizes = (FEATURES, width, width, DIM)
         self.weights = nn.ParameterList(torch.zeros(bank.size, a, b) for a, b in pairwise(sizes))
         self.biases = nn.ParameterList(torch.zeros(bank.size, 1, b) for b in sizes[1:])
@@ -91,7 +93,7 @@ class BankStudent(nn.Module):
             hidden = torch.baddbmm(bias, hidden, weight)
             if i == 0 and self.end_time is not None:
                 hidden = hidden + self.end_time(self._bank.split(t if t_end is None else t - t_end))
-            hidden = nn.functional.silu(hidden)
+            hidden = self._bank.split(self.blocks[i](hidden.flatten(0, 1)))
         weight, bias = layers[-1]
         return self._bank.velocity(x, t, classes) + torch.baddbmm(bias, hidden, weight).flatten(0, 1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.func import functional_call
 from ...base.seeds import seed_of
 from ...methods import Distillation, Network
 from .learner import Learner, Recipe
+from .taps import blocks_of, tapped
 
 Bind = Callable[[Callable[..., Tensor]], Callable[..., Tensor]]  # a flow network to its velocity in a batch
 
@@ -39,22 +41,26 @@ class Networks:
             with torch.random.fork_rng(devices=[]):  # the same network wherever and beside whatever it is made
                 torch.manual_seed(seed_of("network", name, *words))
                 made = _made(kind, begin)
+            blocks_of(made, kind.taps)  # refused here, before anything is computed
             self.modules[name] = made.train(kind.rate > 0).requires_grad_(kind.rate > 0)
             if kind.rate > 0:
                 own = {"lr": kind.rate * recipe.lr, "ema": kind.average, "more_ema": (), "scale_loss": False}
                 self.learners[name] = Learner(made, Recipe(**{**vars(recipe), **own}))
 
-    def bound(self, bind: Bind) -> dict[str, Callable[..., Tensor]]:
-        """Velocities of the copies of a flow network in a batch, and heads as they are."""
+    def bound(self, bind: Bind) -> dict[str, Callable[..., Any]]:
+        """Velocities or features of the copies of a flow network in a batch, and heads as they are."""
         return {name: self._bound(name, made, bind) for name, made in self.modules.items()}
 
-    def averages(self, bind: Bind) -> dict[str, Callable[..., Tensor]]:
+    def averages(self, bind: Bind) -> dict[str, Callable[..., Any]]:
         """The same with averaged weights, of those that have an average."""
         kept = {name: learner for name, learner in self.learners.items() if self._kinds[name].average}
         return {name: self._bound(name, _averaged(learner), bind) for name, learner in kept.items()}
 
-    def _bound(self, name: str, made: Callable[..., Tensor], bind: Bind) -> Callable[..., Tensor]:
-        return made if self._kinds[name].head else bind(made)
+    def _bound(self, name: str, made: Callable[..., Tensor], bind: Bind) -> Callable[..., Any]:
+        kind = self._kinds[name]
+        if kind.head:
+            return made
+        return tapped(self.modules[name], kind.taps, bind(made)) if kind.taps else bind(made)
 
     def updated(self, index: int) -> Iterator[Learner]:
         """Those that step `index` moves."""

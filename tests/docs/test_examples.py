@@ -25,7 +25,7 @@ from mdtbench.results.rows import BOTH, STRUCTURE, Row, read_rows
 README = DOCS.parent / "README.md"
 EVERY_PAGE = (README, *sorted(DOCS.glob("*.md")))
 PAGES = {
-    "adding_a_method.md": ("my_method.py", "my_flow_map.py", "my_critic.py", "my_pairs.py"),
+    "adding_a_method.md": ("my_method.py", "my_flow_map.py", "my_critic.py", "my_adversary.py", "my_pairs.py"),
     "adding_a_metric.md": ("my_metric.py",),
     "adding_a_data_source.md": ("my_source.py",),
     "adding_a_backbone.md": ("my_backbone.py",),

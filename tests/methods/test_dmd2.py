@@ -67,7 +67,7 @@ def draws(step: Step, jumps: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["dense", "sparse"])
-@pytest.mark.parametrize("jumps", [1, 4])
+@pytest.mark.parametrize("jumps", [1, 2, 4])
 def test_the_student_is_pushed_along_the_difference_of_the_scores(jumps: int, layout: Layout):
     made = dmd2(jumps=jumps)
     student, critic, step = problem(layout, made)

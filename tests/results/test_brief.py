@@ -242,3 +242,12 @@ def test_of_several_problems_columns_and_verdicts_name_theirs(make):
     assert text.count("plane") > 2
     assert "plane valid, 1 step: CM best; worse: VM by " in text
     assert "modes valid, 2 steps: CM best; worse: VM by " in text
+
+
+def test_each_problem_s_column_has_its_own_values(make):
+    """Columns of one metric in several problems have one key."""
+    values = {"gaussian": 0.125, "product": 0.25, "modes": 0.5}
+    at = {"steps": 25, "nfe": 25, "train_seed": None, "n_total": 64, "higher_is_better": False}
+    rows = [make.row("teacher", "SW2", value, stage=f"oracle/{name}", **at) for name, value in values.items()]
+    [line] = [line for line in shown(RunResults(rows_frame(rows)), 80) if line.startswith("Teacher")]
+    assert [float(word) for word in line.split()[3:]] == list(values.values())

@@ -234,7 +234,13 @@ def test_pairs_are_made_once_for_all_training_seeds(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "label"),
-    [("my_method", "mine"), ("my_flow_map", "leaps"), ("my_critic", "sharper"), ("my_pairs", "lines")],
+    [
+        ("my_method", "mine"),
+        ("my_flow_map", "leaps"),
+        ("my_critic", "sharper"),
+        ("my_adversary", "rival"),
+        ("my_pairs", "lines"),
+    ],
 )
 def test_a_method_in_a_file_is_tried_first_here(file: str, label: str, tmp_path: Path):
     plugin = Path(__file__).parents[3] / "docs" / "examples" / f"{file}.py"

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 import torch._dynamo  # which every optimiser imports
 from small_stage import small_task
+from tapping import Tapping
 
 from mdtbench.harness.protocol.values import Stage
 from mdtbench.harness.settings.config import Train
@@ -27,8 +28,9 @@ from mdtbench.harness.train.task import StageTask
 from mdtbench.methods import Loss, Step
 from mdtbench.methods.vm import VelocityMatching
 
-# mdt, meanflow and dmd2 draw numbers of their own, mdt here with an averaged target; dmd2 has a critic.
-NAMES = ("mdt", "cm", "meanflow", "dmd2")
+# mdt, meanflow and dmd2 draw numbers of their own, mdt here with an averaged target; dmd2 has a critic,
+# tapping three networks, of which two return features.
+NAMES = ("mdt", "cm", "meanflow", "dmd2", "tapping")
 SIZES = (1, 2, 4)
 STAGES: tuple[Stage, ...] = ("structure", "slat")
 CHANGES = {"mdt": {"target_decay": 0.9}}
@@ -53,7 +55,12 @@ def of_batch(task: StageTask) -> StageTask:
 
 
 def students(task: StageTask, folder: Path, train: Train = TRAIN, names: Sequence[str] = NAMES) -> list[Student]:
-    methods = {name: entrant(name, CHANGES, task.pipeline.sampler).distillation for name in names}
+    methods = {
+        name: Tapping(cfg_strength=1.0)
+        if name == "tapping"
+        else entrant(name, CHANGES, task.pipeline.sampler).distillation
+        for name in names
+    }
     return [
         Student(name, method, task.student(), train, train.steps, folder / name) for name, method in methods.items()
     ]
