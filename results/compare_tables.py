@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from pydantic import TypeAdapter
 
+from ..base.groups import grouped
 from .cells import NO_VALUE, Cell, Column, decimals_of
 from .differences import MEASURING, MORE_ASSETS, MORE_TRAININGS, Comparison, Difference, Verdict
 from .places import CONTROLS, label_of
@@ -103,12 +104,12 @@ def _excess(one: Difference) -> float:
 
 def _merged(differences: Iterable[Difference]) -> list[list[Difference]]:
     """What failed or is missing for one reason in all metrics of a line is one line."""
-    groups: dict[tuple, list[Difference]] = {}
-    for one in differences:
-        line = (one.stage, one.method, one.variant, one.sampler, one.steps)
+
+    def line(one: Difference) -> tuple:
         metric = one.metric if one.difference is not None else None
-        groups.setdefault((line, metric, one.reason), []).append(one)
-    return list(groups.values())
+        return one.stage, one.method, one.variant, one.sampler, one.steps, metric, one.reason
+
+    return list(grouped(differences, line).values())
 
 
 def _line(group: Sequence[Difference], footnotes: list[str]) -> Line:

@@ -17,6 +17,7 @@ import pandas as pd
 from pandas import DataFrame, Series
 
 from ..base.errors import UsageError
+from ..base.groups import grouped
 from .frames import MEASUREMENT, distinct, latest, none_of, records
 from .manifest import read_manifest
 from .places import CONTROLS, LINE, NO_STEPS, keyed, name_of
@@ -211,9 +212,7 @@ def _students(runs: Iterable[Run]) -> list[StudentRecord]:
 
 def _sweeps(runs: Iterable[Run]) -> tuple[SweepRecord, ...]:
     """One of each stage where all sweeps scored in the same way; one table cannot show sweeps that did not."""
-    stages: dict[str, list[SweepRecord]] = {}
-    for record in chain.from_iterable(run.results.sweeps for run in runs):
-        stages.setdefault(record.stage, []).append(record)
+    stages = grouped(chain.from_iterable(run.results.sweeps for run in runs), lambda record: record.stage)
     return tuple(
         _joined(records)
         for records in stages.values()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
+from ..base.groups import grouped
 from ..base.text import counted
 from .cells import FAILED, NO_VALUE, Cell, Column, decimals_of
 from .places import label_of
@@ -30,9 +31,7 @@ EQUAL = {"steps": "steps of training", "forwards": "forward passes", "seconds": 
 
 def budget_table(students: Sequence[StudentRecord]) -> Table:
     """A line per stage, method and variant, over training seeds; the stage has a column where there are several."""
-    groups: dict[tuple[str, str, str], list[StudentRecord]] = {}
-    for student in students:
-        groups.setdefault((student.stage, student.method, student.variant), []).append(student)
+    groups = grouped(students, lambda student: (student.stage, student.method, student.variant))
     staged = _several(students)
     footnotes: list[str] = []
     lines = [
