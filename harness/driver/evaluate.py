@@ -36,9 +36,10 @@ from ..protocol.calibration import Calibration, Teacher, calibrate
 from .controls import Control
 from .evaluation import Evaluation, some
 from .export import export_evaluation
+from .export_folder import FAILURES, write_failures
 from .lock import driving
 from .measuring import unseen
-from .run import MANIFEST, Outcome, write_failures
+from .run import MANIFEST, Outcome
 
 SHORT = 12  # digits of a digest in a note
 
@@ -78,7 +79,7 @@ def _evaluate(found: Evaluation, out: Path, engine: Engine, board: Board) -> Out
     measured = joined(_measurements(found, system, lines, calibration))
     rows, failures = keep_time(list(measured.rows), out / "rows.jsonl"), tuple(_failures(system))
     export_evaluation(found, out, engine)
-    write_failures(out, [*(("reference", *one) for one in found.dropped), *failures])
+    write_failures(out / FAILURES, [*(("reference", *one) for one in found.dropped), *failures], "where")
     write_asset_values(out, measured.assets)  # first: no rows stand beside the values of an earlier call
     write_rows(out / "rows.jsonl", rows)
     times = {"started_s": started, "finished_s": time.time()}

@@ -148,7 +148,8 @@ def _files(target: Target) -> list[str]:
     return [path.relative_to(target.root).as_posix() for path in paths if path.is_file()]
 
 
-def write_failures(path: Path, failures: Sequence[tuple[str, str, str]]) -> None:
+def write_failures(path: Path, failures: Sequence[tuple[str, str, str]], first: str = "made_by") -> None:
+    """failures.csv. first: name of its first column; then come asset and reason."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("made_by", "id", "reason"), *failures])
+    csv.writer(text, lineterminator="\n").writerows([(first, "id", "reason"), *failures])
     write_text(path, text.getvalue())
