@@ -62,7 +62,9 @@ def comparison_table(
     """
     shown = tuple(GROUPS) if everything else SHOWN
     listed = {verdict: [one for one in comparison.of(verdict) if everything or _differs(one)] for verdict in shown}
-    found = [group for verdict in shown for group in _merged(_ranked(listed[verdict]))]
+    # what could not be measured first, then by how far beyond the tolerance
+    ranked = [sorted(listed[verdict], key=lambda one: -_excess(one)) for verdict in shown]
+    found = [group for differences in ranked for group in _merged(differences)]
     footnotes: list[str] = []
     lines = tuple(_line(group, footnotes) for group in found)
     called = {"run": sides[0], "baseline": sides[1]}
@@ -84,11 +86,6 @@ def to_json(comparison: Comparison) -> str:
     """The comparison with all its numbers, unrounded."""
     report = ComparisonReport(SCHEMA_VERSION, comparison.regression, comparison.summary, comparison)
     return _ADAPTER.dump_json(report, indent=1).decode() + "\n"
-
-
-def _ranked(differences: Iterable[Difference]) -> list[Difference]:
-    """What could not be measured first, then by how far beyond the tolerance."""
-    return sorted(differences, key=lambda one: -_excess(one))
 
 
 def _differs(one: Difference) -> bool:

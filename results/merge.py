@@ -103,7 +103,8 @@ def merged(runs: Sequence[Run]) -> RunResults:
     ranked = found.assign(number=number, lost=lost, at=at).sort_values(["number", "lost", "at"])
     kept = ranked.drop_duplicates("number").set_index("number")
     _check_agree(found, kept.loc[number].reset_index())
-    notes = (_sources(runs), *_differences(runs, found))
+    sources = f"Rows of {len(runs)} runs: {', '.join(run.name for run in runs)}. What several hold is shown once."
+    notes = (sources, *_differences(runs, found))
     rows = kept[list(Row.model_fields)].reset_index(drop=True)
     assets = pd.concat([run.results.assets for run in runs], ignore_index=True)
     return RunResults(rows, _students(runs), _sweeps(runs), notes, assets)
@@ -230,10 +231,6 @@ def _joined(records: Sequence[SweepRecord]) -> SweepRecord:
 
 def _scored(record: SweepRecord) -> dict[str, Any]:
     return record.model_dump(exclude={"trials"})
-
-
-def _sources(runs: Sequence[Run]) -> str:
-    return f"Rows of {len(runs)} runs: {', '.join(run.name for run in runs)}. What several hold is shown once."
 
 
 def _differences(runs: Sequence[Run], rows: DataFrame) -> list[str]:

@@ -126,7 +126,9 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     Raises:
         RunError: the file cannot be written.
     """
-    write_text(path, _lines(rows))
+    # Checked again: `model_copy(update=...)` checks nothing, and NaN would be written as null.
+    checked = (Row.model_validate(row.model_dump()) for row in rows)
+    write_text(path, "".join(row.model_dump_json() + "\n" for row in checked))
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -147,11 +149,6 @@ def read_rows(path: Path) -> list[Row]:
     rows = [_parse(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     check_one_run(path, {row.run_id for row in rows})
     return rows
-
-
-def _lines(rows: Iterable[Row]) -> str:
-    # Checked again: `model_copy(update=...)` checks nothing, and NaN would be written as null.
-    return "".join(Row.model_validate(row.model_dump()).model_dump_json() + "\n" for row in rows)
 
 
 def _parse(path: Path, number: int, line: str) -> Row:

@@ -206,14 +206,11 @@ def _all_students(plan: Plan) -> list[Student]:
 
 
 def _head(plan: Plan) -> list[str]:
+    source = plan.test.option if isinstance(plan.test, Toys4kTests) else plan.test.name
     return [
         f"world {plan.world.name} on {plan.device}, protocol {plan.protocol.name} ({plan.protocol.sha256[:12]})",
-        f"test assets: {n_tests(plan)} of {_source(plan)}",
+        f"test assets: {n_tests(plan)} of {source}",
     ]
-
-
-def _source(plan: Plan) -> str:
-    return plan.test.option if isinstance(plan.test, Toys4kTests) else plan.test.name
 
 
 def _lines(plan: Plan) -> list[str]:
