@@ -1,4 +1,4 @@
-"""Files of meshes with vertex colours, the same bytes for the same mesh: GLB for viewers, PLY for tools."""
+"""GLB files of meshes with vertex colours, the same bytes for the same mesh."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from plyfile import PlyData, PlyElement
 
 from ..base.errors import AssetError
 from ..base.files import replacing
@@ -19,8 +18,6 @@ from ..geometry.transfer import linear_of_srgb
 _UNSIGNED_SHORT, _UNSIGNED_INT, _FLOAT = 5123, 5125, 5126
 _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
 _JSON_CHUNK, _BINARY_CHUNK = b"JSON", b"BIN\0"
-
-_PLY_VERTEX = [*((axis, "<f4") for axis in "xyz"), *((colour, "u1") for colour in ("red", "green", "blue"))]
 
 
 def write_glb(path: Path, vertices: NDArray, faces: NDArray, colours: NDArray) -> None:
@@ -43,18 +40,6 @@ def write_glb(path: Path, vertices: NDArray, faces: NDArray, colours: NDArray) -
     blocks = [y_up.astype("<f4").tobytes(), rgba.tobytes(), faces.astype("<u4").tobytes()]
     with replacing(path) as part:
         part.write_bytes(_glb(_gltf(y_up, faces, [len(block) for block in blocks]), b"".join(blocks)))
-
-
-def write_ply(path: Path, vertices: NDArray, faces: NDArray, colours: NDArray) -> None:
-    """A binary PLY file, z up, with sRGB colours of 8 bits. Arguments and errors as those of `write_glb`."""
-    vertices, faces, colours = _checked(vertices, faces, colours)
-    vertex = np.empty(len(vertices), _PLY_VERTEX)
-    for (name, _), values in zip(_PLY_VERTEX, [*vertices.T, *np.rint(colours * 255).T], strict=True):
-        vertex[name] = values
-    face = np.ascontiguousarray(faces, "<i4").view([("vertex_indices", "<i4", 3)])[:, 0]
-    elements = [PlyElement.describe(vertex, "vertex"), PlyElement.describe(face, "face")]
-    with replacing(path) as part:
-        PlyData(elements, byte_order="<").write(part)
 
 
 def _checked(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 
 NOTE_END = "; "  # between notes on one thing
@@ -22,6 +23,12 @@ def counted_notes(notes: Sequence[str], what: str) -> list[str]:
     """How many things have notes, where some have: '1 of 64 test assets has notes'."""
     count = sum(map(bool, notes))
     return [f"{count} of {len(notes)} {what} {'has' if count == 1 else 'have'} notes (assets.jsonl)"] if count else []
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """'2.30 (2.20 to 2.41)': median, least and most."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def counted(count: int, what: str, plural: str = "") -> str:

@@ -95,19 +95,6 @@ def protocol_views() -> tuple[Camera, ...]:
     return tuple(orbit(yaw, PROTOCOL_PITCH, PROTOCOL_RADIUS, PROTOCOL_FOV) for yaw in PROTOCOL_YAWS)
 
 
-def projection_matrix(intrinsics: NDArray, near: float, far: float) -> NDArray[np.float64]:
-    """[4, 4] camera space to clip space: x right, y down, z from 0 at `near` to 1 at `far`, w the depth.
-
-    The convention of gaussian_render.py of microsoft/TRELLIS.
-    """
-    matrix = np.zeros((4, 4))
-    matrix[0, 0], matrix[1, 1] = 2 * intrinsics[0, 0], 2 * intrinsics[1, 1]
-    matrix[0, 2], matrix[1, 2] = 2 * intrinsics[0, 2] - 1, 1 - 2 * intrinsics[1, 2]
-    matrix[2, 2], matrix[2, 3] = far / (far - near), -near * far / (far - near)
-    matrix[3, 2] = 1.0
-    return matrix
-
-
 def hammersley(count: int, dimensions: int) -> NDArray[np.float64]:
     """[count, dimensions] points of the Hammersley set in [0, 1): i / count, then radical inverses of i.
 

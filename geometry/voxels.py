@@ -63,23 +63,6 @@ def coordinates(occupancy: NDArray) -> NDArray[np.int32]:
     return np.argwhere(occupancy).astype(np.int32)
 
 
-def occupancy_of(coordinates: NDArray, resolution: int) -> NDArray[np.bool_]:
-    """[R, R, R] bool with the cells of `coordinates` ([N, 3], any order) set.
-
-    Raises:
-        UsageError: a coordinate lies outside [0, R).
-    """
-    cells = np.asarray(coordinates, np.int64).reshape(-1, 3)
-    if len(cells) and (cells.min() < 0 or cells.max() >= resolution):
-        raise UsageError(
-            f"Voxel coordinates reach from {cells.min()} to {cells.max()} - a grid of {resolution} has 0 to "
-            f"{resolution - 1}. Use the resolution that the coordinates were made with."
-        )
-    occupancy = np.zeros((resolution,) * 3, bool)
-    occupancy[tuple(cells.T)] = True
-    return occupancy
-
-
 def _checked(triangles: NDArray[np.float64]) -> NDArray[np.float64]:
     if triangles.size == 0:
         raise AssetError("The mesh has no triangles - at least one is needed. Check the file.")

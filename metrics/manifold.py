@@ -83,11 +83,6 @@ def squared_radii(features: Features, k: int) -> NDArray[np.float64]:
     return np.concatenate([np.partition(block, k, axis=1)[:, k] for _, block in _blocks(features, features)])
 
 
-def squared_distances(x: Features, y: Features) -> NDArray[np.float64]:
-    """[n, D], [m, D] -> [n, m] squared Euclidean distances, in float64 whatever the features are."""
-    return np.concatenate([block for _, block in _blocks(x, y)])
-
-
 def _blocks(x: Features, y: Features) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Squared distances of ROWS rows of `x` at a time to all of `y`, with the rows they belong to."""
     centre_D = mean(y)  # distances do not see an offset that all share, but rounding would

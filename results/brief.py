@@ -83,7 +83,7 @@ class _Brief:
     def of(run: RunResults, rest: str) -> _Brief:
         found = tuple(verdicts(run.rows, run.assets))
         measured = Measured.of(run.rows, found)
-        stages = _stages(run.rows)
+        stages = tuple(stage for stage in distinct(run.rows["stage"]) if problem_of(stage)) or LEVELS
         rows = measured.rows[measured.rows["stage"].isin(stages) & (measured.rows["other_sampler"] == "")]
         levels = {stage: leading for stage in stages if (leading := _leading(rows[rows["stage"] == stage]))}
         leads = {(stage, column.key) for stage, columns in levels.items() for column in columns}
@@ -195,11 +195,6 @@ def _title(rows: DataFrame) -> str:
         counted(rows["train_seed"].nunique(), "training seed"),
     ]
     return f"Run {runs}: {', '.join(parts)}"
-
-
-def _stages(rows: DataFrame) -> tuple[str, ...]:
-    """Of the levels, in order."""
-    return tuple(stage for stage in distinct(rows["stage"]) if problem_of(stage)) or LEVELS
 
 
 def _leading(rows: DataFrame) -> list[Column]:

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ..base.groups import grouped
 from .asset_values import AssetValue
 from .differences import MEASURING
 from .places import Key, key_of
@@ -45,10 +46,7 @@ def cell_of(one: Row | AssetValue) -> Cell:
 
 
 def by_cell(values: Iterable[AssetValue]) -> dict[Cell, list[AssetValue]]:
-    cells: dict[Cell, list[AssetValue]] = {}
-    for value in values:
-        cells.setdefault(cell_of(value), []).append(value)
-    return cells
+    return grouped(values, cell_of)
 
 
 def single_seeded(rows: Iterable[Row]) -> set[Cell]:

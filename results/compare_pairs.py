@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from pandas import DataFrame
 
+from ..base.groups import grouped
 from .compare_assets import OverAssets
 from .differences import MEASURING, MORE_TRAININGS, Difference, Pairing
 from .frames import to_rows
@@ -83,10 +84,7 @@ def kind_of(row: Row) -> Kind:
 
 
 def by_place(rows: Iterable[Row]) -> dict[Place, list[Row]]:
-    places: dict[Place, list[Row]] = {}
-    for row in rows:
-        places.setdefault((key_of(row), row.metric), []).append(row)
-    return places
+    return grouped(rows, lambda row: (key_of(row), row.metric))
 
 
 def good(rows: Iterable[Row]) -> list[Row]:
@@ -99,13 +97,11 @@ def values_of(rows: Iterable[Row]) -> dict[Seeds, float]:
 
 def spreads_of(baseline: DataFrame) -> dict[Kind, float]:
     """The sd of each metric over generation seeds, of all lines together; where there is one, over training seeds."""
-    kinds: dict[Kind, list[dict[Seeds, float]]] = {}
-    for rows in by_place(to_rows(baseline)).values():
-        kinds.setdefault(kind_of(rows[0]), []).append(values_of(rows))
+    kinds = grouped(by_place(to_rows(baseline)).values(), lambda rows: kind_of(rows[0]))
     found: dict[Kind, float] = {}
     for kind, lines in kinds.items():
         for factor in (TRAINING, GENERATION):
-            known = [one for values in lines if (one := level_variance(values, factor)) is not None]
+            known = [one for rows in lines if (one := level_variance(values_of(rows), factor)) is not None]
             total = sum(one.value * one.df for one in known)
             if total:
                 found[kind] = math.sqrt(total / sum(one.df for one in known))

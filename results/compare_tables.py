@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from pydantic import TypeAdapter
 
+from ..base.groups import grouped
 from .cells import NO_VALUE, Cell, Column, decimals_of
 from .differences import MEASURING, MORE_ASSETS, MORE_TRAININGS, Comparison, Difference, Verdict
 from .places import CONTROLS, label_of
@@ -61,7 +62,9 @@ def comparison_table(
     """
     shown = tuple(GROUPS) if everything else SHOWN
     listed = {verdict: [one for one in comparison.of(verdict) if everything or _differs(one)] for verdict in shown}
-    found = [group for verdict in shown for group in _merged(_ranked(listed[verdict]))]
+    # what could not be measured first, then by how far beyond the tolerance
+    ranked = [sorted(listed[verdict], key=lambda one: -_excess(one)) for verdict in shown]
+    found = [group for differences in ranked for group in _merged(differences)]
     footnotes: list[str] = []
     lines = tuple(_line(group, footnotes) for group in found)
     called = {"run": sides[0], "baseline": sides[1]}
@@ -85,11 +88,6 @@ def to_json(comparison: Comparison) -> str:
     return _ADAPTER.dump_json(report, indent=1).decode() + "\n"
 
 
-def _ranked(differences: Iterable[Difference]) -> list[Difference]:
-    """What could not be measured first, then by how far beyond the tolerance."""
-    return sorted(differences, key=lambda one: -_excess(one))
-
-
 def _differs(one: Difference) -> bool:
     return one.verdict != "same" or bool(one.difference and one.method not in MEASURING)
 
@@ -103,12 +101,12 @@ def _excess(one: Difference) -> float:
 
 def _merged(differences: Iterable[Difference]) -> list[list[Difference]]:
     """What failed or is missing for one reason in all metrics of a line is one line."""
-    groups: dict[tuple, list[Difference]] = {}
-    for one in differences:
-        line = (one.stage, one.method, one.variant, one.sampler, one.steps)
+
+    def line(one: Difference) -> tuple:
         metric = one.metric if one.difference is not None else None
-        groups.setdefault((line, metric, one.reason), []).append(one)
-    return list(groups.values())
+        return one.stage, one.method, one.variant, one.sampler, one.steps, metric, one.reason
+
+    return list(grouped(differences, line).values())
 
 
 def _line(group: Sequence[Difference], footnotes: list[str]) -> Line:

@@ -114,7 +114,8 @@ def imported_rows(values: Iterable[Value], about: Import) -> list[Row]:
             measured otherwise.
     """
     values = list(values)
-    run_id = digest_of([about.name, [vars(value) | {"where": ""} for value in values], _like_id(about.like)])[:SHORT]
+    like_ids = sorted({row.run_id for row in about.like})
+    run_id = digest_of([about.name, [vars(value) | {"where": ""} for value in values], like_ids])[:SHORT]
     stage = _main_stage(about.like)
     references = {row.metric: row for row in reversed(about.like) if row.stage == stage}
     rows: dict[tuple, Row] = {}
@@ -202,10 +203,6 @@ def _main_stage(like: Sequence[Row]) -> str:
     """Whole assets where the run has them, else the first stage that it measured."""
     stages = dict.fromkeys(row.stage for row in like)
     return BOTH if BOTH in stages else next(iter(stages), STAGE)
-
-
-def _like_id(like: Sequence[Row]) -> list[str]:
-    return sorted({row.run_id for row in like})
 
 
 def _times(value: Value) -> list[Value]:

@@ -17,6 +17,7 @@ import pandas as pd
 from pandas import DataFrame, Series
 
 from ..base.errors import UsageError
+from ..base.groups import grouped
 from .frames import MEASUREMENT, distinct, latest, none_of, records
 from .manifest import read_manifest
 from .places import CONTROLS, LINE, NO_STEPS, keyed, name_of
@@ -102,7 +103,8 @@ def merged(runs: Sequence[Run]) -> RunResults:
     ranked = found.assign(number=number, lost=lost, at=at).sort_values(["number", "lost", "at"])
     kept = ranked.drop_duplicates("number").set_index("number")
     _check_agree(found, kept.loc[number].reset_index())
-    notes = (_sources(runs), *_differences(runs, found))
+    sources = f"Rows of {len(runs)} runs: {', '.join(run.name for run in runs)}. What several hold is shown once."
+    notes = (sources, *_differences(runs, found))
     rows = kept[list(Row.model_fields)].reset_index(drop=True)
     assets = pd.concat([run.results.assets for run in runs], ignore_index=True)
     return RunResults(rows, _students(runs), _sweeps(runs), notes, assets)
@@ -211,9 +213,7 @@ def _students(runs: Iterable[Run]) -> list[StudentRecord]:
 
 def _sweeps(runs: Iterable[Run]) -> tuple[SweepRecord, ...]:
     """One of each stage where all sweeps scored in the same way; one table cannot show sweeps that did not."""
-    stages: dict[str, list[SweepRecord]] = {}
-    for record in chain.from_iterable(run.results.sweeps for run in runs):
-        stages.setdefault(record.stage, []).append(record)
+    stages = grouped(chain.from_iterable(run.results.sweeps for run in runs), lambda record: record.stage)
     return tuple(
         _joined(records)
         for records in stages.values()
@@ -231,10 +231,6 @@ def _joined(records: Sequence[SweepRecord]) -> SweepRecord:
 
 def _scored(record: SweepRecord) -> dict[str, Any]:
     return record.model_dump(exclude={"trials"})
-
-
-def _sources(runs: Sequence[Run]) -> str:
-    return f"Rows of {len(runs)} runs: {', '.join(run.name for run in runs)}. What several hold is shown once."
 
 
 def _differences(runs: Sequence[Run], rows: DataFrame) -> list[str]:

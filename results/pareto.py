@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pandas import DataFrame
 
+from ..base.groups import grouped
 from .cells import Cell
 from .places import label_of
 from .rows import LATENCY_METRIC
@@ -82,10 +83,8 @@ def races_of(spots: Sequence[Spot]) -> list[list[float]]:
     students = [spot for spot in spots if spot.line.role == "student"]
     if len({spot.who for spot in students}) < 2:
         return [[spot.value for spot in spots]]
-    blocks: dict[str, list[float]] = {}
-    for spot in students:
-        blocks.setdefault(spot.line.group, []).append(spot.value)
-    return list(blocks.values())
+    blocks = grouped(students, lambda spot: spot.line.group)
+    return [[spot.value for spot in block] for block in blocks.values()]
 
 
 def front(points: Sequence[tuple[float, float]], *, higher: bool) -> list[tuple[float, float]]:

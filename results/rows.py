@@ -10,7 +10,6 @@ and 2 know no whole assets; up to version 3 the lines beside a method's own samp
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..base.errors import MissingError, RunError, UsageError
+from ..base.errors import MissingError, UsageError
 from ..base.files import write_text
 from ..base.parsing import parse_json
 from .sums import check_file, check_one_run
@@ -127,29 +126,9 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     Raises:
         RunError: the file cannot be written.
     """
-    write_text(path, _lines(rows))
-
-
-def append(path: Path, rows: Iterable[Row]) -> None:
-    """Add rows at the end of a file, made if absent: one write, taken back when it does not fit on the disk.
-
-    Raises:
-        MissingError: the file ends in the middle of a line.
-        RunError: the file cannot be written.
-    """
-    data = _lines(rows).encode()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+", buffering=0) as stream:
-            end = stream.seek(0, os.SEEK_END)
-            _check_last_line(path, stream, end)
-            written = stream.write(data)
-            if written != len(data):
-                stream.truncate(end)
-                raise RunError(f"Cannot write {path}: the disk is full. Free the disk or choose another --out.")
-            os.fsync(stream.fileno())
-    except OSError as error:
-        raise RunError(f"Cannot write {path}: {error.strerror}. Free the disk or choose another --out.") from error
+    # Checked again: `model_copy(update=...)` checks nothing, and NaN would be written as null.
+    checked = (Row.model_validate(row.model_dump()) for row in rows)
+    write_text(path, "".join(row.model_dump_json() + "\n" for row in checked))
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -170,19 +149,6 @@ def read_rows(path: Path) -> list[Row]:
     rows = [_parse(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     check_one_run(path, {row.run_id for row in rows})
     return rows
-
-
-def _lines(rows: Iterable[Row]) -> str:
-    # Checked again: `model_copy(update=...)` checks nothing, and NaN would be written as null.
-    return "".join(Row.model_validate(row.model_dump()).model_dump_json() + "\n" for row in rows)
-
-
-def _check_last_line(path: Path, stream, end: int) -> None:
-    if not end:
-        return
-    stream.seek(end - 1)
-    if stream.read(1) != b"\n":
-        raise MissingError(f"{path} ends in the middle of a line. Remove that line, then run again.")
 
 
 def _parse(path: Path, number: int, line: str) -> Row:

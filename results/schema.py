@@ -114,25 +114,7 @@ def schema_text() -> str:
     return json.dumps(row_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
-def fields_table() -> str:
-    """The table of docs/rows.md: every field with type, unit and meaning."""
-    lines = ["| field | type | unit | meaning |", "| :--- | :--- | :--- | :--- |"]
-    for name, field in Row.model_json_schema()["properties"].items():
-        meaning = MEANINGS[name]
-        lines.append(f"| `{name}` | {_type(field)} | {meaning.unit or '-'} | {meaning.text} |")
-    return "\n".join(lines) + "\n"
-
-
 def _described(name: str, field: dict[str, Any]) -> dict[str, Any]:
     meaning = MEANINGS[name]
     unit = f" Unit: {meaning.unit}." if meaning.unit else ""
     return {key: value for key, value in field.items() if key != "title"} | {"description": meaning.text + unit}
-
-
-def _type(field: dict[str, Any]) -> str:
-    if "const" in field:
-        return str(field["const"])
-    if "enum" in field:
-        return ", ".join(field["enum"])
-    kinds = [option["type"] for option in field.get("anyOf", [field])]
-    return " or ".join(kinds)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from ..base.errors import MissingError
 from ..base.files import write_text
+from ..base.groups import grouped
 from .rows import STRUCTURE, Count, Name
 from .sums import check_file
 
@@ -127,9 +128,7 @@ class _Earlier(BaseModel):
     def records(self) -> tuple[SweepRecord, ...]:
         """One per stage."""
         fields = self.model_extra or {}
-        stages: dict[str, list[Trial]] = {}
-        for trial in self.trials:
-            stages.setdefault(trial.stage, []).append(trial)
+        stages = grouped(self.trials, lambda trial: trial.stage)
         return tuple(
             SweepRecord.model_validate(fields | {"stage": stage, "trials": trials}) for stage, trials in stages.items()
         )

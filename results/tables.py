@@ -13,6 +13,7 @@ from typing import Any
 from pandas import DataFrame, MultiIndex, Series
 
 from ..base.errors import UsageError
+from ..base.groups import grouped
 from . import paper
 from .cells import (
     FAILED,
@@ -114,10 +115,7 @@ class Table:
 
     def groups(self) -> list[tuple[str, list[Line]]]:
         """The rows by group, in order."""
-        groups: dict[str, list[Line]] = {}
-        for line in self.rows:
-            groups.setdefault(line.group, []).append(line)
-        return list(groups.items())
+        return list(grouped(self.rows, lambda line: line.group).items())
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
+from ..base.groups import grouped
 from ..base.text import counted
 from .cells import FAILED, NO_VALUE, Cell, Column, decimals_of
 from .places import label_of
@@ -30,10 +31,8 @@ EQUAL = {"steps": "steps of training", "forwards": "forward passes", "seconds": 
 
 def budget_table(students: Sequence[StudentRecord]) -> Table:
     """A line per stage, method and variant, over training seeds; the stage has a column where there are several."""
-    groups: dict[tuple[str, str, str], list[StudentRecord]] = {}
-    for student in students:
-        groups.setdefault((student.stage, student.method, student.variant), []).append(student)
-    staged = _several(students)
+    groups = grouped(students, lambda student: (student.stage, student.method, student.variant))
+    staged = len({student.stage for student in students}) > 1
     footnotes: list[str] = []
     lines = [
         Line("Per student", method, variant, None, "student", _budget(mine, staged, footnotes))
@@ -61,7 +60,8 @@ def sweep_table(record: SweepRecord) -> Table:
         Column("chosen", "Chosen", "count"),
     )
     footnotes: list[str] = []
-    decimals = _decimals(trial.score for trial in record.trials)
+    scores = [abs(trial.score) for trial in record.trials if trial.score is not None]
+    decimals = decimals_of(max(scores, default=0.0), significant=4)
     group = f"{counted(record.assets, 'validation asset')}, {counted(record.steps, 'step')}"
     grids = dict.fromkeys((trial.method, trial.variant) for trial in record.trials)
     lines = [
@@ -85,11 +85,6 @@ def sweep_table(record: SweepRecord) -> Table:
     return Table(f"sweep_{record.stage}", title, columns, tuple(lines), tuple(notes), tuple(footnotes))
 
 
-def _several(students: Iterable[StudentRecord]) -> bool:
-    """Whether lines must say of which stage they are."""
-    return len({student.stage for student in students}) > 1
-
-
 def _name_columns(staged: bool) -> tuple[Column, ...]:
     return (METHOD, STAGE) if staged else (METHOD,)
 
@@ -99,13 +94,9 @@ def _name_cells(student: StudentRecord, staged: bool) -> tuple[Cell, ...]:
     return (label, Cell(student.stage)) if staged else (label,)
 
 
-def _where(student: StudentRecord, staged: bool) -> str:
-    return ", ".join(cell.text for cell in _name_cells(student, staged))
-
-
 def _budget(students: Sequence[StudentRecord], staged: bool, footnotes: list[str]) -> tuple[Cell, ...]:
     failed = [student for student in students if student.error]
-    where = _where(students[0], staged)
+    where = ", ".join(cell.text for cell in _name_cells(students[0], staged))
     for reason in dict.fromkeys(student.error for student in failed):
         footnotes.append(f"{where}: {len(failed)} of {len(students)} students failed: {reason}")
     trained = f"{len(students) - len(failed)}/{len(students)}" if failed else str(len(students))
@@ -151,7 +142,3 @@ def _trial(trial: Trial, decimals: int, guided: bool, footnotes: list[str]) -> t
         footnotes.append(f"{names[0].text}, {names[1].text}{guidance}: {trial.error}")
         score = Cell(FAILED, n_failed=1, notes=(len(footnotes),))
     return *names, score, Cell("yes" if trial.chosen else "")
-
-
-def _decimals(scores: Iterable[float | None]) -> int:
-    return decimals_of(max((abs(score) for score in scores if score is not None), default=0.0), significant=4)

@@ -20,8 +20,8 @@ from mdtbench.assets.gaussian_ply import write_gaussians
 from mdtbench.assets.mesh_export import write_glb
 from mdtbench.geometry.gaussians import Gaussians
 from mdtbench.harness.driver.evaluate import evaluate
-from mdtbench.harness.driver.evaluated_files import LABEL
 from mdtbench.harness.driver.evaluation import EvaluateOptions, Evaluation, resolve
+from mdtbench.harness.driver.export import LABEL
 from mdtbench.harness.driver.run import Outcome
 from mdtbench.harness.engine import held
 from mdtbench.harness.measure import extractors

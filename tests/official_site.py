@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from mdtbench.assets.mesh_export import write_glb
 from mdtbench.assets.trellis_latents import Choice
 from mdtbench.geometry.mesh import Mesh
-from mdtbench.harness.cli import evaluate, run
+from mdtbench.harness.cli import evaluating, running
 from mdtbench.harness.cli.app import main
 from mdtbench.harness.inputs import world
 from mdtbench.harness.protocol.model import PROTOCOLS
@@ -335,7 +335,7 @@ def call(*words: object, stop_after: int | None = None) -> Ended:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["mdtbench", *map(str, words)])
         patch.setattr(sys, "path", list(sys.path))  # plug-ins are put there
-        for module in (run, evaluate):
+        for module in (running, evaluating):
             patch.setattr(module, "teams", teams)
         try:
             main()

@@ -14,7 +14,7 @@ import scipy
 from scipy import linalg
 
 from ...base.errors import RunError
-from ...base.text import counted
+from ...base.text import counted, spread
 from ...metrics.frechet import Moments, frechet_distance
 from ..engine.progress import Reporter
 
@@ -158,8 +158,4 @@ def _ratio(seconds: dict[str, list[float]]) -> list[float]:
 
 
 def _row(label: str, seconds: dict[str, list[float]], ratio: list[float]) -> str:
-    return f"{label:24} {_spread(seconds[OURS]):>26} {_spread(seconds[SQRTM]):>26}   {_spread(ratio, 1)}"
-
-
-def _spread(values: list[float], digits: int = 3) -> str:
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    return f"{label:24} {spread(seconds[OURS], 3):>26} {spread(seconds[SQRTM], 3):>26}   {spread(ratio, 1)}"

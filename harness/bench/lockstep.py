@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from ...base.errors import RunError, UsageError, unknown_name
-from ...base.text import counted
+from ...base.text import counted, spread
 from ..engine.progress import Reporter
 from ..inputs.world import load_world, world_folder
 from ..settings.config import Train
@@ -224,10 +224,10 @@ def lockstep_text(found: LockstepFigures) -> str:
         f"{'per training step of all methods':40} {'solo':>20} {'lockstep':>20}   ratio",
         f"{'forward passes per sample (counted)':40} {found.forwards[SOLO]:>20g} {found.forwards[LOCKSTEP]:>20g}   "
         f"{found.forwards[LOCKSTEP] / found.forwards[SOLO]:.3f}",
-        f"{'wall time in s, median (least to most)':40} {_spread(wall[SOLO]):>20} {_spread(wall[LOCKSTEP]):>20}   "
-        f"{_spread(found.ratio, 3)}",
-        f"{'processor time in s, likewise':40} {_spread(cpu[SOLO]):>20} {_spread(cpu[LOCKSTEP]):>20}   "
-        f"{_spread(found.cpu_ratio, 3)}",
+        f"{'wall time in s, median (least to most)':40} {spread(wall[SOLO], 2):>20} {spread(wall[LOCKSTEP], 2):>20}   "
+        f"{spread(found.ratio, 3)}",
+        f"{'processor time in s, likewise':40} {spread(cpu[SOLO], 2):>20} {spread(cpu[LOCKSTEP], 2):>20}   "
+        f"{spread(found.cpu_ratio, 3)}",
         f"{'peak memory of a process in MB':40} {memory[SOLO]:>20.0f} {memory[LOCKSTEP]:>20.0f}   "
         f"{memory[LOCKSTEP] / memory[SOLO]:.3f}",
         "",
@@ -235,11 +235,6 @@ def lockstep_text(found: LockstepFigures) -> str:
         f"Memory: solo is the method that needs most; {memory['loaded']:.0f} MB before any student.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _spread(values: Sequence[float], digits: int = 2) -> str:
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def lockstep_json(found: LockstepFigures) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from trimesh.creation import icosphere
 
+from ...base.text import spread
 from ...geometry.cameras import protocol_views
 from ...geometry.gaussians import Gaussians, GaussianTensors
 from ...geometry.mesh import Mesh
@@ -126,10 +126,10 @@ def _seconds(draw: Callable[[], None], clock: Callable[[], float]) -> float:
 def render_text(found: RenderFigures) -> str:
     title = f"Pictures of {found.size} x {found.size} pixels under the protocol views; per view, least to most."
     lines = [title, "", f"{'CPU, one thread':32} {'processor time in s':>24}"]
-    lines += [f"{name:32} {_spread(values):>24}" for name, values in found.cpu_s.items()]
+    lines += [f"{name:32} {spread(values, 3):>24}" for name, values in found.cpu_s.items()]
     if found.gpu_ms:
         lines += ["", f"{'gsplat, ' + found.gpu:32} {'time in ms':>24}"]
-        lines += [f"{name:32} {_spread(values):>24}" for name, values in found.gpu_ms.items()]
+        lines += [f"{name:32} {spread(values, 3):>24}" for name, values in found.gpu_ms.items()]
     else:
         lines += ["", "GPU: not measured (no CUDA device, or gsplat is not installed)."]
     return "\n".join(lines) + "\n"
@@ -137,7 +137,3 @@ def render_text(found: RenderFigures) -> str:
 
 def render_json(found: RenderFigures) -> str:
     return json.dumps(asdict(found) | {"benchmark": "render"}, indent=1, sort_keys=True) + "\n"
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"

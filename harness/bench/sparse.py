@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...base.text import spread
 from ...trellis.kernels import OURS, SDPA, SPCONV, Kernels, kernels_as
 from ...trellis.slat_flow import SLatFlowModel
 from ...trellis.sparse import SparseTensor, Voxels
@@ -251,12 +252,11 @@ def sparse_text(found: Sequence[Timing]) -> str:
 
 
 def _line(timing: Timing) -> str:
-    milliseconds = [1e3 * seconds for seconds in timing.seconds]
-    spread = f"{statistics.median(milliseconds):.2f} ({min(milliseconds):.2f} to {max(milliseconds):.2f})"
+    times = spread([1e3 * seconds for seconds in timing.seconds], 2)
     speed = f"{timing.gflop_per_s:.1f}" if timing.gflop else "-"
     who = timing.passes if timing.by in (OURS, SDPA) else f"{timing.passes}, {timing.by}"
     return (
-        f"{timing.part:36} {timing.voxels:>6}  {who:26} {spread:>28} {timing.voxels_per_s / 1e3:>14.1f} {speed:>8}  "
+        f"{timing.part:36} {timing.voxels:>6}  {who:26} {times:>28} {timing.voxels_per_s / 1e3:>14.1f} {speed:>8}  "
         f"{len(timing.seconds)}"
     )
 

@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...base.errors import RunError, UsageError
+from .options import CACHE
 
 if TYPE_CHECKING:
     from ..engine.upkeep import Collected, Damage, Item, Summary
 
-CACHE = Path("~/.cache/mdtbench")
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 cache_app = typer.Typer(
-    name="cache", help="Look at the cache of what was computed, verify it, make room in it.", no_args_is_help=True
+    name="cache",
+    help="Look at the cache of what was computed, verify it, make room in it.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 CacheOption = Annotated[Path, typer.Option("--cache", help="The cache folder.")]

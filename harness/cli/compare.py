@@ -8,12 +8,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from pandas import DataFrame
 
 from ...base.errors import MissingError, UsageError, unknown_name
 from ...base.files import canonical_json, write_text
-from ...results import __file__ as results_file
 from ...results.asset_values import ASSET_VALUES_FILE, AssetValue, read_asset_values, write_asset_values
 from ...results.compare import compare
 from ...results.compare_assets import cell_of, single_seeded
@@ -27,8 +28,10 @@ from ...results.render_rich import to_rich
 from ...results.rows import COST_METRICS, SCHEMA_VERSION, Row, read_rows
 from ...results.tolerances import read_tolerances
 from ...results.verdicts import verdicts
+from . import completion
+from .completion import BASELINES
+from .options import words
 
-BASELINES = Path(results_file).parent / "baselines"
 FORMATS = ("json", "markdown", "md", "text")
 TOLERANCES_FILE = "tolerances.toml"
 REGRESSION = 3  # the exit code
@@ -54,7 +57,73 @@ class CompareOptions:
     any_change: bool = False
 
 
-def compare_command(options: CompareOptions) -> int:
+def compare_command(
+    run: Annotated[
+        str, typer.Argument(help="Folder of a run, or its rows.jsonl.", autocompletion=completion.baselines)
+    ],
+    baseline: Annotated[
+        str,
+        typer.Argument(
+            help="The same of another run, or the name of a shipped baseline. Not needed with --methods mine=vm, which "
+            "then holds two methods of RUN against each other.",
+            autocompletion=completion.baselines,
+        ),
+    ] = "",
+    metrics: Annotated[str, typer.Option(help="Comma-separated metrics; all by default.")] = "",
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated methods; all by default. mine=mdt: the run's against the baseline's.",
+            autocompletion=completion.methods,
+        ),
+    ] = "",
+    tolerance: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML with tolerances; from the seeds' spread by default.")
+    ] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="text, markdown or json.",
+            autocompletion=completion.one_of(("text", "markdown", "json")),
+        ),
+    ] = "text",
+    everything: Annotated[bool, typer.Option("--all", help="Also show what is the same or not comparable.")] = False,
+    any_change: Annotated[
+        bool,
+        typer.Option("--any-change", help="Exit with 3 on what is better, too: for checks of every commit."),
+    ] = False,
+    save: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the run as a baseline in this folder instead of comparing.")
+    ] = None,
+) -> None:
+    """Say where a run is better or worse than a baseline; exit code 3 when it is worse anywhere.
+
+    Examples:
+
+      mdtbench compare runs/today runs/yesterday
+
+      mdtbench compare runs/today runs/yesterday --metrics FD_tiny2d --tolerance tolerances.toml
+
+      mdtbench compare runs/mine --methods mine=mdt
+
+      mdtbench compare runs/today --save baselines/ours
+    """
+    if not baseline and not save and "=" in methods:
+        baseline = run
+    if bool(baseline) == (save is not None):
+        raise UsageError(
+            "`mdtbench compare RUN` needs one of: a BASELINE, --methods mine=vm for two methods of the run, --save DIR."
+        )
+    if save is not None:
+        typer.echo(save_baseline(run, save), nl=False)
+        return
+    options = CompareOptions(run, baseline, words(metrics), words(methods), tolerance, format, everything, any_change)
+    raise typer.Exit(compared(options))
+
+
+def compared(options: CompareOptions) -> int:
     """Print the comparison.
 
     Returns:

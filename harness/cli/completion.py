@@ -7,6 +7,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
+from ...results import __file__ as results_file
+
 # Names of registries that take torch to load; a test compares them.
 METHODS: Final = (
     "ayf", "cm", "dmd2", "ect", "gd", "kd", "lmd", "mdt", "meanflow", "none", "pcm", "rcm", "scm", "shortcut", "tcm",
@@ -27,6 +29,7 @@ EXECUTORS: Final = ("local", "ray", "slurm")
 DOWNLOADS: Final = ("paper", "variants")
 KINDS: Final = ("methods", "samplers", "metrics", "presets", "protocols", "runs", "worlds")
 RUNS: Final = Path("runs")
+BASELINES: Final = Path(results_file).parent / "baselines"
 
 
 def methods(incomplete: str) -> list[str]:
@@ -69,8 +72,6 @@ def runs(incomplete: str) -> list[str]:
 
 def baselines(incomplete: str) -> list[str]:
     """Runs, and the baselines that are shipped."""
-    from .compare import BASELINES
-
     return runs(incomplete) + _starting(incomplete, [path.parent.name for path in BASELINES.glob("*/rows.jsonl")])
 
 

@@ -1,117 +1,99 @@
-"""The verb `evaluate`: from options to an evaluation, from that to its table."""
+"""The verb `evaluate`: its options. What it does is in `evaluating`, which takes seconds to import."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import typer
 
-from ...base.errors import UsageError, unknown_name
-from ...base.limits import Limits, use_limits
-from ..driver.evaluate import evaluate
-from ..driver.evaluation import EvaluateOptions, resolve
-from ..driver.evaluation_cost import dry_run_text, estimated
-from ..driver.run import Outcome, listed
-from ..engine.device import device_of, is_cpu
-from ..engine.engine import Engine
-from ..engine.plugins import load_plugin
-from ..engine.progress import reporter
-from ..engine.trackers import trackers_of
-from ..engine.workers import cores, teams
-from ..settings.config import ProtocolSection, apply_change
-from .report import print_run
+from . import completion
+from .options import CACHE, DeviceOption, TrackOption, Workers, words
 
 
-class Settings(BaseModel):
-    """The keys of --set.
+def evaluate_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of generated assets, named by asset id.")],
+    name: Annotated[str, typer.Option(help="Name of the system, for the table; the folder's by default.")] = "",
+    reference: Annotated[
+        str, typer.Option(help="Folder of true meshes, or toys4k:FOLDER; by default the assets themselves.")
+    ] = "",
+    conditions: Annotated[
+        Path | None, typer.Option(help="Folder of the conditioning pictures, named by asset id: adds CLIP_score.")
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(help="Protocol, with variants as name+variant.", autocompletion=completion.protocols),
+    ] = "trellis-v1",
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated columns, such as FD_incep,FD_dinov2; by default all that the files can have. "
+            "Only their networks are loaded."
+        ),
+    ] = "",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="extractors=random, seed, run_seed, columns."),
+    ] = None,
+    latency: Annotated[float | None, typer.Option(help="Seconds per asset, for the table.", min=0)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Generation seed of the assets, for tables of several seeds.", min=0)
+    ] = None,
+    calibrates: Annotated[
+        bool,
+        typer.Option("--calibrates", help="These are the teacher's assets: check them against published numbers."),
+    ] = False,
+    geometry_only: Annotated[
+        bool, typer.Option("--geometry-only", help="The assets have no colours: measure ULIP_I only.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Sampler steps, for the table.", min=1)] = None,
+    nfe: Annotated[int | None, typer.Option(help="Network passes per asset, for the table.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N assets of the reference.", min=2)] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder of official weights; ~/.cache/mdtbench/weights by default.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/evaluate-<name>-<key> by default.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder for pictures and features, shared by runs.")] = CACHE,
+    plugin: Annotated[list[Path] | None, typer.Option(help="Python file that registers a metric of your own.")] = None,
+    track: TrackOption = "",
+    device: DeviceOption = "auto",
+    workers: Workers = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Print what would be measured, time and memory; compute nothing.")
+    ] = False,
+) -> Path | None:
+    """Measure assets that any system generated: FD, KD, ULIP_I and more under a protocol. Run again to resume.
 
-    Attributes:
-        extractors: official: published weights; random: the same networks with seeded noise, to try everything out.
-        seed: of that noise. run_seed: of the protocol, for the points on surfaces.
-        columns: extractors whose distances are wanted as well. limits: of what files may ask of the machine.
+    Meshes (GLB, glTF, OBJ, PLY, STL, OFF) and PLY files of 3D Gaussians are recognised by their content.
+
+    Examples:
+
+      mdtbench evaluate flashvdm_out --name FlashVDM --reference toys4k_glb --latency 1.30 --geometry-only
+
+      mdtbench evaluate my_assets --name test --set extractors=random --limit 8
+
+      mdtbench evaluate my_assets --reference truth --metrics FD_incep,FD_dinov2 --dry-run
     """
+    from ..driver.evaluation import EvaluateOptions
+    from ..inputs.downloads import FOLDER
+    from .evaluating import Invocation, evaluated
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    extractors: Literal["official", "random"] = "official"
-    seed: int = Field(default=0, ge=0)
-    run_seed: int = Field(default=0, ge=0)
-    limits: Limits = Limits()
-    columns: tuple[Literal["fd_incep_clean", "fd_dinov2_reg518"], ...] = ()
-
-
-def read_settings(changes: Sequence[str]) -> Settings:
-    """Raises UsageError for an unknown key or a value that it cannot have."""
-    values: dict[str, Any] = {}
-    for change in changes:
-        apply_change(values, change)
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            raise unknown_name("key", key, Settings.model_fields, "Of --set.") from error
-        raise UsageError(f"--set {key}: {first['msg']} (got {first['input']!r}). Correct the value.") from error
-
-
-@dataclass(frozen=True)
-class Invocation:
-    """How an evaluation is asked for. changes: of --set. The rest after `plugins` changes no result."""
-
-    protocol: str
-    changes: tuple[str, ...] = ()
-    plugins: tuple[Path, ...] = ()
-    out: Path | None = None
-    workers: int = 0
-    track: tuple[str, ...] = ()
-    dry_run: bool = False
-
-
-def evaluate_command(options: EvaluateOptions, how: Invocation) -> Path | None:
-    """The folder of the rows, None of a dry run; prints the table and where everything is.
-
-    Raises the errors of base.errors.
-    """
-    track = trackers_of(how.track)
-    modules = [load_plugin(plugin) for plugin in how.plugins]
-    settings = read_settings(how.changes)
-    use_limits(settings.limits)
-    section = ProtocolSection(name=how.protocol, extractors=settings.extractors, seed=settings.seed, columns="all")
-    chosen = {"section": section, "columns": settings.columns, "run_seed": settings.run_seed}
-    count = how.workers or cores()
-    threads = max(1, cores() // count)  # one Blender per worker
-    found = resolve(replace(options, **chosen, threads=threads, device=device_of(options.device)))
-    out = how.out or Path("runs") / f"evaluate-{options.name.replace(' ', '_')}-{found.key[:8]}"
-    networks = count if is_cpu(found.options.device) else how.workers or 1
-    estimate = estimated(found, count, networks)
-    if how.dry_run:
-        sys.stdout.write(dry_run_text(found, estimate, str(out)))
-        return None
-    try:
-        prepare = partial(use_limits, settings.limits)
-        with (
-            reporter() as report,
-            teams(how.workers, found.options.device, report, modules, prepare) as (team, others),
-        ):
-            report.note(f"{options.name}: {estimate.line}")
-            outcome = evaluate(found, out, Engine(team, others), track)
-    except KeyboardInterrupt:
-        sys.stderr.write("mdtbench: interrupted; the same command continues with what is in the cache.\n")
-        raise
-    print_run(outcome.results, [out], closing=closing(outcome, out))
-    return out
-
-
-def closing(outcome: Outcome, out: Path) -> str:
-    """The last lines: which assets failed and why, where everything is."""
-    dropped = [f"{name} (mesh): {why}" for name, why in outcome.failures]
-    failed = [f"{name} ({kind}): {why}" for kind, name, why in outcome.asset_failures]
-    lines = listed("asset", "of the reference cannot be used", dropped)
-    lines += listed("failure", "counted as black pictures in distances and 0 in ULIP_I and CLIP_score", failed)
-    return "\n".join([*lines, f"Rows, failures and manifest: {out}"]) + "\n"
+    options = EvaluateOptions(
+        folder=folder,
+        name=name or folder.resolve().name,
+        reference=reference,
+        conditions=conditions,
+        metrics=words(metrics),
+        latency=latency,
+        seed=seed,
+        calibrates=calibrates,
+        geometry_only=geometry_only,
+        steps=steps,
+        nfe=nfe,
+        limit=limit,
+        weights=(weights or FOLDER).expanduser(),
+        cache=cache.expanduser(),
+        device=device,
+    )
+    how = Invocation(protocol, tuple(changes or ()), tuple(plugin or ()), out, workers, words(track), dry_run)
+    return evaluated(options, how)

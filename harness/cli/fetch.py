@@ -9,15 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from ...base.errors import MissingError, RunError, UsageError
+import typer
+
+from ...base.errors import MissingError, RunError, UsageError, unknown_name
 from ...base.files import file_sha256
 from ...base.text import counted
 from ..engine.progress import Reporter, reporter
 from ..inputs.downloads import COMMIT, FOLDER, Item, items_of, missing, size_text
 from ..inputs.weights_lock import LOCK_FILE, LockEntry, Trust, now_utc, read_lock, write_lock
-from . import hub
+from . import completion, hub
+from .options import words
 
 RESERVE = 100_000_000  # bytes of disk that stay free
 MEGABYTE = 1_000_000
@@ -49,37 +53,60 @@ class FetchResult:
 
 
 def fetch_command(
-    preset: str = "paper",
-    out: Path = FOLDER,
-    mirror: str | None = None,
-    verify: bool = False,
-    offline: bool = False,
-) -> str:
-    """Fetch what a preset needs; the last line to print. Raises UsageError for an unknown preset, else as `fetched`."""
-    items = items_of(preset)
-    if not items:
-        return f"Preset '{preset}' needs no downloads: its networks and assets come with the package.\n"
-    return fetched(items, out, FetchOptions(_endpoint(mirror), offline, verify))
+    preset: Annotated[
+        str,
+        typer.Option(
+            "--preset",
+            help="paper, variants, or a .toml list of files.",
+            autocompletion=completion.one_of(completion.DOWNLOADS),
+        ),
+    ] = "paper",
+    purpose: Annotated[
+        str, typer.Option("--for", metavar="evaluate", help="Only the weights that `mdtbench evaluate` needs.")
+    ] = "",
+    metrics: Annotated[
+        str, typer.Option(help="With --for evaluate: comma-separated columns that are wanted; all by default.")
+    ] = "",
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="With --for evaluate: the protocol, with variants as name+variant; trellis-v1 by default.",
+            autocompletion=completion.protocols,
+        ),
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the files; ~/.cache/mdtbench/weights by default.")
+    ] = None,
+    mirror: Annotated[str, typer.Option(metavar="URL", help="Another hub that serves the same files.")] = "",
+    verify: Annotated[bool, typer.Option("--verify", help="Compute all digests again.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Only say what is missing; exit code 4 if anything is.")
+    ] = False,
+) -> None:
+    """Download official weights, after saying how much it is. Every file is checked. Run again to resume.
 
+    Examples:
 
-def fetch_for_evaluate(
-    protocol: str,
-    metrics: Sequence[str],
-    out: Path = FOLDER,
-    mirror: str | None = None,
-    verify: bool = False,
-    offline: bool = False,
-) -> str:
-    """Fetch what columns of `evaluate` need; the last line to print.
+      mdtbench fetch --preset paper --offline
 
-    Raises UsageError for an unknown protocol or column, else as `fetched`.
+      mdtbench fetch --preset paper --mirror https://hub.example.org
+
+      mdtbench fetch --for evaluate --metrics FD_incep,FD_dinov2
     """
-    from ..driver.needs import evaluation_items  # with torch, which other downloads do without
+    if purpose not in ("", "evaluate"):
+        raise unknown_name("value of --for", purpose, ["evaluate"])
+    if not purpose and (metrics or protocol):
+        raise UsageError("--metrics and --protocol need --for evaluate. Add it, or leave them out.")
+    if purpose:
+        from ..driver.needs import evaluation_items  # with torch, which other downloads do without
 
-    items = evaluation_items(protocol, metrics)
-    if not items:
-        return "These columns need no downloads.\n"
-    return fetched(items, out, FetchOptions(_endpoint(mirror), offline, verify))
+        items = evaluation_items(protocol or "trellis-v1", words(metrics))
+        none = "These columns need no downloads."
+    else:
+        items = items_of(preset)
+        none = f"Preset '{preset}' needs no downloads: its networks and assets come with the package."
+    options = FetchOptions(_endpoint(mirror or None), offline, verify)
+    typer.echo(fetched(items, out or FOLDER, options) if items else none)
 
 
 def fetched(items: Sequence[Item], out: Path, options: FetchOptions) -> str:
@@ -102,7 +129,7 @@ def fetched(items: Sequence[Item], out: Path, options: FetchOptions) -> str:
     first = len(had.intersection(unknown))
     seen = f", {first} of them by what was seen first, as no sha256 is known" if first else ""
     there = f"{counted(len(result.present), 'file')} there before"
-    return f"{there}, {len(result.fetched)} fetched, all verified{seen}: {folder}\n"
+    return f"{there}, {len(result.fetched)} fetched, all verified{seen}: {folder}"
 
 
 def check_result(result: FetchResult, folder: Path, offline: bool) -> None:

@@ -1,4 +1,4 @@
-"""The verb `list`, of what is installed; of runs see `runs`."""
+"""What the verb `list` prints of what is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs `list runs`, `show` and `import`. Import no torch: they must answer at once, on any machine."""
+"""The verbs `show` and `import`, and what `list runs` prints. None imports torch: they must answer at once."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import typer
 
 from ...base.errors import MissingError, UsageError, printable, unknown_name
 from ...base.files import digest_of, file_sha256, write_json
@@ -23,6 +24,7 @@ from ...results.places import name_of
 from ...results.rows import write_rows
 from ...results.schema import schema_text
 from ..protocol.show import show_protocol
+from . import completion
 from .origin import Origin, command_of, origin_of
 
 RUNS: Final = Path("runs")
@@ -32,6 +34,41 @@ DIGITS: Final = 12  # of a digest
 NONE: Final = "-"
 FORMATS: Final = ("text", "json")
 WHAT: Final = ("protocol", "run", "schema")
+
+
+def show_command(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|protocol|schema",
+            help="Folder of a run, or its name under runs/; protocol; schema.",
+            autocompletion=completion.shown,
+        ),
+    ],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Of the protocol, with variants as name+variant; trellis-v1 by default.",
+            autocompletion=completion.protocols,
+        ),
+    ] = "",
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="text or json.", autocompletion=completion.one_of(FORMATS))
+    ] = "text",
+) -> None:
+    """Print all about one run; or every choice of a protocol with its source; or the JSON Schema of rows.
+
+    Examples:
+
+      mdtbench show runs/today
+
+      mdtbench show protocol trellis-v1
+
+      mdtbench show protocol trellis-v1+as-is --format json
+
+      mdtbench show schema
+    """
+    typer.echo(shown(what, name, format), nl=False)
 
 
 def runs_table(root: Path = RUNS) -> str:
@@ -85,31 +122,26 @@ def page(folder: Path, form: str = "text") -> str:
     return printable(text)
 
 
-@dataclass(frozen=True)
-class ImportOptions:
-    """Options of `mdtbench import`, parsed. like: folder of the run to be comparable to. out: None: under runs/."""
+def import_command(
+    file: Annotated[Path, typer.Argument(help="CSV with the columns metric and value; see docs/rows.md for others.")],
+    name: Annotated[str, typer.Option(help="Name of the system, where the CSV has no column method.")],
+    like: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="A run that you declare the values comparable to.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/import-<name>-<key> by default.")] = None,
+) -> None:
+    """Turn another tool's numbers into a run's folder, marked as not measured here, for `report` and `compare`.
 
-    file: Path
-    name: str
-    like: Path | None = None
-    out: Path | None = None
+    Examples:
 
-
-def import_command(options: ImportOptions) -> str:
-    """Make a run's folder of the values in a CSV; says where.
-
-    Raises:
-        MissingError: a file that is not there.
-        UsageError: a mistake in the CSV or the name, or a folder that holds a run which was not imported.
+      mdtbench import lgm.csv --name LGM --like runs/flashvdm
     """
-    name = options.name
     if not name.strip() or not name.isprintable() or set(name) & set("/\\"):
         raise UsageError(f"--name takes a name for the table (got '{name}') - no slashes - for example LGM.")
-    like = to_rows(latest(frames.rows(options.like))) if options.like else []
+    their_rows = to_rows(latest(frames.rows(like))) if like else []
     now = datetime.now(UTC)
-    about = Import(options.file.name, name, like, now.isoformat(timespec="seconds"))
-    rows = imported_rows(read_csv(options.file), about)
-    out = options.out or RUNS / f"import-{name.replace(' ', '_')}-{rows[0].run_id[:8]}"
+    rows = imported_rows(read_csv(file), Import(file.name, name, their_rows, now.isoformat(timespec="seconds")))
+    out = out or RUNS / f"import-{name.replace(' ', '_')}-{rows[0].run_id[:8]}"
     if is_run(out) and read_info(out).kind != "imported":
         raise UsageError(f"{out} holds a run that was not imported - another folder is needed - give another --out.")
     write_rows(out / ROWS_FILE, rows)
@@ -118,14 +150,12 @@ def import_command(options: ImportOptions) -> str:
         "run_id": rows[0].run_id,
         "key": digest_of([row.model_dump(mode="json", exclude={"created_utc"}) for row in rows]),
         "name": name,
-        "source": {"file": options.file.name, "sha256": file_sha256(options.file)},
-        "like": {"run": options.like.resolve().name, "run_ids": sorted({row.run_id for row in like})}
-        if options.like
-        else None,
+        "source": {"file": file.name, "sha256": file_sha256(file)},
+        "like": {"run": like.resolve().name, "run_ids": sorted({row.run_id for row in their_rows})} if like else None,
         "finished_s": now.timestamp(),
     }
     write_json(out / MANIFEST_FILE, manifest)
-    return f"Imported from {options.file}, not measured here: {out} (rows: {len(rows)})\n"
+    typer.echo(f"Imported from {file}, not measured here: {out} (rows: {len(rows)})")
 
 
 def _line(run: RunInfo) -> tuple[str, ...]:

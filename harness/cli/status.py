@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...base.errors import MissingError
@@ -26,6 +28,18 @@ class Waiting(BaseModel):
     label: str
     units: int
     gpus: int
+
+
+def status_command(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the run, as --out says it.")],
+) -> None:
+    """How far a run is: jobs done and waiting, hosts, hours used and left, lost attempts. It may be at work.
+
+    Examples:
+
+      mdtbench status runs/smoke-1
+    """
+    typer.echo(status_text(out), nl=False)
 
 
 def status_text(out: Path) -> str:

@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from ...base.errors import MissingError
 from ...base.files import read_record
@@ -16,6 +19,7 @@ from ...results.sums import SUMS, damaged, read_sums
 from ..engine.files import load_tensors
 from ..engine.receipts import read_receipt
 from ..engine.store import ENTRIES, Store
+from . import completion
 from .origin import command_of
 
 STORES = ("store", "pairs")
@@ -53,11 +57,14 @@ class Checked:
     damages: list[Damage] = field(default_factory=list)
 
 
-def verify_command(folder: Path) -> None:
-    """Print what was checked and what is damaged.
+def verify_command(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", autocompletion=completion.runs)],
+) -> None:
+    """Compare every file of a run with its sha256; exit code 4 when one is damaged. Changes nothing.
 
-    Raises:
-        MissingError: there is no run in the folder, or a file of it is damaged.
+    Examples:
+
+      mdtbench verify runs/today
     """
     if not is_run(folder):
         raise MissingError(f"There is no run at {folder}. Name a folder with a {MANIFEST_FILE} or {ROWS_FILE}.")

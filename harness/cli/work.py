@@ -4,31 +4,47 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from ...base.errors import RunError, UsageError
 from ..engine.receipts import receipts_of
 from ..engine.stop import CODE, Stopped
-from ..engine.work import Ticket, gpus_of, job_of, perform, ready_for
 
 RESTARTS = "SLURM_RESTART_COUNT"  # how often Slurm has put this job back into its queue
 
 
-def work_command(out: Path, keys: Sequence[str]) -> str:
-    """Do jobs that wait in a run's folder; what came of each, a line each.
+def work_command(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the run, which this machine sees too.")],
+    job: Annotated[list[str], typer.Option("--job", metavar="KEY", help="A job that waits, as `status` names it.")],
+) -> None:
+    """Do jobs of a run, for a scheduler that mdtbench does not know. The run takes what is done when it is next called.
+
+    SIGTERM ends it; a training saves where it is first, and the same command continues from there.
+
+    Examples:
+
+      mdtbench work runs/smoke-1 --job train-0123456789abcdef0123
+    """
+    from ..engine.work import ready_for
+
+    ready_for(out)
+    typer.echo("".join(_done(out, key) for key in job), nl=False)
+
+
+def _done(out: Path, key: str) -> str:
+    """Do a job that waits; what came of it.
 
     Raises:
         MissingError: there is no such job, or nothing was ever given to others there.
-        UsageError: a job needs another one first.
-        RunError: a job was lost: memory or a device failed.
-        Whatever a job raises.
+        UsageError: it needs another one first.
+        RunError: it was lost: memory or a device failed.
+        Whatever it raises.
     """
-    ready_for(out)
-    return "".join(_one(out, key) for key in keys)
+    from ..engine.work import Ticket, gpus_of, job_of, perform
 
-
-def _one(out: Path, key: str) -> str:
     found = receipts_of(out).get(key)
     if found and found.status == "done":
         return f"{key} was done on {found.host}.\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ...assets.trellis_latents import SLAT_CHANNELS, STRUCTURE_SHAPE
+from ...base.groups import grouped
 from ...base.text import aligned, counted
 from ...methods.residual import ForwardMode
 from ...results.paper import SOURCE, TABLES
@@ -205,14 +206,11 @@ def _all_students(plan: Plan) -> list[Student]:
 
 
 def _head(plan: Plan) -> list[str]:
+    source = plan.test.option if isinstance(plan.test, Toys4kTests) else plan.test.name
     return [
         f"world {plan.world.name} on {plan.device}, protocol {plan.protocol.name} ({plan.protocol.sha256[:12]})",
-        f"test assets: {n_tests(plan)} of {_source(plan)}",
+        f"test assets: {n_tests(plan)} of {source}",
     ]
-
-
-def _source(plan: Plan) -> str:
-    return plan.test.option if isinstance(plan.test, Toys4kTests) else plan.test.name
 
 
 def _lines(plan: Plan) -> list[str]:
@@ -252,7 +250,8 @@ def _students(plan: Plan) -> list[str]:
     if not students:
         return ["students to train: none"]
     rows = [("student", "stage", "steps x batch", "rates", "guidance", "trainings", *(f"h {m.name}" for m in machines))]
-    rows += [_group(plan, label, group) for (label, _), group in _grouped(students).items()]
+    groups = grouped(students, lambda student: (student.who.label, student.stage))
+    rows += [_group(plan, label, group) for (label, _), group in groups.items()]
     lines = [f"students to train: {len(students)}", *(f"  {line}" for line in aligned(rows))]
     if plan.config.train.budget == "seconds":
         lines.append("  budget seconds: steps are set when the run has timed them; shown are those of equal forwards")
@@ -453,13 +452,6 @@ def _missing(findings: Sequence[Finding]) -> list[str]:
         return []
     title = f"on this machine: {len(lacking(findings))} of {len(findings)} missing"
     return findings_text({title: list(findings)}).rstrip("\n").split("\n")
-
-
-def _grouped(students: Sequence[Student]) -> dict[tuple[str, str], list[Student]]:
-    groups: dict[tuple[str, str], list[Student]] = {}
-    for student in students:
-        groups.setdefault((student.who.label, student.stage), []).append(student)
-    return groups
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -34,11 +34,12 @@ from ..measure.rows import Measurement, joined, measurement, seconds_row, stamp
 from ..measure.scores import Scored, ScoresJob
 from ..protocol.calibration import Calibration, Teacher, calibrate
 from .controls import Control
-from .evaluated_files import write_shown
 from .evaluation import Evaluation, some
+from .export import export_evaluation
+from .export_folder import FAILURES, write_failures
 from .lock import driving
 from .measuring import unseen
-from .run import MANIFEST, Outcome, write_failures
+from .run import MANIFEST, Outcome
 
 SHORT = 12  # digits of a digest in a note
 
@@ -77,8 +78,8 @@ def _evaluate(found: Evaluation, out: Path, engine: Engine, board: Board) -> Out
     calibration = calibration_of(found, system.read())
     measured = joined(_measurements(found, system, lines, calibration))
     rows, failures = keep_time(list(measured.rows), out / "rows.jsonl"), tuple(_failures(system))
-    write_shown(found, out, engine)
-    write_failures(out, [*(("reference", *one) for one in found.dropped), *failures])
+    export_evaluation(found, out, engine)
+    write_failures(out / FAILURES, [*(("reference", *one) for one in found.dropped), *failures], "where")
     write_asset_values(out, measured.assets)  # first: no rows stand beside the values of an earlier call
     write_rows(out / "rows.jsonl", rows)
     times = {"started_s": started, "finished_s": time.time()}

@@ -1,16 +1,20 @@
-"""Files of whole assets, made of the latents that a run has left, and of what they are judged beside.
+"""Files of whole assets, and of what they are judged beside, which the pages of a run or an evaluation show.
 
-A run writes pictures of all and meshes of the first few, which its pages show; `--export` asks for others, or none.
+A run makes them of the latents that it has left: pictures of all and meshes of the first few; `--export` asks for
+others, or none. The pictures of an evaluation are those that distances are measured on, from the first camera, made
+smaller: nothing is drawn again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ...assets.gaussian_ply import write_gaussians
 from ...assets.mesh_export import write_glb
@@ -20,7 +24,6 @@ from ...base.files import digest_of
 from ...geometry.mesh import Mesh
 from ..engine.engine import Engine
 from ..engine.store import Arrays
-from ..engine.workers import tick
 from ..generate.made import SHARD, AssetsJob, Decoded
 from ..generate.pictures import gaussians_picture, mesh_picture
 from ..generate.viewing import VIEWED_FACES
@@ -28,7 +31,11 @@ from ..inputs.cells import ragged
 from ..inputs.paths import safe_path
 from ..inputs.subjects import TestSet, conditioning_images
 from ..inputs.world import load_cached
+from ..measure.conditions import FileConditions, on_black, read_picture
+from ..measure.looks import FileLooks, TruthAssets
+from ..measure.sides import FilesSide, TruthSide
 from ..plan.plan import Cell
+from .evaluation import Evaluation
 from .export_folder import (
     CONDITION,
     FAILURES,
@@ -36,9 +43,12 @@ from .export_folder import (
     FOLDER,
     PICTURE_SIDE,
     TRUTH,
+    ExportJob,
     Target,
+    Writer,
     claim,
     write_failures,
+    write_files,
     write_index,
     write_png,
     write_viewed,
@@ -48,6 +58,10 @@ from .measuring import Measuring
 
 PICTURE = "png"
 NONE = "none"  # the word for no files
+LABEL = "pictures for pages"  # of this work in the progress
+LOOKS = ("gaussians", "mesh")  # what pictures are of, the better first
+
+Looked = FileLooks | TruthAssets
 
 
 def _write_mesh(target: Target, asset: Decoded) -> None:
@@ -64,7 +78,7 @@ def _write_picture(target: Target, asset: Decoded) -> None:
     write_png(target.file(PICTURE), gaussians_picture(asset.gaussians, PICTURE_SIDE))
 
 
-def _write_truth(target: Target, mesh: Mesh) -> None:
+def _write_truths_mesh(target: Target, mesh: Mesh) -> None:
     write_viewed(target.file("glb"), mesh)
 
 
@@ -77,7 +91,7 @@ FORMATS: dict[str, Callable[[Target, Decoded], None]] = {
     "ply": _write_gaussians,
     PICTURE: _write_picture,
 }
-TRUTH_FORMATS: dict[str, Callable[[Target, Mesh], None]] = {"glb": _write_truth, PICTURE: _write_truths_picture}
+TRUTH_FORMATS: dict[str, Callable[[Target, Mesh], None]] = {"glb": _write_truths_mesh, PICTURE: _write_truths_picture}
 
 
 @dataclass(frozen=True)
@@ -102,19 +116,28 @@ USUAL = Exports(("png",), ("glb",))
 
 
 @dataclass(frozen=True)
-class ExportJob:
-    """Some assets of one cell, and where their files go."""
+class MadeFiles:
+    """Whole assets that a cell made."""
 
     made: AssetsJob
-    targets: tuple[Target, ...]
+
+    def writers(self) -> Iterator[Writer]:
+        found = self.made.place.get()
+        pipeline = load_cached(self.made.maker.world, self.made.maker.device).whole
+        for rows, error in zip(ragged(found["counts"]), found["errors"], strict=True):
+            # decoded again, once for all of its files
+            yield partial(_write_made, Decoded(pipeline, found["coords"][rows], found["latents"][rows]), str(error))
 
 
 @dataclass(frozen=True)
-class TruthJob:
-    """Some test assets themselves."""
+class TruthFiles:
+    """Test assets themselves."""
 
     assets: tuple[Asset, ...]
-    targets: tuple[Target, ...]
+
+    def writers(self) -> Iterator[Writer]:
+        for asset in self.assets:
+            yield partial(_write_truth, cache(asset.load))
 
 
 def exports_of(words: Sequence[str]) -> Exports:
@@ -148,17 +171,16 @@ def export(measuring: Measuring, cells: Sequence[Cell], engine: Engine, out: Pat
     root, tests = out / FOLDER, measuring.of("assets")
     _write_conditions(root, measuring.tests)
     failures = _export_truth(root, tests, engine, exports) if cells else []
-    jobs: list[tuple[str, ExportJob]] = []
+    jobs: list[ExportJob] = []
+    makers: dict[str, str] = {}
     for cell in first_of_each(cells):
         maker, made = folder_name(cell), measuring.assets(cell)
         claim(root, maker, digest_of([job.place.digest for job in made]))
-        targets = _targets(root, maker, tests, exports)
-        jobs += [(maker, ExportJob(job, tuple(targets[one.id] for one in job.subjects))) for job in made]
-    total = sum(len(job.targets) for _, job in jobs)
-    failed = engine.networks.map(run_export, [job for _, job in jobs], "export", total) if jobs else []
-    failures += [(name, *pair) for (name, _), pairs in zip(jobs, failed, strict=True) for pair in pairs]
+        targets, makers[maker] = _targets(root, maker, tests, exports), maker
+        jobs += [ExportJob(MadeFiles(job), {one.id: targets[one.id] for one in job.subjects}) for job in made]
+    failures += write_files(jobs, engine.networks, "export")
     write_failures(root / FAILURES, failures)
-    write_index(root, measuring.tests.ids, {name: name for name, _ in jobs})
+    write_index(root, measuring.tests.ids, makers)
     return len(failures)
 
 
@@ -175,45 +197,14 @@ def vertex_colours(mesh: Mesh) -> NDArray[np.float32]:
     return colours
 
 
-def run_export(job: ExportJob) -> list[tuple[str, str]]:
-    """Write what is missing of some assets; returns (asset id, reason) of those that failed."""
-    made, failures = job.made.place.get(), []
-    for i, (subject, target) in enumerate(zip(job.made.subjects, job.targets, strict=True)):
-        todo = [name for name in target.formats if not target.file(name).exists()]
-        reason = str(made["errors"][i]) or (_written(job.made, made, i, target, todo) if todo else "")
-        if reason:
-            failures.append((subject.id, reason))
-        tick()
-    return failures
+def _write_made(asset: Decoded, error: str, target: Target, ending: str) -> None:
+    if error:
+        raise AssetError(error)
+    FORMATS[ending](target, asset)
 
 
-def run_truth(job: TruthJob) -> list[tuple[str, str]]:
-    """Write what is missing of some test assets; returns (asset id, reason) of those that failed."""
-    failures = []
-    for asset, target in zip(job.assets, job.targets, strict=True):
-        todo = [name for name in target.formats if not target.file(name).exists()]
-        try:
-            mesh = asset.load() if todo else None
-            for name in todo:
-                assert mesh is not None
-                TRUTH_FORMATS[name](target, mesh)
-        except AssetError as error:
-            failures.append((asset.id, str(error)))
-        tick()
-    return failures
-
-
-def _written(job: AssetsJob, made: Arrays, i: int, target: Target, formats: Sequence[str]) -> str:
-    """Decode an asset again and write it; returns why that was not possible, or "" where it was."""
-    rows, reasons = ragged(made["counts"])[i], []
-    pipeline = load_cached(job.maker.world, job.maker.device).whole
-    asset = Decoded(pipeline, made["coords"][rows], made["latents"][rows])
-    for name in formats:
-        try:
-            FORMATS[name](target, asset)
-        except AssetError as error:  # its picture may be there where it has no surface
-            reasons.append(str(error))
-    return reasons[0] if reasons else ""
+def _write_truth(load: Callable[[], Mesh], target: Target, ending: str) -> None:
+    TRUTH_FORMATS[ending](target, load())
 
 
 def _targets(root: Path, maker: str, tests: TestSet, exports: Exports) -> Mapping[str, Target]:
@@ -228,12 +219,13 @@ def _export_truth(root: Path, tests: TestSet, engine: Engine, exports: Exports) 
         (PICTURE, *(name for name in exports.of(row) if name in TRUTH_FORMATS and name != PICTURE))
         for row in range(len(tests.ids))
     ]
-    targets = [Target(root, TRUTH, safe_path(name), mine) for name, mine in zip(tests.ids, shown, strict=True)]
+    targets = [
+        (one.id, Target(root, TRUTH, safe_path(one.id), mine)) for one, mine in zip(tests.subjects, shown, strict=True)
+    ]
     assets = [subject.asset for subject in tests.subjects]
     starts = range(0, len(targets), SHARD)
-    jobs = [TruthJob(tuple(assets[i : i + SHARD]), tuple(targets[i : i + SHARD])) for i in starts]
-    failed = engine.team.map(run_truth, jobs, "export truth", len(targets))
-    return [(TRUTH, *pair) for pairs in failed for pair in pairs]
+    jobs = [ExportJob(TruthFiles(tuple(assets[i : i + SHARD])), dict(targets[i : i + SHARD])) for i in starts]
+    return write_files(jobs, engine.team, "export truth")
 
 
 def _write_conditions(root: Path, tests: TestSet) -> None:
@@ -242,3 +234,93 @@ def _write_conditions(root: Path, tests: TestSet) -> None:
         path = Target(root, CONDITION, safe_path(subject.id)).file("png")
         if not path.exists():
             write_png(path, conditioning_images([subject])[0])
+
+
+@dataclass(frozen=True)
+class SeenFiles:
+    """Some assets of one side. look: whose pictures are there; "": none are."""
+
+    looks: Looked
+    look: str
+
+    def writers(self) -> Iterator[Writer]:
+        pictures = self.looks.place(self.look).get() if self.look else None
+        for i in range(len(self.looks.subjects)):
+            yield partial(_write_seen, self.looks, pictures, i)
+
+
+def export_evaluation(found: Evaluation, out: Path, engine: Engine) -> None:
+    """Write OUT/export: pictures of all assets and meshes of the first few, by the system's name, `truth`, `condition`.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    root, name = out / FOLDER, found.options.name
+    folder = f"made/{safe_path(name).as_posix()}"  # apart from those of the other sides, whatever the name
+    of_made = [need for metric in found.metrics for need in metric.made]
+    of_truth = [need for metric in found.metrics for need in (*metric.truth, *metric.population)]
+    _write_shown_conditions(root, found.condition)
+    jobs = _jobs(root, TRUTH, found.truth, _look(of_truth), engine)
+    jobs += _jobs(root, folder, found.made, _look(of_made), engine)
+    whose = {TRUTH: TRUTH, folder: name}
+    failed = [(whose[maker], asset, why) for maker, asset, why in write_files(jobs, engine.team, LABEL)]
+    write_failures(root / FAILURES, failed)
+    write_index(root, found.ids, {name: folder})
+
+
+def small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[H, W, 3] at most `PICTURE_SIDE` high and wide."""
+    image = Image.fromarray(picture)
+    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.BOX)
+    return np.asarray(image)
+
+
+def _jobs(root: Path, folder: str, side: FilesSide | TruthSide, look: str, engine: Engine) -> list[ExportJob]:
+    """Of one side's assets."""
+    looks = [job for job in side.shards((look or LOOKS[0],)) if isinstance(job, Looked)]
+    claim(root, folder, digest_of([job.source for job in looks]))
+    if look:
+        engine.do(looks)  # those that were cleared away
+    few = {subject.id for subject in side.subjects[:FEW]}
+
+    def target(asset_id: str) -> Target:
+        formats = (*(("png",) if look else ()), *(("glb",) if asset_id in few else ()))
+        return Target(root, folder, safe_path(asset_id), formats)
+
+    return [ExportJob(SeenFiles(job, look), {one.id: target(one.id) for one in job.subjects}) for job in looks]
+
+
+def _write_seen(looks: Looked, pictures: Arrays | None, i: int, target: Target, ending: str) -> None:
+    if ending == "glb":
+        mesh = _mesh(looks, i)
+        if mesh is not None:
+            write_viewed(target.file("glb"), mesh)
+    elif pictures is not None:
+        if pictures["errors"][i]:
+            raise AssetError(str(pictures["errors"][i]))
+        write_png(target.file("png"), small(pictures["data"][i][0].transpose(1, 2, 0)))
+
+
+def _mesh(looks: Looked, i: int) -> Mesh | None:
+    """Where its pictures show it; None where there is none."""
+    if isinstance(looks, FileLooks):
+        asset = looks.files[i].mesh
+        return None if asset is None else looks.studio.framed(asset.load())
+    return looks.blender[i].load() if looks.blender else looks.studio.framed(looks.subjects[i].asset.load())
+
+
+def _look(needs: Iterable[str]) -> str:
+    """Whose pictures some metrics need; "" where they need none."""
+    needed = {need.partition(":")[0] for need in needs}
+    return next((look for look in LOOKS if look in needed), "")
+
+
+def _write_shown_conditions(root: Path, side: FileConditions) -> None:
+    claim(root, CONDITION, digest_of(list(side.content)))
+    for subject, path in zip(side.subjects, side.paths, strict=True):
+        target = Target(root, CONDITION, safe_path(subject.id)).file("png")
+        if path is not None and not target.exists():
+            try:
+                write_png(target, small(on_black(read_picture(path))))
+            except AssetError:  # it is in the list of failures of the evaluation
+                continue

@@ -1,20 +1,26 @@
-"""The folder of files of whole assets, which the pages of a report show: names, what belongs there, its index."""
+"""The folder of files of whole assets, which the pages of a report show: names, what belongs there, its index.
+
+What is there stays as it is; of assets that cannot be written the list of failures says why.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ...assets.mesh_export import write_glb
+from ...base.errors import AssetError
 from ...base.files import replacing, write_json, write_text
 from ...geometry.mesh import Mesh
+from ..engine.workers import Workers, tick
 from ..generate.viewing import viewed
 from ..inputs.paths import safe_path
 
@@ -52,6 +58,53 @@ class Target:
 
     def _file(self, folder: Path, ending: str) -> Path:
         return folder / self.name.with_name(f"{self.name.name}.{ending}")  # not with_suffix: names may have dots
+
+
+Writer = Callable[[Target, str], None]  # writes an asset's file of an ending; raises AssetError where it has none
+
+
+class Shard(Protocol):
+    """Some assets."""
+
+    def writers(self) -> Iterable[Writer]:
+        """Of each asset, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """Some assets, and where the files of each go, by its id."""
+
+    assets: Shard
+    targets: Mapping[str, Target]
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is something to write."""
+        return any(not target.file(ending).exists() for target in self.targets.values() for ending in target.formats)
+
+
+def write_files(jobs: Sequence[ExportJob], team: Workers, label: str) -> list[tuple[str, str, str]]:
+    """Write what is missing; returns (maker, asset id, reason) of those that failed."""
+    todo = [job for job in jobs if job.missing]
+    failed = team.map(run_export, todo, label, sum(len(job.targets) for job in todo))
+    return [one for many in failed for one in many]
+
+
+def run_export(job: ExportJob) -> list[tuple[str, str, str]]:
+    """A job of `write_files`."""
+    failures = []
+    for (asset_id, target), write in zip(job.targets.items(), job.assets.writers(), strict=True):
+        reasons = []
+        for ending in target.formats:
+            if not target.file(ending).exists():
+                try:
+                    write(target, ending)
+                except AssetError as error:  # its picture may be there where it has no surface
+                    reasons.append(str(error))
+        failures += [(target.maker, asset_id, reason) for reason in reasons[:1]]
+        tick()
+    return failures
 
 
 def claim(root: Path, maker: str, source: str) -> None:
@@ -95,7 +148,8 @@ def _files(target: Target) -> list[str]:
     return [path.relative_to(target.root).as_posix() for path in paths if path.is_file()]
 
 
-def write_failures(path: Path, failures: Sequence[tuple[str, str, str]]) -> None:
+def write_failures(path: Path, failures: Sequence[tuple[str, str, str]], first: str = "made_by") -> None:
+    """failures.csv. first: name of its first column; then come asset and reason."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("made_by", "id", "reason"), *failures])
+    csv.writer(text, lineterminator="\n").writerows([(first, "id", "reason"), *failures])
     write_text(path, text.getvalue())

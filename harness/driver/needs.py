@@ -8,6 +8,7 @@ from pathlib import Path
 from ...assets.blend import find_blender
 from ...assets.trellis_latents import METADATA
 from ...base.errors import MissingError
+from ...base.groups import grouped
 from ...base.text import counted
 from ...metrics.official.picture_extractors import DINOV2_REG_WEIGHTS, SPECS
 from ...metrics.official.ulip import POINT_SPECS, SLIP_SPEC
@@ -107,10 +108,7 @@ def sum_text(items: Iterable[Item]) -> str:
 
 def by_origin(items: Sequence[Item]) -> dict[str, list[Item]]:
     """Downloads by where they are from: a repository, an address, or by hand."""
-    groups: dict[str, list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.repo or Path(item.target).name, []).append(item)
-    return groups
+    return grouped(items, lambda item: item.repo or Path(item.target).name)
 
 
 def _downloads(items: Sequence[Item], folder: Path, listed: str) -> Iterator[Finding]:

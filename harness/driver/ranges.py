@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ...base.groups import grouped
 from ...base.text import aligned
 from ...results.evaluation_tables import CALIBRATION, RANDOM_MARK, SEPARATOR
 from ...results.paper import PaperRow
@@ -81,9 +82,7 @@ class Expected:
 
     def text(self) -> str:
         """A line per row, after the teacher's verdict."""
-        by_row: dict[tuple[str, int], list[Verdict]] = {}
-        for verdict in self.verdicts:
-            by_row.setdefault((verdict.method, verdict.steps), []).append(verdict)
+        by_row = grouped(self.verdicts, lambda verdict: (verdict.method, verdict.steps))
         cells: list[tuple[str, ...]] = [("row", "steps", *MAIN)]
         for (method, steps), row in by_row.items():
             words = {verdict.metric: f"{verdict.words} {verdict.range}" for verdict in row}

@@ -12,8 +12,6 @@ OUT/tensorboard, wandb, mlflow   where trackers are asked for
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +21,7 @@ from typing import Any
 import torch
 
 from ...base.errors import MissingError, UsageError
-from ...base.files import read_json, write_json, write_text
+from ...base.files import read_json, write_json
 from ...base.text import counted
 from ...metrics.official.weights import RANDOM
 from ...results.asset_values import write_asset_values
@@ -50,6 +48,7 @@ from ..settings.kernels import in_use, kernels_of
 from ..settings.methods import Entrant
 from ..train.loop import Failure
 from .export import Exports, export
+from .export_folder import FAILURES, write_failures
 from .grid import write_grid
 from .lock import driving
 from .measuring import Measuring, everything, extractor_names, other_assets, usable
@@ -198,7 +197,7 @@ def _run(plan: Plan, options: Options, engine: Engine, board: Board) -> Outcome:
     weights = Weights(out, root, plan.world.folder, plan.protocol.values.sampler.weights == "ema")
     measuring = _opened(plan, cache, store, engine, weights)
     unusable = [("test", *failure) for failure in (*measuring.tests.failures, *measuring.tests.dropped)]
-    write_failures(out, unusable)
+    write_failures(out / FAILURES, unusable, "where")
     plan, swept, failures = _decided(plan, options, store, engine, weights, board)
     measuring = Measuring(
         plan, store, cache, measuring.tests, measuring.others, measuring.everything, measuring.extractors, weights
@@ -308,7 +307,7 @@ def _written(
     rows = expected.noted(rows, _of_all_lines(measuring)) if expected else rows
     asset_failures = tuple((_maker(one), one.asset, one.error) for one in assets if one.error)
     unusable = (*tests.failures, *tests.dropped)
-    write_failures(out, [*(("test", *failure) for failure in unusable), *asset_failures])
+    write_failures(out / FAILURES, [*(("test", *failure) for failure in unusable), *asset_failures], "where")
     write_asset_values(out, assets)  # first: no rows stand beside the values of an earlier call
     write_rows(out / "rows.jsonl", rows)
     (out / EXPECTED).unlink(missing_ok=True)  # of an earlier call with another protocol
@@ -333,13 +332,6 @@ def _of_all_lines(measuring: Measuring) -> list[str]:
 
 def _maker(value: Any) -> str:
     return f"{value.method}{':' * bool(value.variant)}{value.variant} {value.steps} ({value.stage}, seed {value.seed})"
-
-
-def write_failures(out: Path, failures: Sequence[tuple[str, str, str]]) -> None:
-    """failures.csv: where, asset, reason; `test` where a test asset itself cannot be used."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("where", "id", "reason"), *failures])
-    write_text(out / "failures.csv", text.getvalue())
 
 
 def manifest(plan: Plan) -> dict[str, Any]:

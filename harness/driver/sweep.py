@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...base.errors import MissingError
+from ...base.groups import grouped
 from ...metrics import Metric
 from ...results.sweep import SweepRecord, choose
 from ...results.sweep import Trial as TrialRecord
@@ -110,10 +111,7 @@ def _judged(
 
 
 def _by_label(trials: Sequence[TrialRecord]) -> dict[str, list[TrialRecord]]:
-    groups: dict[str, list[TrialRecord]] = {}
-    for one in trials:
-        groups.setdefault(one.method + (f":{one.variant}" if one.variant else ""), []).append(one)
-    return groups
+    return grouped(trials, lambda one: one.method + (f":{one.variant}" if one.variant else ""))
 
 
 def _why(trials: Sequence[TrialRecord]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -20,6 +20,7 @@ from ...assets.toys4k import Toys4kAsset, Toys4kSource
 from ...assets.trellis_latents import Choice, LatentSource, open_latents
 from ...base.errors import AssetError, MissingError, UsageError, unknown_name
 from ...base.files import digest_of, file_sha256
+from ...base.groups import grouped
 from ...base.seeds import seed_of
 from ...geometry.mesh import Mesh
 from ...render.preprocess import preprocess_image
@@ -281,9 +282,7 @@ def matched(ids: Sequence[str], made: Mapping[str, object]) -> dict[str, str]:
     A file is named by the asset's id, by what `run --export` makes of the id, or by the last part of the id where no
     other asset has the same.
     """
-    stems: dict[str, list[str]] = defaultdict(list)
-    for key in made:
-        stems[PurePosixPath(key).name].append(key)
+    stems = grouped(made, lambda key: PurePosixPath(key).name)
     ends = Counter(PurePosixPath(name).name for name in ids)
     found: dict[str, str] = {}
     for name in ids:
@@ -344,9 +343,7 @@ class Chosen:
         return self.source.name
 
     def assets(self) -> Sequence[Asset]:
-        by_sha: dict[str, list[Asset]] = {}
-        for asset in self.source.assets():
-            by_sha.setdefault(identity_of(asset).sha256, []).append(asset)
+        by_sha = grouped(self.source.assets(), lambda asset: identity_of(asset).sha256)
         chosen = [asset for sha in select(self.protocol.values, by_sha) for asset in by_sha[sha]]
         return sorted(chosen, key=lambda asset: asset.id)
 

@@ -11,6 +11,7 @@ from ...assets.folder import FolderAsset, FolderSource
 from ...assets.sniff import Kind
 from ...base.errors import UsageError
 from ...base.files import digest_of
+from ...base.groups import grouped
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,7 @@ def files_in(folder: Path) -> dict[str, Files]:
         MissingError: there is no such folder, or nothing in it.
         UsageError: two meshes or two files of Gaussians of one asset, or a malformed manifest.
     """
-    by_id: dict[str, list[FolderAsset]] = {}
-    for asset in FolderSource(folder).files():
-        by_id.setdefault(asset.id, []).append(asset)
+    by_id = grouped(FolderSource(folder).files(), lambda asset: asset.id)
     return {name: _files(name, found) for name, found in by_id.items()}
 
 

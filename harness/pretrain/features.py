@@ -82,7 +82,6 @@ def _classifier(
         return loss if beside is None else loss + beside(batch)
 
     measured = fit(learner, loss_of, path, reporter, name)
-    learner.settle()
     with torch.no_grad():
         everything = np.arange(len(held_out.labels))
         batch = sample(held_out, everything, everything % 4)
@@ -117,7 +116,6 @@ def train_dual_encoder(
         return 0.5 * (_matching(logits) + _matching(logits.T))
 
     measured = fit(learner, loss_of, path, reporter, "DualEncoder")
-    learner.settle()
     return Trained(network, {"name": "DualEncoder", "args": args}, measured | _retrieval(network, held_out))
 
 

@@ -23,7 +23,7 @@ CHECKPOINT_EVERY_S = 60.0
 def fit(
     learner: Learner, loss_of: Callable[[int], Tensor], path: Path, reporter: Reporter, label: str
 ) -> dict[str, float]:
-    """Train to the end of the recipe, from the checkpoint at `path` when there is one.
+    """Train to the end of the recipe, from the checkpoint at `path` when there is one, and keep the averaged weights.
 
     Args:
         loss_of: loss of a step; a function of the step's index alone, so that a resumed run sees the same data.
@@ -50,6 +50,7 @@ def fit(
             write_log(log, entries)  # first, as a checkpoint must not be ahead of it
             save_learner(learner, path)
             saved = time.monotonic()
+    learner.settle()
     return {"steps": learner.done, "seconds": time.monotonic() - start, "loss": float(np.mean(losses or [0.0]))}
 
 

@@ -80,7 +80,6 @@ def train_slat_vae(objects: Objects, stage: SlatVaePart, path: Path, reporter: R
         return torch.stack(errors).mean() + FEATURE_WEIGHT * features_loss + stage.kl * divergence
 
     measured = fit(learner, loss_of, path, reporter, "SLAT encoder and Gaussian decoder")
-    learner.settle()
     return (
         Trained(encoder, {"name": "SLatEncoder", "args": encoder_args}, measured),
         Trained(decoder, {"name": "SLatGaussianDecoder", "args": decoder_args}, measured),
@@ -147,7 +146,6 @@ def train_slat_mesh(
         return torch.stack(losses).mean()
 
     measured = fit(learner, loss_of, path, reporter, "SLAT mesh decoder")
-    learner.settle()
     return Trained(decoder, {"name": "SLatMeshDecoder", "args": args}, measured)
 
 
@@ -218,7 +216,6 @@ def train_slat_teacher(
         return functional.mse_loss(v.feats, conditional_velocity(x_0, noise))
 
     measured = fit(learner, loss_of, path, reporter, "SLAT teacher")
-    learner.settle()
     return (
         Trained(flow, {"name": "SLatFlowModel", "args": args}, measured),
         Trained(conditioner, {"name": "ImageConditioner", "args": conditioner_args}, measured),

@@ -60,7 +60,6 @@ def train_vae(
         return reconstruction_loss(logits, voxels) + stage.kl * divergence
 
     measured = fit(learner, loss_of, path, reporter, "structure VAE")
-    learner.settle()
     unit_variance(encoder, decoder, torch.from_numpy(occupancy[:512]))
     measured["held_out_iou"] = reconstruction_iou(encoder, decoder, held_out)
     return (
@@ -142,7 +141,6 @@ def train_conditioner(
         )
 
     measured = fit(learner, loss_of, path, reporter, "image conditioner")
-    learner.settle()
     return Trained(conditioner, {"name": "ImageConditioner", "args": args}, measured)
 
 
@@ -207,7 +205,6 @@ def train_teacher(
         return functional.mse_loss(v, conditional_velocity(x_0, noise))
 
     measured = fit(learner, loss_of, path, reporter, "structure teacher")
-    learner.settle()
     return Trained(flow, {"name": "SparseStructureFlowModel", "args": args}, measured)
 
 

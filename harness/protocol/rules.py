@@ -86,11 +86,6 @@ def view_cameras(values: Values) -> tuple[Camera, ...]:
     return tuple(orbit(yaw, views.pitch_deg, views.radius, views.fov_deg) for yaw in views.yaw_deg)
 
 
-def blender_yaws(values: Values) -> tuple[float, ...]:
-    """The same cameras' yaws in [0, 360) as TRELLIS' Blender script counts them, from +x: 90 - yaw."""
-    return tuple((90 - yaw) % 360 for yaw in values.views.yaw_deg)
-
-
 def euler(sampler: SamplerValues, stage: Stage, steps: int) -> Euler:
     """The sampler of one stage. `steps` need not be one of the protocol's: a teacher at 1 step is a row too."""
     from ...flow.samplers import Euler

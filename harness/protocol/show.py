@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...base.errors import unknown_name
+from ...base.text import aligned
 from .model import Choice, Protocol, Published, Variant, leaves, load_protocol
 from .rules import passes
 from .values import SamplerValues, Stage, unit_of
@@ -290,6 +291,4 @@ def _wrapped(text: str, first: str = "  ", more: str | None = None) -> list[str]
 
 
 def _aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(text.ljust(n) for text, n in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [f"  {line}" for line in aligned(list(rows))]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...base.errors import UsageError, unknown_name
+from ...base.groups import grouped
 from ..cells import Column
 from ..leading import leading
 from ..pareto import COSTS, Reference, Spot, front_of, is_log, races_of, references_of, spots_of
@@ -133,9 +134,7 @@ def name_of(spot: Spot) -> str:
 
 def _names(data: Pareto) -> dict[int, str]:
     """Of the points of the front, the costliest first, as there is most room; of equal points together."""
-    places: dict[tuple[float, float], list[int]] = {}
-    for i in reversed(data.best):
-        places.setdefault((data.spots[i].cost, data.spots[i].value), []).append(i)
+    places = grouped(reversed(data.best), lambda i: (data.spots[i].cost, data.spots[i].value))
     names = {}
     for mine in places.values():
         first, *others = sorted(mine)

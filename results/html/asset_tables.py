@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pandas import DataFrame
 
+from ...base.groups import grouped
 from ..asset_values import AssetValue
 from ..cells import NO_VALUE, Column
 from ..frames import records
@@ -99,10 +100,7 @@ def maker_name(method: str, variant: str, steps: int | None, stage: str) -> str:
 
 def by_place(values: Iterable[AssetValue]) -> dict[Key, list[AssetValue]]:
     """The values of one asset."""
-    places: dict[Key, list[AssetValue]] = {}
-    for value in values:
-        places.setdefault(key_of(value), []).append(value)
-    return places
+    return grouped(values, key_of)
 
 
 def mean(values: Sequence[AssetValue], metric: str) -> float | None:

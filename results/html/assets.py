@@ -12,6 +12,7 @@ from typing import Any, Final
 from jinja2 import Environment
 
 from ...base.files import write_text
+from ...base.groups import grouped
 from ..asset_values import AssetValue
 from ..exported import CONDITION, TRUTH, Exported, read_exported
 from ..places import Place
@@ -168,9 +169,7 @@ def _tile(card: Card | None) -> Tile:
 
 def _subjects(data: ReportData, out: Path) -> list[Subject]:
     exported, media, layout = read_exported(data.folder), MediaFolder(out), Layout.of(data.rows)
-    values: dict[str, list[AssetValue]] = {}
-    for value in data.asset_values:
-        values.setdefault(value.asset, []).append(value)
+    values = grouped(data.asset_values, lambda value: value.asset)
     unusable = {failed.asset: failed.reason for failed in data.failures if failed.of_truth}
     subjects = []
     for asset_id in dict.fromkeys((*exported.files, *values, *unusable)):

@@ -9,6 +9,7 @@ from typing import Any
 
 from pandas import DataFrame
 
+from ...base.groups import grouped
 from ..asset_values import AssetValue, Extremes, worst_and_best
 from ..cells import Column
 from ..frames import records
@@ -69,10 +70,7 @@ def _rank(stage: str) -> tuple:
 
 def averaged(values: Iterable[AssetValue]) -> list[AssetValue]:
     """One per asset: the mean of each metric over cells. It is not ok where any cell's is not."""
-    groups: dict[str, list[AssetValue]] = {}
-    for value in values:
-        groups.setdefault(value.asset, []).append(value)
-    return [_merged(group) for group in groups.values()]
+    return [_merged(group) for group in grouped(values, lambda value: value.asset).values()]
 
 
 def _merged(group: Sequence[AssetValue]) -> AssetValue:

@@ -53,12 +53,13 @@ def _rows_of(manifest: Mapping[str, Any], rows: DataFrame) -> DataFrame:
 
 
 def _provenance(name: str, manifest: Mapping[str, Any], rows: DataFrame) -> Provenance:
+    versions = manifest.get("versions") or {"torch": ", ".join(distinct(rows["torch"]))}
     groups = (
         ("Run", _run(manifest, rows)),
         ("Code", _code(manifest, rows)),
         ("Data", _flat({key: manifest.get(key) for key in ("test", "protocol", "world_sha256")})),
         ("Machine", _flat(manifest.get("machine") or {}) + _flat({"peak memory (GB)": manifest.get("peak_memory_gb")})),
-        ("Versions", _flat({"python": manifest.get("python")}) + _flat(manifest.get("versions") or _torch(rows))),
+        ("Versions", _flat({"python": manifest.get("python")} | versions)),
     )
     return Provenance(
         name=name,
@@ -92,10 +93,6 @@ def _code(manifest: Mapping[str, Any], rows: DataFrame) -> Pairs:
     dirty = manifest.get("git_dirty", bool(rows["git_dirty"].any()))
     state = "with uncommitted changes" if dirty else "clean"
     return _flat({"git commit": commit, "checkout": state if commit else None})
-
-
-def _torch(rows: DataFrame) -> dict[str, str]:
-    return {"torch": ", ".join(distinct(rows["torch"]))}
 
 
 def _methods(manifest: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from plyfile import PlyData
 from solids import ellipsoid
 
 from mdtbench.assets.folder import FolderSource
-from mdtbench.assets.mesh_export import write_glb, write_ply
+from mdtbench.assets.mesh_export import write_glb
 from mdtbench.assets.mesh_files import read_mesh
 from mdtbench.base.errors import AssetError, RunError
 
@@ -46,11 +45,10 @@ def accessor(header, binary, index, dtype, width):
     return np.frombuffer(binary, dtype, entry["count"] * width, view["byteOffset"]).reshape(-1, width)
 
 
-@pytest.mark.parametrize(("write", "name", "up"), [(write_glb, "a.glb", None), (write_ply, "a.ply", "z")])
-def test_reading_back_gives_the_same_mesh(tmp_path, write, name, up):
+def test_reading_back_gives_the_same_mesh(tmp_path):
     vertices, faces, colours = coloured()
-    write(tmp_path / name, vertices, faces, colours)
-    mesh = read_mesh(tmp_path / name, up)
+    write_glb(tmp_path / "a.glb", vertices, faces, colours)
+    mesh = read_mesh(tmp_path / "a.glb")
     assert len(mesh.faces) == len(faces)
     np.testing.assert_array_equal(mesh.triangles, vertices.astype(np.float32)[faces])  # positions are float32
     np.testing.assert_allclose(mesh.corner_rgba[..., :3], colours[faces], atol=LEVEL / 2 + 1e-6)
@@ -92,20 +90,6 @@ def test_glb_follows_the_specification(tmp_path):
     assert list(material["extensions"]) == header["extensionsUsed"] == ["KHR_materials_unlit"]
 
 
-def test_every_byte_of_a_ply(tmp_path):
-    vertices, colours = np.arange(9).reshape(3, 3), np.array([[1, 0, 0.2], [0, 1, 0.4], [0, 0, 0.6]])
-    write_ply(tmp_path / "a.ply", vertices, np.array([[2, 1, 0]]), colours)
-    header = (
-        "ply\nformat binary_little_endian 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
-        "property uchar red\nproperty uchar green\nproperty uchar blue\nelement face 1\n"
-        "property list uchar int vertex_indices\nend_header\n"
-    )
-    rows = [
-        struct.pack("<3f3B", *v, *c) for v, c in zip(vertices, [(255, 0, 51), (0, 255, 102), (0, 0, 153)], strict=True)
-    ]
-    assert (tmp_path / "a.ply").read_bytes() == header.encode() + b"".join(rows) + struct.pack("<B3i", 3, 2, 1, 0)
-
-
 def test_a_folder_of_written_meshes_is_a_source(tmp_path):
     vertices, faces, colours = coloured()
     write_glb(tmp_path / "made" / "a.glb", vertices, faces, colours)
@@ -114,46 +98,42 @@ def test_a_folder_of_written_meshes_is_a_source(tmp_path):
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)  # upright: no two axes have changed places
 
 
-@pytest.mark.parametrize("write", [write_glb, write_ply])
-def test_bytes_depend_on_the_mesh_alone(tmp_path, write):
-    write(tmp_path / "a", *coloured())
-    write(tmp_path / "b", *(np.asfortranarray(array) for array in coloured()))
+def test_bytes_depend_on_the_mesh_alone(tmp_path):
+    write_glb(tmp_path / "a", *coloured())
+    write_glb(tmp_path / "b", *(np.asfortranarray(array) for array in coloured()))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-@pytest.mark.parametrize("write", [write_glb, write_ply])
-def test_what_is_no_mesh_is_refused(tmp_path, write):
+def test_what_is_no_mesh_is_refused(tmp_path):
     vertices, faces, colours = coloured()
     with pytest.raises(AssetError, match="without faces"):
-        write(tmp_path / "a", vertices, faces[:0], colours)
+        write_glb(tmp_path / "a", vertices, faces[:0], colours)
     with pytest.raises(AssetError, match="NaN or infinite"):
-        write(tmp_path / "a", vertices * np.inf, faces, colours)
+        write_glb(tmp_path / "a", vertices * np.inf, faces, colours)
     with pytest.raises(AssetError, match="there are 5, from 0"):
-        write(tmp_path / "a", vertices[:5], faces, colours[:5])
+        write_glb(tmp_path / "a", vertices[:5], faces, colours[:5])
     with pytest.raises(AssetError, match=r"in \[0, 1\]"):
-        write(tmp_path / "a", vertices, faces, colours * 255)
+        write_glb(tmp_path / "a", vertices, faces, colours * 255)
     with pytest.raises(AssetError, match=r"Colours \[3, 3\] do not fit"):
-        write(tmp_path / "a", vertices, faces, colours[:3])
+        write_glb(tmp_path / "a", vertices, faces, colours[:3])
     with pytest.raises(AssetError, match=r"in \[0, 1\]"):
-        write(tmp_path / "a", vertices, faces, colours * np.nan)
+        write_glb(tmp_path / "a", vertices, faces, colours * np.nan)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("write", [write_glb, write_ply])
-def test_a_folder_that_cannot_be_is_one_line(tmp_path, write):
+def test_a_folder_that_cannot_be_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="Cannot write"):
-        write(tmp_path / "file" / "a", *coloured())
+        write_glb(tmp_path / "file" / "a", *coloured())
 
 
-@pytest.mark.parametrize(("write", "place"), [(write_glb, (Path, "write_bytes")), (write_ply, (PlyData, "write"))])
-def test_a_full_disk_leaves_the_old_file(tmp_path, write, place, monkeypatch):
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     def full(_path, _data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "a").write_text("old")
-    monkeypatch.setattr(*place, full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(RunError, match="No space left"):
-        write(tmp_path / "a", *coloured())
+        write_glb(tmp_path / "a", *coloured())
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]

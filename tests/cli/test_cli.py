@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import typer
 from command import run_process
 
 from mdtbench.base.errors import MissingError, RunError
-from mdtbench.harness.cli.app import app
+from mdtbench.harness.cli.app import VERBS, verb
 from mdtbench.harness.cli.report import print_run
 from mdtbench.harness.engine.files import load_arrays, save_arrays, save_tensors
 from mdtbench.harness.inputs.world import world_folder
@@ -59,20 +58,22 @@ def without_torch(*args: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_the_verbs_without_importing_torch():
     done = without_torch("--help")
     assert done.returncode == 0, done.stderr
-    for verb in ("run", "report", "list", "pretrain", "bench", "doctor"):
-        assert f" {verb} " in done.stdout
+    for name in ("run", "report", "list", "pretrain", "bench", "doctor"):
+        assert f" {name} " in done.stdout
 
 
-def commands(group: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every verb with its words, below a group of them."""
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands(command, *path, name)
-        else:
-            yield (*path, name), command
+def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every verb with its words, those of a group too."""
+    for name in VERBS:
+        command = verb(name)
+        assert command.help.replace("\n", " ").startswith(VERBS[name][1])  # which `--help` of all verbs prints
+        group = getattr(command, "commands", {})
+        yield from (((name, below), one) for below, one in group.items())
+        if not group:
+            yield (name,), command
 
 
-@pytest.mark.parametrize(("words", "command"), list(commands(typer.main.get_command(app))), ids=str)
+@pytest.mark.parametrize(("words", "command"), list(commands()), ids=str)
 def test_help_describes_every_option_and_eats_no_word(
     mdtbench: Callable, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], command: Any
 ):

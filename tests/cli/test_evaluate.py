@@ -15,8 +15,8 @@ import inprocess
 import pytest
 from evaluations import small_evaluations, write_files
 
-from mdtbench.harness.cli import evaluate as command
-from mdtbench.harness.cli.app import evaluate
+from mdtbench.harness.cli import evaluating as command
+from mdtbench.harness.cli.evaluate import evaluate_command
 from mdtbench.metrics import METRICS
 from mdtbench.results.asset_values import read_asset_values
 from mdtbench.results.rows import read_rows
@@ -156,9 +156,8 @@ def test_its_report_is_a_page_with_the_assets(mdtbench, small):
 
 def test_help_names_every_option(mdtbench):
     shown = mdtbench("evaluate", "--help").out
-    names = {name.replace("_", "-") for name in inspect.signature(evaluate).parameters} - {"folder", "changes"} | {
-        "set"
-    }
+    parameters = {name.replace("_", "-") for name in inspect.signature(evaluate_command).parameters}
+    names = parameters - {"folder", "changes"} | {"set"}
     assert len(names) > 15
     assert [name for name in sorted(names) if f"--{name}" not in shown] == []
 

@@ -23,7 +23,7 @@ from mdtbench.assets.gaussian_ply import read_gaussians
 from mdtbench.assets.mesh_files import read_mesh
 from mdtbench.base.errors import MdtbenchError, printable
 from mdtbench.base.files import read_json, read_record
-from mdtbench.harness.cli.evaluate import read_settings
+from mdtbench.harness.cli.evaluating import read_settings
 from mdtbench.harness.cli.runs import page
 from mdtbench.harness.cli.status import status_text
 from mdtbench.harness.driver.lock import driver_of

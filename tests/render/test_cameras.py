@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mdtbench.base.errors import UsageError
-from mdtbench.geometry.cameras import hammersley, orbit, projection_matrix, protocol_views, sphere_hammersley
+from mdtbench.geometry.cameras import hammersley, orbit, protocol_views, sphere_hammersley
 
 # The fixtures were computed in float32 by the reference; ours is float64.
 REFERENCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -24,8 +24,6 @@ def test_matrices_are_those_of_trellis():
     for k, camera in enumerate(cameras):
         np.testing.assert_allclose(camera.extrinsics, arrays["out_extrinsics"][k], **REFERENCE)
         np.testing.assert_allclose(camera.intrinsics, arrays["out_intrinsics"][k], **REFERENCE)
-        projection = projection_matrix(camera.intrinsics, 0.8, 1.6)
-        np.testing.assert_allclose(projection, arrays["out_projection_near0p8_far1p6"][k], **REFERENCE)
 
 
 def test_points_land_where_trellis_puts_them():
@@ -35,8 +33,6 @@ def test_points_land_where_trellis_puts_them():
         in_camera = arrays["out_points_camera"][k]
         np.testing.assert_allclose(projected[:, :2], arrays["out_points_uv01"][k], **REFERENCE)
         np.testing.assert_allclose(projected[:, 2], in_camera[:, 2], **REFERENCE)
-        clip = in_camera @ projection_matrix(camera.intrinsics, 0.8, 1.6).T
-        np.testing.assert_allclose(clip, arrays["out_points_clip"][k], **REFERENCE)
 
 
 @pytest.mark.parametrize("count", [8, 30, 32, 150])

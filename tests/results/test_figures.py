@@ -15,7 +15,7 @@ from PIL import Image
 from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.base.files import write_json, write_text
 from mdtbench.harness.cli.app import main
-from mdtbench.harness.cli.figure import figure_command
+from mdtbench.harness.cli.figure import figure_file
 from mdtbench.results.exported import read_exported
 from mdtbench.results.figures.choice import Choice
 from mdtbench.results.figures.curves import draw_curves, panels_of
@@ -350,7 +350,7 @@ def test_a_damaged_picture_is_named(folder, make):
 
 
 def test_command_writes_where_it_says(folder, tmp_path, monkeypatch, capsys):
-    assert figure_command("pareto", [folder], None, Choice()) == folder / "figure-pareto.pdf"
+    assert figure_file("pareto", [folder], None, Choice()) == folder / "figure-pareto.pdf"
     assert (folder / "figure-pareto.pdf").read_bytes().startswith(b"%PDF")
     out = tmp_path / "new" / "grid.png"
     monkeypatch.setattr("sys.argv", ["mdtbench", "figure", "grid", str(folder), "--out", str(out), "--assets", "toy-1"])
@@ -364,17 +364,17 @@ def test_command_writes_where_it_says(folder, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("name", ["a.jpg", "a", "a.svg"])
 def test_other_formats_are_refused_before_anything_is_read(tmp_path, name):
     with pytest.raises(UsageError, match=re.escape(f"got '{name}'")):
-        figure_command("pareto", [tmp_path], tmp_path / name, Choice())
+        figure_file("pareto", [tmp_path], tmp_path / name, Choice())
 
 
 def test_several_runs(folder, make, tmp_path):
     other = tmp_path / "other"
     write_rows(other / "rows.jsonl", [make.row("ours", "FD_gs", 33.0, stage="both", nfe=2)])
     with pytest.raises(UsageError, match="needs --out"):
-        figure_command("pareto", [folder, other], None, Choice())
+        figure_file("pareto", [folder, other], None, Choice())
     out = tmp_path / "both.pdf"
-    assert figure_command("pareto", [folder, other], out, Choice(methods=("ours", "mdt"), metric="FD_gs")) == out
-    assert figure_command("grid", [folder, other], tmp_path / "g.pdf", Choice()).is_file()
+    assert figure_file("pareto", [folder, other], out, Choice(methods=("ours", "mdt"), metric="FD_gs")) == out
+    assert figure_file("grid", [folder, other], tmp_path / "g.pdf", Choice()).is_file()
     assert not list(other.glob("*.pdf"))
 
 

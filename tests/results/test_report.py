@@ -8,10 +8,11 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import TypeAdapter
 
-from mdtbench.base.errors import MissingError, UsageError
+from mdtbench.base.errors import UsageError
 from mdtbench.results.frames import rows_frame
-from mdtbench.results.render_json import from_json, json_schema
+from mdtbench.results.render_json import Report
 from mdtbench.results.render_latex import escape as latex_escape
 from mdtbench.results.render_rich import to_rich
 from mdtbench.results.report import FORMATS, RunResults, report, tables
@@ -114,12 +115,11 @@ def test_csv_is_tidy_and_exact(make):
 def test_json_round_trips(make):
     rows = [*nasty_run(make), make.row("cm2", value=0.1 + 0.2)]
     text = report(RunResults(rows_frame(rows)), "json")
-    assert from_json(text) == tables(RunResults(rows_frame(rows)))
+    assert TypeAdapter(Report).validate_json(text).tables == tables(RunResults(rows_frame(rows)))
     parsed = json.loads(text)
     assert parsed["schema_version"] == 3
     values = [cell["value"] for line in parsed["tables"][0]["rows"] for cell in line["cells"]]
     assert 0.1 + 0.2 in values
-    assert "Table" in json_schema()["$defs"]
 
 
 @pytest.mark.parametrize("format", sorted(FORMATS))
@@ -135,11 +135,6 @@ def test_every_format_says_what_was_lost(make, format):
             if r["method"] == "lossy"
         )
         assert (found["status"], found["value"], found["n_failed"]) == ("failed", "", "1")
-
-
-def test_json_of_something_else():
-    with pytest.raises(MissingError, match="Not a report"):
-        from_json('{"schema_version": 7, "tables": []}')
 
 
 def test_results_import_no_torch():

@@ -5,9 +5,9 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from mdtbench.base.errors import MissingError, RunError, UsageError
+from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.results.frames import latest, rows_frame, to_rows
-from mdtbench.results.rows import COST_METRICS, append, read_rows, write_rows
+from mdtbench.results.rows import COST_METRICS, read_rows, write_rows
 
 
 def test_rows_round_trip_exactly(tmp_path, make):
@@ -16,27 +16,7 @@ def test_rows_round_trip_exactly(tmp_path, make):
     rows = [make.row(value=0.1 + 0.2), make.row(value=None, error="bad\n\u2028 name ü")]
     write_rows(path, rows)
     assert read_rows(path) == rows
-    append(path, [make.row(seed=7)])
-    assert read_rows(path) == [*rows, make.row(seed=7)]
     assert path.read_text().startswith('{"schema_version":4,')
-
-
-def test_append_makes_the_file(tmp_path, make):
-    append(tmp_path / "a" / "rows.jsonl", [make.row()])
-    assert read_rows(tmp_path / "a" / "rows.jsonl") == [make.row()]
-
-
-def test_append_refuses_a_torn_line(tmp_path, make):
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"schema_version":1,')
-    with pytest.raises(MissingError, match="middle of a line"):
-        append(path, [make.row()])
-    assert path.read_text() == '{"schema_version":1,'
-
-
-def test_append_to_a_folder_is_one_line(tmp_path, make):
-    with pytest.raises(RunError, match="Cannot write"):
-        append(tmp_path, [make.row()])
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from mdtbench.results.rows import COST_METRICS, Row, read_rows, write_rows
-from mdtbench.results.schema import DIALECT, MEANINGS, SCHEMA_FILE, fields_table, row_schema, schema_text
+from mdtbench.results.schema import DIALECT, MEANINGS, SCHEMA_FILE, row_schema, schema_text
 
 DOCS = Path(__file__).parents[2] / "docs" / "rows.md"
+
+
+def fields_table() -> str:
+    """The table of docs/rows.md: every field with type, unit and meaning."""
+    lines = ["| field | type | unit | meaning |", "| :--- | :--- | :--- | :--- |"]
+    for name, field in Row.model_json_schema()["properties"].items():
+        meaning = MEANINGS[name]
+        lines.append(f"| `{name}` | {type_of(field)} | {meaning.unit or '-'} | {meaning.text} |")
+    return "\n".join(lines) + "\n"
+
+
+def type_of(field: dict[str, Any]) -> str:
+    if "const" in field:
+        return str(field["const"])
+    if "enum" in field:
+        return ", ".join(field["enum"])
+    kinds = [option["type"] for option in field.get("anyOf", [field])]
+    return " or ".join(kinds)
 
 
 def test_the_committed_schema_is_the_models():

@@ -11,8 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from mdtbench.base.errors import MissingError
-from mdtbench.harness.cli import doctor
-from mdtbench.harness.cli.doctor import EXTRAS, NEEDED, check, library, optional, worlds
+from mdtbench.harness.cli import examining
+from mdtbench.harness.cli.examining import EXTRAS, NEEDED, check, library, optional, worlds
 from mdtbench.harness.engine.findings import Finding, findings_text
 
 DISTRIBUTIONS = {"PIL": "pillow", "open_clip": "open-clip-torch"}
@@ -29,17 +29,17 @@ def test_spconvs_cpu_kernels_are_always_refused_with_the_reason(found: str | Non
 
 
 def test_what_attends_and_convolves_is_said_with_the_reason(monkeypatch: pytest.MonkeyPatch):
-    here = {finding.name: finding.text for finding in doctor.kernels("cpu")}
+    here = {finding.name: finding.text for finding in examining.kernels("cpu")}
     assert here == {
         "attention": "sdpa (libraries are for CUDA, and this is cpu)",
         "convolution": "ours (the default: its bits repeat)",
     }
     fake_libraries.on_cpu(monkeypatch)
     fake_libraries.install_varlen(monkeypatch)
-    monkeypatch.setattr(doctor, "CPU", "another")
+    monkeypatch.setattr(examining, "CPU", "another")
     monkeypatch.setitem(sys.modules, "xformers", None)
     monkeypatch.setitem(sys.modules, "spconv", None)
-    there = {finding.name: finding.text for finding in doctor.kernels("cpu")}
+    there = {finding.name: finding.text for finding in examining.kernels("cpu")}
     assert there["attention, float16"] == there["attention, bfloat16 with backward"] == "varlen (the default)"
     assert there["attention, float32"].startswith("sdpa (varlen refuses: RuntimeError: ")
     assert there["attention, if asked for"].startswith("sdpa (xformers refuses: ModuleNotFoundError: ")
@@ -50,7 +50,7 @@ def test_what_attends_and_convolves_is_said_with_the_reason(monkeypatch: pytest.
 def test_gsplat_without_a_compiler_is_said_to_fail(there: bool, monkeypatch: pytest.MonkeyPatch):
     """It imports, and builds its kernels at first use."""
     [gsplat] = [extra for extra in EXTRAS if extra.module == "gsplat"]
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}" if there else None)
+    monkeypatch.setattr(examining.shutil, "which", lambda name: f"/usr/bin/{name}" if there else None)
     told = "builds its kernels with nvcc at first use, which is not on the PATH"
     assert (told in optional(gsplat, "1.5.3", True).text) == (not there)
     assert told not in optional(gsplat, None, True).text
@@ -91,11 +91,11 @@ def test_a_changed_weight_file_is_found(tiny_folder: Path, tmp_path: Path):
 
 
 def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path):
-    assert not doctor.disk(tmp_path / "not" / "there" / "yet").needed
+    assert not examining.disk(tmp_path / "not" / "there" / "yet").needed
     assert not list(tmp_path.iterdir())  # looked, not made
     blocker = tmp_path / "file"
     blocker.touch()
-    assert "cannot be written" in doctor.disk(blocker / "cache").text
+    assert "cannot be written" in examining.disk(blocker / "cache").text
 
 
 def test_only_what_is_needed_ends_in_an_error():
@@ -107,7 +107,7 @@ def test_only_what_is_needed_ends_in_an_error():
 
 
 def test_the_text_has_a_line_for_everything(tmp_path: Path):
-    sections = doctor.examined(tmp_path)
+    sections = examining.examined(tmp_path)
     text = findings_text(sections)
     for name in (
         "Python",

@@ -201,7 +201,7 @@ def test_command_says_how_to_go_on_when_interrupted(hub, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(module, "fetch", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fetch_command("paper", tmp_path)
+        fetch_command("paper", out=tmp_path)
     assert "interrupted; the same command continues" in capsys.readouterr().err
 
 
@@ -450,9 +450,10 @@ def test_list_agrees_with_the_extractors():
         assert entry.bytes is None or weights.bytes in (None, entry.bytes)
 
 
-def test_presets_and_own_lists(tmp_path):
+def test_presets_and_own_lists(tmp_path, capsys):
     assert items_of("tiny") == ()
-    assert "no downloads" in fetch_command("tiny", tmp_path)
+    fetch_command("tiny", out=tmp_path)
+    assert "no downloads" in capsys.readouterr().out
     with pytest.raises(UsageError, match="Did you mean 'paper'"):
         items_of("papr")
     own = tmp_path / "own.toml"
@@ -474,4 +475,4 @@ def test_presets_and_own_lists(tmp_path):
 
 def test_mirror_must_be_an_address(tmp_path):
     with pytest.raises(UsageError, match="--mirror"):
-        fetch_command("paper", tmp_path, mirror="hub.example")
+        fetch_command("paper", out=tmp_path, mirror="hub.example")

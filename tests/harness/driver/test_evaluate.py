@@ -20,7 +20,7 @@ from PIL import Image
 from silent import Silent
 from tracked import FLOAT32, of_tensorboard, same
 
-from mdtbench.assets.mesh_export import write_glb, write_ply
+from mdtbench.assets.mesh_export import write_glb
 from mdtbench.base.errors import MissingError, UsageError
 from mdtbench.geometry.cameras import protocol_views
 from mdtbench.harness.driver.evaluate import _measurements, calibration_of, evaluate
@@ -661,7 +661,11 @@ def test_names_match_by_id_by_what_export_made_of_it_and_by_a_unique_end():
 
 
 def test_gaussians_and_meshes_are_told_apart_by_content(tmp_path):
-    box(tmp_path / "a.ply", (1, 2, 3), write=write_ply)
+    points = "".join(f"property float {axis}\n" for axis in "xyz")
+    triangle = (
+        f"ply\nformat ascii 1.0\nelement vertex 3\n{points}element face 1\nproperty list uchar int vertex_indices\n"
+    )
+    (tmp_path / "a.ply").write_text(f"{triangle}end_header\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
     splats(tmp_path / "b.ply", 0)
     box(tmp_path / "b.glb", (1, 2, 3))
     files = files_in(tmp_path)

@@ -31,7 +31,6 @@ from mdtbench.harness.protocol.model import (
 from mdtbench.harness.protocol.rules import (
     Identity,
     asset_seed,
-    blender_yaws,
     cond_render_seed,
     cond_view,
     euler,
@@ -351,12 +350,12 @@ def test_passes_of_all_samplers():
 
 
 def test_both_yaw_conventions_give_the_same_set_of_cameras():
-    """TRELLIS' Blender script puts the camera at (cos y cos p, sin y cos p, sin p) r."""
+    """TRELLIS' Blender script puts the camera at (cos y cos p, sin y cos p, sin p) r: its yaws begin at +x."""
     pitch, radius = np.deg2rad(VALUES.views.pitch_deg), VALUES.views.radius
     ours = [camera.eye for camera in view_cameras(VALUES)]
     theirs = [
         radius * np.array([np.cos(y) * np.cos(pitch), np.sin(y) * np.cos(pitch), np.sin(pitch)])
-        for y in np.deg2rad(blender_yaws(VALUES))
+        for y in np.deg2rad([90 - yaw for yaw in VALUES.views.yaw_deg])
     ]
     np.testing.assert_allclose(ours, theirs, atol=1e-12)  # float64, paired view by view
     straight = np.deg2rad(VALUES.views.yaw_deg)

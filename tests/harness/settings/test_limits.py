@@ -10,7 +10,7 @@ from silent import Silent
 
 from mdtbench.base.errors import UsageError
 from mdtbench.base.limits import Limits, excess, limits, use_limits
-from mdtbench.harness.cli.evaluate import read_settings
+from mdtbench.harness.cli.evaluating import read_settings
 from mdtbench.harness.driver.planning import RunOptions, make_plan
 from mdtbench.harness.engine.workers import workers
 from mdtbench.harness.settings.config import load_config

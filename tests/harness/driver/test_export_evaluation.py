@@ -12,8 +12,8 @@ from evaluations import SIDE, Files, box, small_evaluations, splats
 from PIL import Image
 
 from mdtbench.assets.mesh_files import read_mesh
-from mdtbench.harness.driver import evaluated_files
-from mdtbench.harness.driver.evaluated_files import small
+from mdtbench.harness.driver import export
+from mdtbench.harness.driver.export import small
 from mdtbench.harness.driver.export_folder import FEW
 from mdtbench.results.html.data import read_data
 from mdtbench.results.html.report import write_report
@@ -87,7 +87,7 @@ def test_what_is_there_is_not_written_again(files: Files, monkeypatch: pytest.Mo
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*.[gp][ln][bg]")}
     (root / "truth" / "c.png").unlink()
     seen = []
-    monkeypatch.setattr(evaluated_files, "small", lambda one: seen.append(one) or small(one))
+    monkeypatch.setattr(export, "small", lambda one: seen.append(one) or small(one))
     files.evaluated(conditions=files.root / "shown")
     after = {path: path.stat().st_mtime_ns for path in root.rglob("*.[gp][ln][bg]")}
     assert before.keys() == after.keys()
