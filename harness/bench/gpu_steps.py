@@ -28,7 +28,7 @@ from ..settings.methods import entrant
 from ..train.data import EVERY, Samples, dense_samples, sparse_samples
 from ..train.loop import Student, advance
 from ..train.ranks import Ranks
-from ..train.task import StageTask
+from ..train.task import StageTask, compile_blocks
 from .full_size import SAMPLER, Shell
 from .gpu_session import Line, Session, difference, randn, randomised
 
@@ -164,8 +164,7 @@ def passes(session: Session) -> Iterator[Line]:
         yield {"stage": "slat", "seconds_per_sample": seconds / count, **session.speed(tflop, seconds)}
         if session.real:
             made = copy.deepcopy(network)
-            for i, block in enumerate(made.blocks):  # type: ignore[arg-type]
-                made.blocks[i] = torch.compile(block)  # type: ignore[index]
+            compile_blocks(made)
             seconds = session.seconds(lambda: made(x, t, cond), 3)
             far = difference(made(x, t, cond), eager)
             yield {"stage": "structure, compiled", "seconds_per_sample": seconds / count, "relative_difference": far}

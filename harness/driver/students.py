@@ -180,7 +180,7 @@ class TrainJob(Job):
     def task(self) -> StageTask:
         world = load_cached(self.world, self.device)
         data, train = self.data.open(world, self.out), self.train
-        return StageTask(self.stage, world.stage(self.stage), data, train.batch, train.precision)
+        return StageTask(self.stage, world.stage(self.stage), data, train.batch, train.precision, train.compile_blocks)
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,9 @@ class Train(Section):
     checkpoint_blocks: bool = Field(
         default=False, description="recompute activations in the backward pass, to save memory"
     )
+    compile_blocks: bool = Field(
+        default=False, description="compile the networks' blocks: minutes to begin, faster steps, other rounding"
+    )
     lockstep: int | None = Field(
         default=None, gt=0, description="students that share a process and the teacher's passes; all by default"
     )

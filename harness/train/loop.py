@@ -40,7 +40,7 @@ from .networks import Networks, gradients_of, set_gradients_of
 from .pairs import HeldOut
 from .parts import Part, TreeSum
 from .ranks import Ranks, joined
-from .task import ChargedTeacher, Points, Task, lowered, lowered_teacher
+from .task import ChargedTeacher, Points, Task, compile_blocks, lowered, lowered_teacher
 
 CHECKPOINT_EVERY_S = 20.0  # for every second that saving takes, at least one: a full-size student has 10 GB
 LOG_EVERY = 10  # steps
@@ -106,6 +106,8 @@ class Student:
         self.device = next(network.parameters()).device
         if train.checkpoint_blocks:
             recompute_blocks(self.network)
+        if train.compile_blocks:
+            compile_blocks(self.network)
         with torch.random.fork_rng(devices=[]):  # the same network wherever and beside whatever it is made
             torch.manual_seed(seed_of("auxiliary", label, seed))
             auxiliary = method.auxiliary()
@@ -260,6 +262,7 @@ class Student:
                 "skipped": self.learner.skipped,
                 "lr": self.learner.recipe.lr,
                 "precision": self.train.precision,
+                "compiled": self.train.compile_blocks,
                 "peak_memory_gb": peak_memory() / 1e9,
             },
         )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...base.errors import UsageError
 from ...base.seeds import seed_of
 from ...flow.guidance import Guided, SharedTeacher, Velocity
 from ...flow.layout import Layout
@@ -147,7 +148,7 @@ class StageTask:
     """A stage of a world: latents under image conditions. Batches are drawn of `data`.
 
     Attributes:
-        precision: that the teacher computes in beside its students.
+        precision: that the teacher computes in beside its students. compiled: whether its blocks are, as theirs.
     """
 
     name: Stage
@@ -155,10 +156,16 @@ class StageTask:
     data: Data
     batch_size: int
     precision: Precision = "float32"
+    compiled: bool = False
 
     @cached_property
     def _teacher(self) -> nn.Module:
-        return in_precision(self.pipeline.flow, self.precision)
+        network = in_precision(self.pipeline.flow, self.precision)
+        if not self.compiled:
+            return network
+        own = copy.deepcopy(network)  # what is generated with the pipeline's must not hang on what was trained before
+        compile_blocks(own)
+        return own
 
     @cached_property
     def _ahead(self) -> Ahead[tuple[Samples, Tensor, Tensor]]:
@@ -185,6 +192,19 @@ class StageTask:
 
     def teacher(self, batch: Batch) -> Guided:
         return self.pipeline.velocity(self._teacher, batch.cond, batch.layout)
+
+
+def compile_blocks(network: nn.Module) -> None:
+    """Compile the transformer blocks of `network` when they are first called; weights and their names stay.
+
+    Raises:
+        UsageError: it has none.
+    """
+    blocks = getattr(network, "blocks", ())
+    if not len(blocks):
+        raise UsageError(f"train.compile_blocks: a {type(network).__name__} has no `blocks`. Set it to false.")
+    for block in blocks:
+        block.compile()
 
 
 @contextmanager
