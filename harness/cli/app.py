@@ -28,10 +28,10 @@ VERBS = {
         "called.",
     ),
     "report": (
-        "report:report_command",
+        "readers:report_command",
         "Print what one run found, or several comparable ones: main columns and verdicts; with --all Tables 1 to 3.",
     ),
-    "figure": ("figure:figure_command", "Draw a figure for a paper, PDF or PNG."),
+    "figure": ("readers:figure_command", "Draw a figure for a paper, PDF or PNG."),
     "compare": (
         "compare:compare_command",
         "Say where a run is better or worse than a baseline; exit code 3 when it is worse anywhere.",
@@ -41,11 +41,11 @@ VERBS = {
         "Measure assets that any system generated: FD, KD, ULIP_I and more under a protocol. Run again to resume.",
     ),
     "show": (
-        "runs:show_command",
+        "readers:show_command",
         "Print all about one run; or every choice of a protocol with its source; or the JSON Schema of rows.",
     ),
     "verify": (
-        "verify:verify_command",
+        "readers:verify_command",
         "Compare every file of a run with its sha256; exit code 4 when one is damaged. Changes nothing.",
     ),
     "fetch": (
@@ -54,7 +54,7 @@ VERBS = {
     ),
     "list": ("list:list_command", "List what this installation offers, or the runs in a folder."),
     "import": (
-        "runs:import_command",
+        "readers:import_command",
         "Turn another tool's numbers into a run's folder, marked as not measured here, for `report` and `compare`.",
     ),
     "pretrain": (

@@ -1,4 +1,4 @@
-"""The verb `report`. Imports no torch: a report must print at once, on any machine."""
+"""What the verb `report` does. Imports no torch: a report must print at once, on any machine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from ...base.errors import MissingError, UsageError, unknown_name
 from ...base.text import counted
@@ -23,7 +20,6 @@ from ...results.merged_folder import merged_folder
 from ...results.recorded import recording_of, to_json
 from ...results.render_rich import to_rich
 from ...results.report import FORMATS, RunResults, report, with_verdicts
-from . import completion
 
 HTML_FOLDER = "report"
 LINES = 24  # of the smallest terminal
@@ -32,48 +28,8 @@ FILES = ("html", "parquet", "power")  # formats beside those of `results.report`
 ROWS_FILE, ASSETS_FILE = "rows.parquet", "assets.parquet"
 
 
-def report_command(
-    folders: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="RUN",
-            help="Folder of a run, the newest under runs/ by default; of several, one table of all.",
-            autocompletion=completion.runs,
-        ),
-    ] = None,
-    format: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            "-f",
-            help="rich, markdown, latex, csv, json; html: a folder of pages; parquet: files of all rows; "
-            "power: the variances by which --dry-run tells what a run can show.",
-            autocompletion=completion.formats,
-        ),
-    ] = "rich",
-    out: Annotated[
-        Path | None,
-        typer.Option(help="For html the folder (RUN/report by default), for parquet the file (RUN/rows.parquet)."),
-    ] = None,
-    everything: Annotated[
-        bool,
-        typer.Option("--all", help="Print all tables, with the paper's numbers beside ours, instead of one screen."),
-    ] = False,
-) -> None:
-    """Print what one run found, or several comparable ones: main columns and verdicts; with --all Tables 1 to 3.
-
-    Examples:
-
-      mdtbench report
-
-      mdtbench report --all
-
-      mdtbench report runs/today --format html --out pages
-
-      mdtbench report runs/cm_vm runs/mdt --format latex
-
-      mdtbench report runs/today --format parquet --out rows.parquet
-    """
+def reported(folders: Sequence[Path], format: str, out: Path | None, *, everything: bool) -> None:
+    """Print or write what runs found; arguments as the verb's options."""
     if format not in (*FORMATS, *FILES):
         raise unknown_name("format", format, (*FORMATS, *FILES))
     folders = folders or [newest_run(Path("runs"))]

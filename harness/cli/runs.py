@@ -1,4 +1,4 @@
-"""The verbs `show` and `import`, and what `list runs` prints. None imports torch: they must answer at once."""
+"""What the verbs `show` and `import` do, and what `list runs` prints. None imports torch: they must answer at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import typer
 
@@ -24,7 +24,6 @@ from ...results.places import name_of
 from ...results.rows import write_rows
 from ...results.schema import schema_text
 from ..protocol.show import show_protocol
-from . import completion
 from .origin import Origin, command_of, origin_of
 
 RUNS: Final = Path("runs")
@@ -34,41 +33,6 @@ DIGITS: Final = 12  # of a digest
 NONE: Final = "-"
 FORMATS: Final = ("text", "json")
 WHAT: Final = ("protocol", "run", "schema")
-
-
-def show_command(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|protocol|schema",
-            help="Folder of a run, or its name under runs/; protocol; schema.",
-            autocompletion=completion.shown,
-        ),
-    ],
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="Of the protocol, with variants as name+variant; trellis-v1 by default.",
-            autocompletion=completion.protocols,
-        ),
-    ] = "",
-    format: Annotated[
-        str, typer.Option("--format", "-f", help="text or json.", autocompletion=completion.one_of(FORMATS))
-    ] = "text",
-) -> None:
-    """Print all about one run; or every choice of a protocol with its source; or the JSON Schema of rows.
-
-    Examples:
-
-      mdtbench show runs/today
-
-      mdtbench show protocol trellis-v1
-
-      mdtbench show protocol trellis-v1+as-is --format json
-
-      mdtbench show schema
-    """
-    typer.echo(shown(what, name, format), nl=False)
 
 
 def runs_table(root: Path = RUNS) -> str:
@@ -122,20 +86,8 @@ def page(folder: Path, form: str = "text") -> str:
     return printable(text)
 
 
-def import_command(
-    file: Annotated[Path, typer.Argument(help="CSV with the columns metric and value; see docs/rows.md for others.")],
-    name: Annotated[str, typer.Option(help="Name of the system, where the CSV has no column method.")],
-    like: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="A run that you declare the values comparable to.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder; runs/import-<name>-<key> by default.")] = None,
-) -> None:
-    """Turn another tool's numbers into a run's folder, marked as not measured here, for `report` and `compare`.
-
-    Examples:
-
-      mdtbench import lgm.csv --name LGM --like runs/flashvdm
-    """
+def imported(file: Path, name: str, like: Path | None, out: Path | None) -> None:
+    """Write a run's folder of another tool's values, and say where; arguments as the verb's options."""
     if not name.strip() or not name.isprintable() or set(name) & set("/\\"):
         raise UsageError(f"--name takes a name for the table (got '{name}') - no slashes - for example LGM.")
     their_rows = to_rows(latest(frames.rows(like))) if like else []

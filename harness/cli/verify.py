@@ -1,4 +1,4 @@
-"""The verb `verify`: every file of a run against its digest. It changes nothing."""
+"""What the verb `verify` does: every file of a run against its digest. It changes nothing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from ...base.errors import MissingError
 from ...base.files import read_record
@@ -19,7 +16,6 @@ from ...results.sums import SUMS, damaged, read_sums
 from ..engine.files import load_tensors
 from ..engine.receipts import read_receipt
 from ..engine.store import ENTRIES, Store
-from . import completion
 from .origin import command_of
 
 STORES = ("store", "pairs")
@@ -57,15 +53,8 @@ class Checked:
     damages: list[Damage] = field(default_factory=list)
 
 
-def verify_command(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", autocompletion=completion.runs)],
-) -> None:
-    """Compare every file of a run with its sha256; exit code 4 when one is damaged. Changes nothing.
-
-    Examples:
-
-      mdtbench verify runs/today
-    """
+def verified(folder: Path) -> None:
+    """Print what is damaged. Raises MissingError when something is, or when there is no run."""
     if not is_run(folder):
         raise MissingError(f"There is no run at {folder}. Name a folder with a {MANIFEST_FILE} or {ROWS_FILE}.")
     found = checked(folder)

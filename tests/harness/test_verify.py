@@ -16,7 +16,7 @@ from flip_bits import main as flip_bits
 
 from mdtbench.base.errors import MissingError
 from mdtbench.base.files import write_json, write_record, write_text
-from mdtbench.harness.cli.verify import checked, verified_text, verify_command
+from mdtbench.harness.cli.verify import checked, verified_text, verified
 from mdtbench.harness.driver.run import make_again
 from mdtbench.harness.engine.files import save_tensors
 from mdtbench.harness.engine.receipts import Receipt, Receipts, read_receipt
@@ -67,7 +67,7 @@ def flip(path: Path) -> None:
 
 
 def test_an_intact_run_is_told(run, capsys):
-    verify_command(run)
+    verified(run)
     assert "9 files, 7 students, records and receipts, 1 entries of stores; none damaged." in capsys.readouterr().out
 
 
@@ -82,7 +82,7 @@ def test_what_would_be_made_again_is_told(run, capsys):
     save_tensors(run / STUDENT / "checkpoint.safetensors", {"a": torch.ones(40)})
     flip(run / STUDENT / "checkpoint.safetensors")
     with pytest.raises(MissingError, match=r"4 of 18 files of .* are damaged"):
-        verify_command(run)
+        verified(run)
     told = capsys.readouterr().out
     for words in ("the student is trained again", "looks are computed again", "exported again", "training begins anew"):
         assert words in told
