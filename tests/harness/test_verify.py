@@ -16,7 +16,7 @@ from flip_bits import main as flip_bits
 
 from mdtbench.base.errors import MissingError
 from mdtbench.base.files import write_json, write_record, write_text
-from mdtbench.harness.cli.verify import checked, verified_text, verified
+from mdtbench.harness.cli.verify import checked, verified, verified_text
 from mdtbench.harness.driver.run import make_again
 from mdtbench.harness.engine.files import save_tensors
 from mdtbench.harness.engine.receipts import Receipt, Receipts, read_receipt

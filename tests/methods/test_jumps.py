@@ -240,6 +240,14 @@ def test_jumps_end_at_or_below_their_beginning(ends):
     assert not torch.equal(drawn, ends.draw(step))  # of the step's private generator, that goes on
 
 
+@pytest.mark.parametrize(("label", "share"), [("lmd", 0.0), ("meanflow", 0.3)])
+def test_which_methods_jump_to_the_data_itself(label: str, share: float):
+    """There the teacher holds no pull to the data, which is all that `lmd` learns from."""
+    t = UNIFORM.times(rand(4000, seed=11), T_MIN)
+    drawn = method(label).ends.draw(make_step(dense(4000, 1), t, lambda x, t: x, lambda x, t: x))
+    assert (drawn == 0).double().mean().item() == pytest.approx(share, abs=0.03)
+
+
 def test_logit_normal_ends_have_the_density_below_t():
     """As drawn again and again until one is below t."""
     t = torch.full((200_000,), 0.6, dtype=F64)

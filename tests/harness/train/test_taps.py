@@ -124,10 +124,17 @@ def test_nothing_is_left_on_the_network_whatever_happens():
     assert not any(block._forward_hooks for block in network.blocks)  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("network", "told"), [(nn.Linear(1, 1), "has no blocks"), (None, "Allowed: 0 to 3")])
-def test_a_block_that_is_not_there_is_refused(network: nn.Module | None, told: str):
-    with pytest.raises(UsageError, match=rf"no block \d to tap. .*{told}"):
-        tapped(network or TASKS["modes"]().student(), (0, 4), lambda x, t: x)
+@pytest.mark.parametrize(
+    ("network", "taps", "told"),
+    [
+        (nn.Linear(1, 1), (0, 4), "no block 0 to tap. It has no blocks"),
+        (None, (0, 4), "no block 4 to tap. Allowed: 0 to 3"),
+        (None, (0, -1), "no block -1 to tap. Allowed: 0 to 3"),
+    ],
+)
+def test_a_block_that_is_not_there_is_refused(network: nn.Module | None, taps: tuple[int, ...], told: str):
+    with pytest.raises(UsageError, match=told):
+        tapped(network or TASKS["modes"]().student(), taps, lambda x, t: x)
 
 
 # ------------------------------------------------------------------------------------------------------- in a training
