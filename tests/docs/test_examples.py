@@ -44,9 +44,15 @@ def call(*args: object, folder: Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def run(folder: Path, *args: object) -> list[Row]:
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all examples: pictures and features of the toys that they are compared with take most of a run."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def run(folder: Path, cache: Path, *args: object) -> list[Row]:
     """Rows of `mdtbench run`."""
-    call("-m", "mdtbench", "run", *SIZE, "--cache", "cache", "--out", "run", *args, folder=folder)
+    call("-m", "mdtbench", "run", *SIZE, "--cache", cache, "--out", "run", *args, folder=folder)
     return read_rows(folder / "run" / "rows.jsonl")
 
 
@@ -75,10 +81,10 @@ def test_the_page_shows_the_files(page: str, examples: tuple[str, ...]):
 
 
 @pytest.mark.slow
-def test_a_method_and_metrics(tmp_path: Path):
+def test_a_method_and_metrics(cache: Path, tmp_path: Path):
     """Both stages. Two and four steps of the teacher make different students, and each metric has a value for each."""
     plugins = ["--plugin", EXAMPLES / "my_method.py", "--plugin", EXAMPLES / "my_metric.py"]
-    rows = run(tmp_path, *plugins, "--methods", "mine,mine:four", "--limit", 3)
+    rows = run(tmp_path, cache, *plugins, "--methods", "mine,mine:four", "--limit", 3)
     assert all(row.status == "ok" for row in rows)
     errors = [value(rows, "MSE_teacher", method="mine", variant=v) for v in ("", "four")]
     assert errors[0] != errors[1]
@@ -108,10 +114,10 @@ def test_a_metric_is_what_it_says():
 
 
 @pytest.mark.slow
-def test_a_source(tmp_path: Path):
+def test_a_source(cache: Path, tmp_path: Path):
     """Shapes are made in worker processes, in the same way each time; the manifest names the source."""
     args = ["--stages", "structure", "--plugin", EXAMPLES / "my_source.py", "--methods", "vm"]
-    rows = run(tmp_path, *args, "--assets", "superellipsoids:4", "--workers", 2)
+    rows = run(tmp_path, cache, *args, "--assets", "superellipsoids:4", "--workers", 2)
     assert {row.n_ok for row in rows if row.method == "vm" and row.unit != "s"} == {4}
     assert value(rows, "IoU_truth", method="reconstruction") > 0.3  # the encoder and decoder have seen boxes alone
     assert '"superellipsoids"' in (tmp_path / "run" / "manifest.json").read_text()
@@ -135,11 +141,11 @@ def test_the_shapes_of_the_source_are_closed_and_outward():
 
 
 @pytest.mark.slow
-def test_a_backbone(tmp_path: Path):
+def test_a_backbone(cache: Path, tmp_path: Path):
     """A world with a network of another class is distilled, in workers too; without the plug-in it is refused."""
     call(EXAMPLES / "my_backbone.py", "my_world", "--steps", 3, "--toys", 6, "--width", 8, folder=tmp_path)
     args = ["--stages", "structure", "--methods", "scm", "--limit", 2, "--set", "world=my_world"]
-    rows = run(tmp_path, *args, "--plugin", EXAMPLES / "my_backbone.py", "--workers", 2)
+    rows = run(tmp_path, cache, *args, "--plugin", EXAMPLES / "my_backbone.py", "--workers", 2)
     assert all(row.status == "ok" for row in rows)
     assert (tmp_path / "my_world" / "ckpts" / "ss_flow.json").read_text().count("ConvFlow") == 1
     alone = [sys.executable, "-m", "mdtbench", "run", *SIZE, *map(str, args), "--out", "other"]
