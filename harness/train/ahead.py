@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-_READER = ThreadPoolExecutor(1)  # in order: a step's parts are asked for in the order of the step before
+_READER = ThreadPoolExecutor(1)  # one thing at a time, in the order in which it will be asked for
 
 
 class Ahead(Generic[T]):
@@ -22,6 +22,6 @@ class Ahead(Generic[T]):
     def value(self, make: Callable[[int], T], stream: Hashable, index: int) -> T:
         """`make(index)`. stream: what else decides; one step of each is made ahead."""
         known, coming = self._coming.pop(stream, (None, None))
-        found = coming.result() if coming is not None and known == index else make(index)
+        found = coming if coming is not None and known == index else _READER.submit(make, index)
         self._coming[stream] = index + 1, _READER.submit(make, index + 1)
-        return found
+        return found.result()
