@@ -174,6 +174,7 @@ class Workers:
         for hand in self._hands:
             if hand is not None:
                 hand.shutdown()
+        self.ticks()  # a note may come later than the result of the job that wrote it, but not after its process
 
     def kill(self, *, gently: bool = False) -> None:
         """End all processes at once; what they were writing is absent, not half there.

@@ -27,7 +27,8 @@ def test_notes_of_workers_are_notes_of_the_parent_and_no_units_of_work():
         team.map(tell, ["a begins", "b begins"], "tell", 0)
         assert set(report.done) == {0}
         team.map(tick, [2, 3], "work", 5)
-    assert report.notes == ["a begins", "b begins"]
+        team.submit(tell, "c begins", "tell").result()  # nobody asks for notes after this one
+    assert report.notes == ["a begins", "b begins", "c begins"]
     assert report.done[-1] == 5
 
 
