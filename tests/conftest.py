@@ -6,8 +6,11 @@ Two processes of tests on two cores, each with a thread per core, would wait for
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in jobs that a shell runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else commands would inherit that and ignore us
 sys.path.insert(0, str(Path(__file__).parent))

@@ -320,8 +320,6 @@ def test_damaged_results_are_made_again(base: Base, here: Callable):
 def started(args: list[str]) -> Iterator[subprocess.Popen[str]]:
     """The command in a process group of its own, all of which has to be gone in the end."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in jobs that a shell runs in the background
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # else the command would inherit that and ignore us
     with subprocess.Popen([*COMMAND, *args], **options) as process:
         try:
             yield process
