@@ -41,6 +41,16 @@ def cluster(nodes: int = 2, cpus: int = 1) -> Iterator[Any]:
         found.shutdown()
 
 
+def has_namespaces() -> bool:
+    """Whether this process may make network namespaces; one is made and removed."""
+    name = f"try{os.getpid()}"
+    words = ["ip", "netns"]
+    return shutil.which("ip") is not None and all(
+        subprocess.run([*words, verb, name], capture_output=True, check=False).returncode == 0
+        for verb in ("add", "del")
+    )
+
+
 @dataclass
 class Apart:
     """A head here and one node in a network namespace of its own, which can be cut off.
