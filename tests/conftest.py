@@ -8,9 +8,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+TOLD = "told"
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in jobs that a shell runs in the background
@@ -22,3 +25,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first: one that is left for the end would keep one process at work and the other idle."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests told with the fixture `say`, whichever process ran them."""
+    reports = [one for key in ("passed", "failed") for one in terminalreporter.getreports(key)]
+    for report in reports:
+        for line in (text for name, text in report.user_properties if name == TOLD):
+            terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {line}")
+
+
+@pytest.fixture
+def say(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Tells at the end of all tests what happened in this one."""
+    return lambda text: record_property(TOLD, text)

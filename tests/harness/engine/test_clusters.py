@@ -111,17 +111,6 @@ def started(name: str, bed: AbstractContextManager[Any]) -> Iterator[Any]:
         yield found
 
 
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Tells what happened, whatever pytest does with the output of tests."""
-
-    def told(text: str) -> None:
-        with capsys.disabled():
-            sys.stdout.write(f"\n  {text}")
-
-    return told
-
-
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple, tuple]:
     """The values of one worker process of this machine."""
