@@ -128,7 +128,8 @@ class Network:
         head: builds another module in place of such a copy, from the network that would be copied. Its weights are
             drawn from torch's global generator, which is seeded for it. The network's `model_channels` is the width of
             its features.
-        taps: blocks whose outputs a copy returns in place of its velocity, a `Features` each; 0 is the first block. Of
+        taps: blocks whose outputs a copy returns in place of its velocity, a `Features` each; 0 is the first block. Or
+            how many: so many, spread evenly over the depth up to the last one, and all where there are fewer. Of
             a copy that stays as it is they are the teacher's, with a gradient to x alone. One pass, whatever the taps.
     """
 
@@ -137,7 +138,7 @@ class Network:
     average: float = 0.0
     weights: bool = True
     head: Callable[[nn.Module], nn.Module] | None = None
-    taps: tuple[int, ...] = ()
+    taps: tuple[int, ...] | int = ()
 
 
 @dataclass(frozen=True)

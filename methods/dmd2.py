@@ -13,9 +13,9 @@ from ..flow.guidance import Velocity
 from ..flow.layout import Layout, rms
 from ..flow.path import conditional_velocity, diffuse, jump
 from ..flow.samplers import Renoise, Sampler
-from ..flow.times import TimeDensity, sampling_times
+from ..flow.times import TimeDensity
 from .contract import METHODS, STUDENT, Distillation, Loss, Network, Step
-from .jumps import uniform
+from .jumps import student_sample, uniform
 from .reduction import REDUCTIONS, PerSample, Reduction, reduced_mean
 
 CRITIC = "critic"
@@ -89,14 +89,7 @@ class DistributionMatching(Criticised):
         return self.matched(step, weight=1.0 if self.updates(STUDENT, step.index) else 0.0)
 
     def sample(self, step: Step) -> Tensor:
-        """What the student makes of noise, or of data diffused to one of its sampler's times."""
-        layout = step.layout
-        x, t = layout.randn([step.generator]), torch.ones_like(step.t)
-        if self.jumps > 1:
-            times = torch.tensor(sampling_times(self.jumps, self.rescale_t)[:-1], dtype=t.dtype, device=t.device)
-            t = times[(uniform(step) * self.jumps).long()]
-            x = torch.where(layout.expand(t) < 1, diffuse(step.x_0, x, t, layout), x)
-        return jump(x, step.student(x, t), t, torch.zeros_like(t), layout)
+        return student_sample(step, self.jumps, self.rescale_t)
 
     def sampler(self, n_steps: int) -> Sampler:
         return Renoise(n_steps, self.rescale_t, self.jumps)

@@ -1,4 +1,4 @@
-"""What methods whose students have two times share: where jumps end, and the residual that is zero for exact jumps."""
+"""What methods share that jump: a student's sample; with two times where jumps end, and what exact ones leave."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ..flow.layout import Layout
+from ..flow.path import diffuse, jump
+from ..flow.times import sampling_times
 from .contract import Step
 
 
@@ -80,6 +82,22 @@ ENDS: Mapping[str, Ends] = MappingProxyType(
 def uniform(step: Step) -> Tensor:
     """A private number in [0, 1) of each sample: [B]."""
     return torch.rand(step.t.shape, generator=step.generator, dtype=step.t.dtype).to(step.t.device)
+
+
+def student_sample(step: Step, jumps: int, rescale_t: float) -> Tensor:
+    """What the student makes of noise, with its gradient.
+
+    Args:
+        jumps: steps of the sampler that it is made for. With more than one it begins at a random one of their times,
+            from data that is diffused to it.
+    """
+    layout = step.layout
+    x, t = layout.randn([step.generator]), torch.ones_like(step.t)
+    if jumps > 1:
+        times = torch.tensor(sampling_times(jumps, rescale_t)[:-1], dtype=t.dtype, device=t.device)
+        t = times[(uniform(step) * jumps).long()]
+        x = torch.where(layout.expand(t) < 1, diffuse(step.x_0, x, t, layout), x)
+    return jump(x, step.student(x, t), t, torch.zeros_like(t), layout)
 
 
 def jump_residual(phi: Tensor, dphi: Tensor, v: Tensor, length: Tensor, layout: Layout) -> Tensor:

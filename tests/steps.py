@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ from mdtbench.flow.guidance import Velocity
 from mdtbench.flow.layout import DenseLayout, Layout, SparseLayout
 from mdtbench.flow.oracles import GaussianOracle
 from mdtbench.flow.path import diffuse
-from mdtbench.methods import METHODS, Distillation, Loss, Step
+from mdtbench.harness.train.taps import indices_of
+from mdtbench.methods import METHODS, Distillation, Features, Loss, Network, Step
 
 F64 = torch.float64
 # Earliest time of the tests: one backward difference of 0.01 above the path's sigma_min, as in training.
@@ -21,7 +23,7 @@ T_MIN = 0.01001
 # Those that learn from their own target.
 DISTILLATIONS = ("ayf", "cm", "ect", "lmd", "mdt", "meanflow", "pcm", "scm", "shortcut", "tcm", "vm")
 CONTROLS = ("gd", "kd")
-MATCHING = ("dmd2", "rcm")  # those that learn from a critic
+MATCHING = ("dmd2", "ladd", "rcm")  # those that learn from a critic or from heads
 # Every method in every variant that differs from its default.
 LABELS = tuple(
     f"{name}:{variant}" if variant else name
@@ -91,6 +93,44 @@ class Mlp(nn.Module):
         if self.two_times:
             hidden = hidden + (time if end is None else time - end) * self.end
         return self.last(torch.tanh(hidden))
+
+
+class Tower(nn.Module):
+    """A network with blocks to tap, whose features mean the same in every layout."""
+
+    def __init__(self, channels: int, seed: int, depth: int = 3, width: int = 8):
+        super().__init__()
+        self.model_channels = width
+        self.first = nn.Linear(channels + 1, width, dtype=F64)
+        self.blocks = nn.ModuleList(nn.Linear(width, width, dtype=F64) for _ in range(depth))
+        generator = seeded(seed)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.normal_(generator=generator).mul_(1.5 / parameter.shape[-1] ** 0.5)
+
+    def forward(self, x: Tensor, time: Tensor) -> list[Tensor]:
+        """Behind every block; time: as of Mlp."""
+        h, found = self.first(torch.cat([x, time.expand_as(x[..., :1])], -1)), []
+        for block in self.blocks:
+            h = h + torch.tanh(block(h))
+            found.append(h)
+        return found
+
+
+def tap(network: Tower, layout: Layout, taps: Sequence[int] | int) -> Callable[..., tuple[Features, ...]]:
+    """What `Step.networks` has of a tapped network."""
+
+    def features(x: Tensor, t: Tensor) -> tuple[Features, ...]:
+        found = network(x, layout.expand(t))
+        return tuple(Features(found[i], laid_out(found[i], layout)) for i in indices_of(network, taps))
+
+    return features
+
+
+def laid_out(values: Tensor, layout: Layout) -> Layout:
+    if isinstance(layout, SparseLayout):
+        return replace(layout, channels=values.shape[1])
+    return DenseLayout(tuple(values.shape), values.dtype)
 
 
 def student_for(label: str, channels: int, seed: int) -> Mlp:
@@ -171,14 +211,17 @@ def method(label: str, **parameters) -> Distillation:
 
 def networks_of(made: Distillation, step: Step) -> dict[str, nn.Module]:
     """Small networks in the place of those that the method has beside its student."""
-    like = Mlp(step.x_t.shape[-1], 31)
+    kinds, channels = made.networks(), step.x_t.shape[-1]
+
+    def built(kind: Network, seed: int) -> nn.Module:
+        tower = Tower(channels, seed)
+        if kind.head:
+            return kind.head(tower)
+        return tower if kind.taps else Mlp(channels, seed)
+
     with torch.random.fork_rng():
         torch.manual_seed(32)
-        found = {
-            name: kind.head(like) if kind.head else Mlp(step.x_t.shape[-1], 33 + i)
-            for i, (name, kind) in enumerate(made.networks().items())
-        }
-    kinds = made.networks()
+        found = {name: built(kind, 33 + i) for i, (name, kind) in enumerate(kinds.items())}
     return {name: net.to(step.x_t.dtype).requires_grad_(kinds[name].rate > 0) for name, net in found.items()}
 
 
@@ -186,7 +229,13 @@ def with_networks(made: Distillation, step: Step, networks: dict[str, nn.Module]
     """The step with all that the method has beside its student; by default made anew, always the same."""
     networks = networks_of(made, step) if networks is None else networks
     kinds = made.networks()
-    bound = {name: one if kinds[name].head else bind(one, step.layout) for name, one in networks.items()}
+
+    def bound_as(kind: Network, network: nn.Module) -> Callable[..., Any]:
+        if kind.head:
+            return network
+        return tap(network, step.layout, kind.taps) if isinstance(network, Tower) else bind(network, step.layout)
+
+    bound = {name: bound_as(kinds[name], one) for name, one in networks.items()}
     return replace(step, auxiliary=made.auxiliary(), networks=bound, averages=bound)
 
 

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from ...base.seeds import seed_of
 from ...methods import Distillation, Network
 from .learner import Learner, Recipe
-from .taps import blocks_of, tapped
+from .taps import blocks_of, indices_of, tapped
 
 Bind = Callable[[Callable[..., Tensor]], Callable[..., Tensor]]  # a flow network to its velocity in a batch
 
@@ -41,7 +41,7 @@ class Networks:
             with torch.random.fork_rng(devices=[]):  # the same network wherever and beside whatever it is made
                 torch.manual_seed(seed_of("network", name, *words))
                 made = _made(kind, begin)
-            blocks_of(made, kind.taps)  # refused here, before anything is computed
+            blocks_of(made, indices_of(made, kind.taps))  # refused here, before anything is computed
             self.modules[name] = made.train(kind.rate > 0).requires_grad_(kind.rate > 0)
             if kind.rate > 0:
                 own = {"lr": kind.rate * recipe.lr, "ema": kind.average, "more_ema": (), "scale_loss": False}
@@ -60,7 +60,8 @@ class Networks:
         kind = self._kinds[name]
         if kind.head:
             return made
-        return tapped(self.modules[name], kind.taps, bind(made)) if kind.taps else bind(made)
+        module = self.modules[name]
+        return tapped(module, indices_of(module, kind.taps), bind(made)) if kind.taps else bind(made)
 
     def updated(self, index: int) -> Iterator[Learner]:
         """Those that step `index` moves."""

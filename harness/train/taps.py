@@ -46,6 +46,17 @@ def tapped(
     return features
 
 
+def indices_of(network: nn.Module, taps: Sequence[int] | int) -> tuple[int, ...]:
+    """The blocks that `Network.taps` means: these, or so many of all. Raises UsageError where there are none."""
+    if not isinstance(taps, int):
+        return tuple(taps)
+    depth = len(list(getattr(network, "blocks", ())))
+    if taps and not depth:
+        raise UsageError(f"A {type(network).__name__} has no `blocks` to tap. Choose a method without Network.taps.")
+    count = min(taps, depth)
+    return tuple((i + 1) * depth // count - 1 for i in range(count))
+
+
 def blocks_of(network: nn.Module, taps: Sequence[int]) -> dict[int, nn.Module]:
     """The blocks at these indices. Raises UsageError where there are no such blocks."""
     blocks = list(getattr(network, "blocks", ()))

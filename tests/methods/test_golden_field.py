@@ -1,11 +1,12 @@
-"""Losses and gradients of FastGen and rCM on a small function, by the methods that follow them.
+"""Losses and gradients of FastGen, rCM and StyleGAN-T on small functions, by the methods that follow them.
 
-Both drop the trace of noise that TRELLIS leaves in data, hence 1e-5 where a path is diffused here.
+They drop the trace of noise that TRELLIS leaves in data, hence 1e-5 where a path is diffused here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import golden_io
 import pytest
@@ -14,9 +15,11 @@ from steps import dense, seeded
 from torch import Tensor, nn
 
 from mdtbench.flow.guidance import combine
+from mdtbench.flow.layout import DenseLayout
 from mdtbench.flow.path import conditional_velocity
-from mdtbench.methods import METHODS, Distillation, Step
+from mdtbench.methods import METHODS, Distillation, Features, Step
 from mdtbench.methods.dmd2 import Judged, matching_push
+from mdtbench.methods.ladd import HEADS, TEACHER, Hinge, Logistic
 from mdtbench.methods.meanflow import ByPower
 from mdtbench.methods.residual import ResidualL2, ResidualRms
 from mdtbench.methods.tcm import FIRST, Above
@@ -164,6 +167,63 @@ def test_critic_of_dmd2(student: Net):
     assert (got - expected).abs().max() < TRACE * expected.abs().max()
     assert value.item() == pytest.approx(CASES["dmd2_critic"]["loss"], rel=TRACE)
     assert torch.equal(at.error, error)
+
+
+@dataclass(frozen=True)
+class Scripted(DenseLayout):
+    """A layout whose fresh noise is given."""
+
+    draws: list[Tensor] = field(default_factory=list)
+
+    def randn(self, generators: Sequence[torch.Generator]) -> Tensor:
+        return self.draws.pop(0)
+
+
+class Rows(nn.Module):
+    """Heads that are products with a row each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.ParameterList([nn.Parameter(array(f"heads.{i}").clone()) for i in (0, 1)])
+
+    def forward(self, features: Sequence[Features], t: Tensor) -> list[Tensor]:
+        return [one.values @ row.T for one, row in zip(features, self.rows, strict=True)]
+
+
+def tapped_teacher(x: Tensor, t: Tensor) -> tuple[Features, ...]:
+    net = Net("teacher").requires_grad_(False)
+    hidden = torch.tanh(x.flatten(1) @ net.U.T + t[:, None] * net.a + t[:, None] * net.b)
+    return tuple(Features(h, DenseLayout(tuple(h.shape), h.dtype)) for h in (hidden, hidden @ net.W.T + net.c))
+
+
+def test_ladd(student: Net):
+    """FastGen's two steps; its objective is the logistic one."""
+    heads, renoised = Rows(), array("noise_renoised")  # one for datum and sample
+    layout = Scripted(tuple(X_0.shape), X_0.dtype, draws=[array("z"), renoised, renoised])
+    networks = {TEACHER: tapped_teacher, HEADS: heads}
+    step = replace(step_of(student, array("t_renoised")), layout=layout, networks=networks)
+    made = METHODS.get("ladd").value(cfg_strength=STRENGTH, objective=Logistic())
+    value = made.loss(step).value
+    assert layout.draws == []
+    agrees("ladd", value, student, within=TRACE)
+    for i, row in enumerate(heads.rows):
+        [got] = torch.autograd.grad(value, row, retain_graph=True)
+        expected = array(f"ladd_heads/grad.{i}")
+        assert (got - expected).abs().max() < TRACE * expected.abs().max()
+    assert value.item() == pytest.approx(CASES["ladd"]["loss"] + CASES["ladd_heads"]["loss"], rel=TRACE)
+
+
+def test_hinge():
+    """Of StyleGAN-T, whose scores are of tokens as well."""
+    real, fake = (array(f"scores.{name}").requires_grad_() for name in ("real", "fake"))
+    of_heads, of_student = Hinge().of_heads(real, fake).mean(), Hinge().of_student(fake).mean()
+    assert of_heads.item() == pytest.approx(CASES["hinge_heads"]["loss"], rel=1e-12)
+    assert of_student.item() == pytest.approx(CASES["hinge_student"]["loss"], rel=1e-12)
+    for name, score in {"real": real, "fake": fake}.items():
+        [got] = torch.autograd.grad(of_heads, score, retain_graph=True)
+        assert (got - array(f"hinge_heads/grad.{name}")).abs().max() < 1e-15
+    [got] = torch.autograd.grad(of_student, fake)
+    assert (got - array("hinge_student/grad.fake")).abs().max() < 1e-15
 
 
 def test_consistency_of_rcm(student: Net):

@@ -202,19 +202,23 @@ def test_a_finished_student_leaves_its_result_its_log_and_an_account(together: T
 def interrupted(
     names: Sequence[str], task: StageTask, folder: Path, monkeypatch: pytest.MonkeyPatch, train: Train = TRAIN
 ) -> None:
-    """Train, checkpoint after every step, stop before the last."""
+    """Train those of these names, checkpoint after every step, stop before the last."""
+    stop_before_the_last([student(name, task, folder, train) for name in names], task, monkeypatch, train)
 
+
+def stop_before_the_last(
+    students: Sequence[Student], task: StageTask, monkeypatch: pytest.MonkeyPatch, train: Train = TRAIN
+) -> None:
     class Stopping(StageTask):
         def draw(self, seed: int, index: int, part: Part = WHOLE) -> Batch:
             if index == 2:
                 raise KeyboardInterrupt
             return super().draw(seed, index, part)
 
-    students = [student(name, task, folder, train) for name in names]
     with monkeypatch.context() as patch:
         patch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
         with pytest.raises(KeyboardInterrupt):
-            train_together(students, Stopping(**given(task)), train, SEED)
+            train_together(list(students), Stopping(**given(task)), train, SEED)
 
 
 def test_an_interrupted_training_goes_on_bit_for_bit(

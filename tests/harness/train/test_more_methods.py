@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from test_loop import SEED, TRAIN, differing, interrupted, log_of, of_method, student, tensors
 
-LABELS = ("meanflow", "ayf", "dmd2", "tcm", "rcm")
+LABELS = ("meanflow", "ayf", "dmd2", "ladd", "tcm", "rcm")
 
 
 def everything(made: Student) -> dict[str, Tensor]:
@@ -224,14 +224,17 @@ def test_networks_go_on_after_an_interruption(task: StageTask, tmp_path: Path, m
     assert differing(weights(again, "critic"), dict(task.student().state_dict())) != []
 
 
-def test_a_scaled_loss_is_scaled_back_for_every_network(structure_task: StageTask, tmp_path: Path):
+@pytest.mark.parametrize(("name", "other"), [("dmd2", "critic"), ("ladd", "heads")])
+def test_a_scaled_loss_is_scaled_back_for_every_network(
+    name: str, other: str, structure_task: StageTask, tmp_path: Path
+):
     """In float16: gradients of student and critic are those of float32, but for its rounding."""
     found: dict[str, list[Tensor]] = {}
     for precision in ("float32", "float16"):
         train = TRAIN.model_copy(update={"steps": 1, "precision": precision, "clip": 1e9})
-        made = student("dmd2", structure_task, tmp_path / precision, train)
+        made = student(name, structure_task, tmp_path / precision, train)
         assert train_together([made], structure_task, train, SEED) == {}
-        parts = (made.learner, made.networks.learners["critic"])
+        parts = (made.learner, made.networks.learners[other])
         found[precision] = [torch.cat([g.flatten() for g in learner.gradients()]) for learner in parts]
     for exact, rounded in zip(*found.values(), strict=True):
         assert (rounded - exact).norm() < 0.1 * exact.norm()

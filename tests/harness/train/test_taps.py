@@ -16,17 +16,18 @@ from mdtbench.base.errors import UsageError
 from mdtbench.harness.oracle.family import LawTask
 from mdtbench.harness.oracle.picture_family import Pictures
 from mdtbench.harness.oracle.plane import Plane
+from mdtbench.harness.settings.config import Precision
 from mdtbench.harness.train.batch import Batch
 from mdtbench.harness.train.loop import train_together
-from mdtbench.harness.train.taps import tapped
-from mdtbench.harness.train.task import StageTask, Task
+from mdtbench.harness.train.taps import indices_of, tapped
+from mdtbench.harness.train.task import HALF, StageTask, Task, lowered
 from mdtbench.methods import Features
 from mdtbench.trellis.structure_flow import to_patches
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from tapping import Tapping
-from test_loop import SEED, TRAIN, differing, log_of, of_method, tensors
+from test_loop import SEED, TRAIN, differing, log_of, of_method, stop_before_the_last, tensors
 
 TASKS: dict[str, Callable[[], Task]] = {
     "structure": lambda: small_task("structure"),
@@ -137,6 +138,53 @@ def test_a_block_that_is_not_there_is_refused(network: nn.Module | None, taps: t
         tapped(network or TASKS["modes"]().student(), taps, lambda x, t: x)
 
 
+@pytest.mark.parametrize(
+    ("depth", "count", "blocks"),
+    [
+        (1, 4, (0,)),
+        (2, 4, (0, 1)),
+        (4, 3, (0, 1, 3)),
+        (4, 4, (0, 1, 2, 3)),
+        (24, 4, (5, 11, 17, 23)),
+        (5, 1, (4,)),
+        (5, 99, (0, 1, 2, 3, 4)),
+        (5, 0, ()),
+    ],
+)
+def test_a_number_of_taps_is_spread_over_the_depth(depth: int, count: int, blocks: tuple[int, ...]):
+    network = nn.Module()
+    network.blocks = nn.ModuleList(nn.Identity() for _ in range(depth))
+    assert indices_of(network, count) == blocks
+    assert indices_of(network, (0, 7)) == (0, 7)  # refused later
+    assert indices_of(nn.Linear(1, 1), ()) == indices_of(nn.Linear(1, 1), 0) == ()
+    with pytest.raises(UsageError, match="A Linear has no `blocks` to tap"):
+        indices_of(nn.Linear(1, 1), 2)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("stage", ["structure", "slat"])
+def test_taps_in_half_precision(stage: str, precision: Precision):
+    """As a training binds a network: blocks compute in half precision, features and gradients are float32's nearly."""
+    task, found = TASKS[stage](), {}
+    network, batch = task.student().requires_grad_(False), task.draw(SEED, 0)
+    inside: list[torch.dtype] = []
+    linear = network.get_submodule("blocks.0.mlp.mlp.0")
+    hook = linear.register_forward_hook(lambda _, __, out: inside.append(out.dtype))
+    for kind in ("float32", precision):
+        x = batch.noise.clone().requires_grad_()
+        [features] = tapped(network, (0,), lowered(task.bind(network, batch), kind))(x, batch.u)
+        assert features.values.dtype == torch.float32
+        assert features.layout.count(features.values).sum() == features.values.numel()
+        push = torch.randn(features.values.shape, generator=torch.Generator().manual_seed(5))
+        [slope] = torch.autograd.grad((features.values * push).sum(), x)
+        assert slope.dtype == torch.float32
+        found[kind] = (features.values.detach(), slope)
+    hook.remove()
+    assert inside == [torch.float32, HALF[precision]]
+    for exact, rounded in zip(*found.values(), strict=True):
+        assert 0 < (rounded - exact).norm() < 0.03 * exact.norm()
+
+
 # ------------------------------------------------------------------------------------------------------- in a training
 
 
@@ -151,6 +199,33 @@ def test_a_training_with_taps_gives_the_same_bits_together_and_alone(task: Stage
     teacher, critic = (made["again"].networks.modules[name].state_dict() for name in ("teacher", "critic"))
     assert differing(dict(teacher), dict(task.student().state_dict())) == []
     assert differing(dict(teacher), dict(critic)) != []
+
+
+def test_a_training_with_taps_goes_on_after_an_interruption_bit_for_bit(
+    task: StageTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The teacher's copy is made anew, the critic and its average come from the checkpoint."""
+    whole = of_method(Tapping(cfg_strength=1.0), task, tmp_path / "whole")
+    assert train_together([whole], task, TRAIN, SEED) == {}
+    stop_before_the_last([of_method(Tapping(cfg_strength=1.0), task, tmp_path / "mine")], task, monkeypatch)
+    again = of_method(Tapping(cfg_strength=1.0), task, tmp_path / "mine")
+    assert again.learner.done == again.networks.learners["critic"].done == 2
+    assert train_together([again], task, TRAIN, SEED) == {}
+    states = [tensors(one) | one.networks.state() for one in (whole, again)]
+    assert differing(*states) == []
+    assert log_of(again) == log_of(whole)
+
+
+def test_a_training_with_taps_in_half_precision_has_the_gradients_of_float32(task: StageTask, tmp_path: Path):
+    found: dict[str, list[Tensor]] = {}
+    for kind in ("float32", "bfloat16"):
+        train = TRAIN.model_copy(update={"steps": 1, "precision": kind, "clip": 1e9})
+        made = of_method(Tapping(cfg_strength=1.0), task, tmp_path / kind, train)
+        assert train_together([made], task, train, SEED) == {}
+        learners = (made.learner, made.networks.learners["critic"], made.networks.learners["head"])
+        found[kind] = [torch.cat([g.flatten() for g in learner.gradients()]) for learner in learners]
+    for exact, rounded in zip(*found.values(), strict=True):
+        assert 0 < (rounded - exact).norm() < 0.05 * exact.norm()
 
 
 def test_a_wrong_tap_is_refused_before_training(structure_task: StageTask, tmp_path: Path):
