@@ -74,6 +74,10 @@ class SharedTeacher:
         """cfg_strength: of all samples, or expanded to the rows of x."""
         return combine(*self._pair(x, t), cfg_strength)
 
+    def attached(self, x: Tensor, t: Tensor, cfg_strength: float | Tensor) -> Tensor:
+        """With the gradient to x, and with nothing kept."""
+        return combine(*self._guided.pair(x, t), cfg_strength)
+
     def _pair(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         if x is not self._point[0] or t is not self._point[1]:
             return self._guided.pair(x, t)

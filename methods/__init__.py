@@ -4,7 +4,7 @@ A new method is one file: a frozen dataclass with a `loss` and a `sampler`, regi
 module listed below (or, in another package, declared as an entry point of group `mdtbench.methods`).
 """
 
-from . import ayf, cm, dmd2, ect, gd, kd, ladd, lmd, mdt, meanflow, pcm, rcm, scm, shortcut, tcm, undistilled, vm  # noqa: F401  (importing a module registers its method)
+from . import ayf, cm, dmd2, ect, gd, kd, ladd, lmd, mdt, meanflow, pcm, rcm, scm, shortcut, sid, tcm, undistilled, vm  # noqa: F401  (importing a module registers its method)
 from .contract import METHODS, STUDENT, Begins, Distillation, Features, Loss, Method, Network, Step, StoredPairs
 
 __all__ = [

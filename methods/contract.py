@@ -45,6 +45,7 @@ class Step:
             method has a `target_decay`). Use it through `target` and `target_derivative`.
         teacher: guided teacher velocity, no gradient; guidance acts at the times of the method's `cfg_interval`. Its
             networks run once per batch at (x_t, t), however many methods and guidance strengths ask.
+        attached_teacher: the same with its gradient to x; nothing is shared.
         generator: private to the method and this step, for draws beyond the shared x_0, noise and t.
         auxiliary: the method's `auxiliary()` network; trained with the student, by the same optimiser.
         networks: the method's `networks()` by name: velocities of copies of the flow network (their features, where
@@ -64,6 +65,7 @@ class Step:
     student: Callable[..., Tensor]
     frozen_student: Callable[..., Tensor]
     teacher: GuidedVelocity
+    attached_teacher: GuidedVelocity
     generator: torch.Generator
     auxiliary: nn.Module | None = None
     networks: Mapping[str, Callable[..., Any]] = field(default_factory=dict)

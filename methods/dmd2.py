@@ -54,6 +54,11 @@ class Criticised(Distillation, ABC):
     def sample(self, step: Step) -> Tensor:
         """What the student makes, with its gradient in the last pass."""
 
+    def push(self, step: Step, sample: Tensor, at: Judged) -> tuple[Tensor, Tensor]:
+        """Where samples are pushed, and the teacher's velocity less the critic's at their points; no gradients."""
+        v = step.teacher(at.x_t, at.t, self.cfg_strength)
+        return matching_push(sample, at, v, step.layout), v - at.velocity
+
     def matched(self, step: Step, weight: float) -> Loss:
         """The critic's error on samples of the student, and `weight` times the push on these; none where it is 0."""
         layout = step.layout
@@ -63,9 +68,8 @@ class Criticised(Distillation, ABC):
         value = reduced_mean(layout, at.error.square(), self.reduction)
         sizes = {"rms_critic_error": at.error}
         if weight:
-            v = step.teacher(at.x_t, at.t, self.cfg_strength)
-            push = matching_push(sample, at, v, layout)
-            sizes |= {"rms_push": push, "rms_scores_apart": v - at.velocity}
+            push, apart = self.push(step, sample, at)
+            sizes |= {"rms_push": push, "rms_scores_apart": apart}
             # A surrogate: its gradient in the sample is the push.
             value = value + weight * reduced_mean(layout, push * sample, self.reduction)
         return Loss(value, {name: rms(layout, one.detach()).mean() for name, one in sizes.items()})

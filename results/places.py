@@ -26,6 +26,7 @@ LABELS = {
     "shortcut": "Shortcut",
     "tcm": "TCM",
     "dmd2": "DMD2",
+    "sid": "SiD",
     "ladd": "LADD",
     "rcm": "rCM",
     "vm": "VM",

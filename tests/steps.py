@@ -23,7 +23,7 @@ T_MIN = 0.01001
 # Those that learn from their own target.
 DISTILLATIONS = ("ayf", "cm", "ect", "lmd", "mdt", "meanflow", "pcm", "scm", "shortcut", "tcm", "vm")
 CONTROLS = ("gd", "kd")
-MATCHING = ("dmd2", "ladd", "rcm")  # those that learn from a critic or from heads
+MATCHING = ("dmd2", "ladd", "rcm", "sid")  # those that learn from a critic or from heads
 # Every method in every variant that differs from its default.
 LABELS = tuple(
     f"{name}:{variant}" if variant else name
@@ -181,6 +181,7 @@ def make_step(
         student=student,
         frozen_student=frozen or student,
         teacher=unguided(teacher),
+        attached_teacher=lambda x, t, cfg_strength: teacher(x, t),
         generator=seeded(seed + 1),
     )
 

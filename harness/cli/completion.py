@@ -12,7 +12,7 @@ from ...results import __file__ as results_file
 # Names of registries that take torch to load; a test compares them.
 METHODS: Final = (
     "ayf", "cm", "dmd2", "ect", "gd", "kd", "ladd", "lmd", "mdt", "meanflow", "none", "pcm", "rcm", "scm", "shortcut",
-    "tcm", "teacher", "vm",
+    "sid", "tcm", "teacher", "vm",
 )  # fmt: skip
 SAMPLERS: Final = ("euler", "renoise", "phase", "flow_map")
 EXPORTS: Final = ("glb", "ply", "png", "none")

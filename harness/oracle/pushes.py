@@ -55,6 +55,7 @@ def pushes(network: nn.Module, config: OracleConfig, time: float) -> tuple[float
         student=velocity,
         frozen_student=velocity,
         teacher=teacher,
+        attached_teacher=teacher,
         generator=generator,
     )
     at = pushed(step, x_t, t, teacher(x_t, t, 0.0), rule=BackwardDifference(), scaling=ResidualRms(), delta=DELTA)

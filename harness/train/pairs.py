@@ -114,7 +114,7 @@ class HeldOut:
 
     def _step(self, network: Callable[..., Tensor], batch: Batch) -> Step:
         """With all of the path's points at t = 1, where a pair is known."""
-        student = self._task.bind(network, batch)
+        student, teacher = self._task.bind(network, batch), self._task.teacher(batch)
         return Step(
             index=0,
             total=1,
@@ -126,7 +126,8 @@ class HeldOut:
             layout=batch.layout,
             student=student,
             frozen_student=student,
-            teacher=self._task.teacher(batch),
+            teacher=teacher,
+            attached_teacher=teacher,
             generator=torch.Generator().manual_seed(SEED),
         )
 

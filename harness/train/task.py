@@ -94,6 +94,10 @@ class ChargedTeacher:
             point.pair_s = clock(x.device) - started
         return v
 
+    def attached(self, x: Tensor, t: Tensor, cfg_strength: float) -> Tensor:
+        """With the gradient to x."""
+        return self._point.teacher.attached(x, t, self._strength(t, cfg_strength))
+
     def _strength(self, t: Tensor, cfg_strength: float) -> float | Tensor:
         """Of each sample at its own time; a number where guidance acts at all times."""
         low, high = self._interval

@@ -174,7 +174,7 @@ def frozen_loss(made: DistributionMatching, step: Step) -> Tensor:
     return made.loss(step).value
 
 
-@pytest.mark.parametrize("label", ["dmd2", "dmd2:four", "dmd2:paper", "rcm", "rcm:paper"])
+@pytest.mark.parametrize("label", ["dmd2", "dmd2:four", "dmd2:paper", "rcm", "rcm:paper", "sid", "sid:paper"])
 def test_passes_are_those_of_a_whole_cycle(label: str):
     made, layout, spent = method(label), dense(2, 2), []
 
@@ -189,6 +189,10 @@ def test_passes_are_those_of_a_whole_cycle(label: str):
         spent.append(2)
         return x
 
+    def attached(x: Tensor, t: Tensor, s: float) -> Tensor:
+        spent.append(6)
+        return x
+
     class Counting(Step):
         def target_derivative(self, x: Tensor, t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
             spent.append(2)  # beside the pass that the network itself counts
@@ -198,7 +202,7 @@ def test_passes_are_those_of_a_whole_cycle(label: str):
     cycle = made.student_period() * getattr(made, "simulated", 1)
     for index in range(cycle, 2 * cycle):  # warm-ups are over
         step = make_step(layout, times(2, 1), student, lambda x, t: x, index=index, kind=Counting)
-        made.loss(replace(step, teacher=teacher, networks={CRITIC: critic}))
+        made.loss(replace(step, teacher=teacher, attached_teacher=attached, networks={CRITIC: critic}))
     assert made.cost() == pytest.approx(sum(spent) / cycle)
 
 

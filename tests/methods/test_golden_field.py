@@ -1,4 +1,4 @@
-"""Losses and gradients of FastGen, rCM and StyleGAN-T on small functions, by the methods that follow them.
+"""Losses and gradients of FastGen, rCM, StyleGAN-T and SiD on small functions, by the methods that follow them.
 
 They drop the trace of noise that TRELLIS leaves in data, hence 1e-5 where a path is diffused here.
 """
@@ -18,14 +18,15 @@ from mdtbench.flow.guidance import combine
 from mdtbench.flow.layout import DenseLayout
 from mdtbench.flow.path import conditional_velocity
 from mdtbench.methods import METHODS, Distillation, Features, Step
-from mdtbench.methods.dmd2 import Judged, matching_push
+from mdtbench.methods.dmd2 import CRITIC, Judged, matching_push
 from mdtbench.methods.ladd import HEADS, TEACHER, Hinge, Logistic
 from mdtbench.methods.meanflow import ByPower
 from mdtbench.methods.residual import ResidualL2, ResidualRms
 from mdtbench.methods.tcm import FIRST, Above
 
-SIDECAR, ARRAYS = golden_io.load("method_losses", "field")
-CASES: Mapping[str, Mapping[str, float]] = SIDECAR["cases"]
+(FIELD, ARRAYS), (SID, MORE) = (golden_io.load("method_losses", name) for name in ("field", "sid"))
+ARRAYS |= MORE
+CASES: Mapping[str, Mapping[str, float]] = FIELD["cases"] | SID["cases"]
 STRENGTH = 2.0  # guidance scale 3
 ROUNDING = 1e-9
 TRACE = 5e-5  # of noise, see above
@@ -66,10 +67,14 @@ def student() -> Net:
     return Net("student")
 
 
-@torch.no_grad()
-def teacher(x: Tensor, t: Tensor, cfg_strength: float) -> Tensor:
+def attached_teacher(x: Tensor, t: Tensor, cfg_strength: float) -> Tensor:
     assert cfg_strength == STRENGTH
     return combine(Net("teacher")(x, t), Net("negative")(x, t), cfg_strength)
+
+
+@torch.no_grad()
+def teacher(x: Tensor, t: Tensor, cfg_strength: float) -> Tensor:
+    return attached_teacher(x, t, cfg_strength)
 
 
 def step_of(student: Net, t: Tensor = T, index: int = 20, total: int = 1) -> Step:
@@ -86,6 +91,7 @@ def step_of(student: Net, t: Tensor = T, index: int = 20, total: int = 1) -> Ste
         student=student,
         frozen_student=student,
         teacher=teacher,
+        attached_teacher=attached_teacher,
         generator=seeded(1),
         networks={FIRST: Net("first").requires_grad_(False)},
     )
@@ -155,6 +161,17 @@ def test_dmd2(student: Net):
     push = matching_push(sample, at, v, LAYOUT)
     agrees("dmd2", (push * sample).mean(), student, within=1e-6)
     assert (0.5 * push.square().mean()).item() == pytest.approx(CASES["dmd2"]["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("case", SID["cases"])
+def test_sid(case: str, student: Net):
+    """It rounds the weights to float32, and does not add 1e-6 to what they divide by."""
+    sample, at, _ = judged_sample(student)
+    step = replace(step_of(student), networks={CRITIC: Net("critic")})
+    push, apart = made("sid", alpha=CASES[case]["alpha"]).push(step, sample, at)  # type: ignore[attr-defined]
+    assert not push.requires_grad
+    assert not apart.requires_grad
+    agrees(case, (push * sample).mean(), student, scale=1 / D, within=5e-6)
 
 
 def test_critic_of_dmd2(student: Net):

@@ -105,6 +105,7 @@ class Fixture:
             student=student,
             frozen_student=student,
             teacher=teacher if with_teacher else path,
+            attached_teacher=teacher,
             generator=seeded(0),
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from steps import F64, Mlp, bind, dense, randn, seeded
+from torch import Tensor
 
 from mdtbench.flow.guidance import combine
 from mdtbench.flow.oracles import GaussianOracle
@@ -39,6 +40,10 @@ def train(made: Distillation, network: torch.nn.Module, steps: int) -> list[floa
     layout, generator = dense(128, 2), seeded(1)
     factor = torch.linalg.cholesky(cov)
     optimiser, residuals = torch.optim.Adam(network.parameters(), lr=5e-2), []
+
+    def teacher(x: Tensor, t: Tensor, s: float) -> Tensor:
+        return combine(cond.velocity(x, t), neg.velocity(x, t), s)
+
     for index in range(steps):
         noise = layout.randn([generator])
         x_0 = cond.mean + layout.randn([generator]) @ factor.T
@@ -55,7 +60,8 @@ def train(made: Distillation, network: torch.nn.Module, steps: int) -> list[floa
             layout=layout,
             student=velocity,
             frozen_student=velocity,
-            teacher=lambda x, t, s: combine(cond.velocity(x, t), neg.velocity(x, t), s),
+            teacher=teacher,
+            attached_teacher=teacher,
             generator=generator,
         )
         loss = made.loss(step)

@@ -77,6 +77,7 @@ def train(made: Distillation) -> nn.Module:
             student=student,
             frozen_student=target,
             teacher=unguided(MODES.velocity),
+            attached_teacher=unguided(MODES.velocity),
             generator=generator,
         )
         optimiser.zero_grad()

@@ -51,7 +51,9 @@ Pipeline = TypeVar("Pipeline", StructurePipeline, SlatPipeline)
 STAGES: tuple[Stage, ...] = ("structure", "slat")
 # Every method, with variants that have parts of their own; and in how many parts the batch is cut.
 CASES = [("cm:ema", 1), ("pcm:official", 1), ("scm:paper", 1), ("vm", 1), ("mdt", 2), ("mdt:official", 1), ("gd", 1)]
-CASES += [(label, 1) for label in ("kd", "ect", "tcm", "meanflow", "ayf", "lmd", "shortcut", "dmd2", "ladd", "rcm")]
+CASES += [
+    (label, 1) for label in ("kd", "ect", "tcm", "meanflow", "ayf", "lmd", "shortcut", "dmd2", "ladd", "rcm", "sid")
+]
 NO_DATA = "no data"  # how torch refuses to bring a tensor back from meta: everything before it was done there
 
 

@@ -29,8 +29,8 @@ from mdtbench.methods import Loss, Step
 from mdtbench.methods.vm import VelocityMatching
 
 # mdt, meanflow and dmd2 draw numbers of their own, mdt here with an averaged target; dmd2 has a critic,
-# ladd heads on features, tapping three networks, of which two return features.
-NAMES = ("mdt", "cm", "meanflow", "dmd2", "ladd", "tapping")
+# sid goes back through it, ladd has heads on features, tapping three networks, of which two return features.
+NAMES = ("mdt", "cm", "meanflow", "dmd2", "sid", "ladd", "tapping")
 SIZES = (1, 2, 4)
 STAGES: tuple[Stage, ...] = ("structure", "slat")
 CHANGES = {"mdt": {"target_decay": 0.9}}

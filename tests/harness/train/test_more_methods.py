@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from test_loop import SEED, TRAIN, differing, interrupted, log_of, of_method, student, tensors
 
-LABELS = ("meanflow", "ayf", "dmd2", "ladd", "tcm", "rcm")
+LABELS = ("meanflow", "ayf", "dmd2", "ladd", "tcm", "rcm", "sid")
 
 
 def everything(made: Student) -> dict[str, Tensor]:
