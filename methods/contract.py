@@ -174,13 +174,16 @@ class StoredPairs:
     """Noises and the ends that the guided teacher takes them to, made once and learned from for several epochs.
 
     Attributes:
-        count: of pairs. epochs: at most; training ends when pairs that are held out are no longer met better.
+        count: of pairs. epochs: at most.
         solver: what takes the noise to its end.
+        watched: whether training ends when the loss on pairs that are held out no longer falls. It is asked for without
+            the method's other networks.
     """
 
     count: int
     epochs: int
     solver: Sampler
+    watched: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..flow.path import diffuse
-from ..flow.samplers import Renoise, Sampler
+from ..flow.samplers import Euler, Renoise, Sampler
 from ..flow.times import UNIFORM, LogitNormal, TimeDensity
-from .contract import METHODS, STUDENT, Distillation, Features, Loss, Network, Step
+from .contract import METHODS, STUDENT, Distillation, Features, Loss, Network, Step, StoredPairs
 from .jumps import student_sample
 from .reduction import REDUCTIONS, PerSample, Reduction, reduced_mean
 
@@ -89,6 +89,8 @@ class AdversarialDistillation(Distillation):
         period: steps from one update of the student to the next.
         jumps: steps of the sampler that the student is made for, as in `dmd2`.
         objective: what is made of the scores.
+        pairs: how many samples of the teacher stand for data, stored as those of `kd`; 0: none, they are data.
+        epochs: over these. teacher_steps: guided Euler steps that make each.
         reduction: how samples of different size weigh.
     """
 
@@ -102,6 +104,10 @@ class AdversarialDistillation(Distillation):
     period: int = 2
     jumps: int = 1
     objective: Objective = field(default=Hinge(), metadata={"choices": OBJECTIVES})
+    # DEVIATION(LADD): data, where there are samples of the guided teacher. They cost its many steps.
+    pairs: int = 0
+    epochs: int = 40
+    teacher_steps: int = 25
     reduction: Reduction = field(default=PerSample(), metadata={"choices": REDUCTIONS})
 
     def networks(self) -> Mapping[str, Network]:
@@ -117,6 +123,10 @@ class AdversarialDistillation(Distillation):
         found = contest(step, sample, step.t, self.objective, self.reduction)
         value = found.of_heads if found.of_student is None else found.of_heads + found.of_student
         return Loss(value, found.diagnostics)
+
+    def stored_pairs(self) -> StoredPairs | None:
+        solver = Euler(self.teacher_steps, self.rescale_t, self.cfg_strength, self.cfg_interval)
+        return StoredPairs(self.pairs, self.epochs, solver, watched=False) if self.pairs else None
 
     def sampler(self, n_steps: int) -> Sampler:
         return Renoise(n_steps, self.rescale_t, self.jumps)
@@ -175,7 +185,6 @@ class Contest:
 def contest(step: Step, sample: Tensor, t: Tensor, objective: Objective, reduction: Reduction) -> Contest:
     """Sample and datum, each diffused with noise of its own to times t [B], as the heads of `adversaries` see them."""
     layout, tapped, heads = step.layout, step.networks[TEACHER], step.networks[HEADS]
-    # DEVIATION(LADD): data, where there are samples of the guided teacher. They would cost its many steps.
     with torch.no_grad():
         real = tapped(diffuse(step.x_0, layout.randn([step.generator]), t, layout), t)
     with torch.set_grad_enabled(sample.requires_grad):

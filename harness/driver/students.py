@@ -48,7 +48,7 @@ from ..train.data import TrainingSet, unreadable_file
 from ..train.ends import EndsJob, parts_of_set, stored_ends
 from ..train.loop import ACCOUNT_FILE, Failure, begin_as, followed, student_file, train_together
 from ..train.loop import Student as Trainee
-from ..train.pairs import CHECKS, HeldOut, PairedTask
+from ..train.pairs import PairedTask, watching
 from ..train.ranks import MEET, joined
 from ..train.task import StageTask, Task
 
@@ -380,7 +380,7 @@ def flow_stem(folder: Path, key: str) -> Path:
 def _trainee(job: TrainJob, student: Student, task: Task) -> Trainee:
     who, train = student.who, _recipe(job.train)
     folder, method = job.out / student.folder, who.distillation
-    held_out = HeldOut(method, task, max(1, student.steps // CHECKS)) if isinstance(task, PairedTask) else None
+    held_out = watching(method, task, student.steps)
     network = task.student()
     if student.before:
         begin_as(network, student_file(job.out / student.before.folder))

@@ -20,7 +20,7 @@ from ..engine.workers import tick
 from ..settings.methods import Entrant
 from ..train.budget import timed_steps
 from ..train.loop import Failure, Student, begin_as, student_file, train_together
-from ..train.pairs import CHECKS, HeldOut, PairedTask, batches_of, ends_of
+from ..train.pairs import PairedTask, batches_of, ends_of, watching
 from .config import OracleConfig
 from .exam import answer
 from .family import Exam, Family, LawTask
@@ -125,7 +125,7 @@ def _train(job: TrainJob, trainings: Sequence[Training], task: LawTask) -> dict[
 
 def _student(training: Training, task: LawTask, paired: PairedTask | None, job: TrainJob) -> Student:
     method = training.entrant.distillation
-    held_out = HeldOut(method, paired, max(1, training.steps // CHECKS)) if paired else None
+    held_out = watching(method, paired or task, training.steps)
     folder, train = job.out / training.folder, job.config.train.common()
     network = task.student()
     if training.before:

@@ -136,3 +136,11 @@ class HeldOut:
 
     def restore(self, state: Tensor) -> None:
         self._errors = state.tolist()
+
+
+def watching(method: Distillation, task: Task, steps: int) -> HeldOut | None:
+    """What may end a training of so many steps before its last one; None where nothing does."""
+    pairs = method.stored_pairs()
+    if pairs is None or not pairs.watched or not isinstance(task, PairedTask):
+        return None
+    return HeldOut(method, task, max(1, steps // CHECKS))

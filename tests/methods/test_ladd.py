@@ -34,10 +34,10 @@ from torch import Tensor, nn
 from mdtbench.flow.layout import Layout, SparseLayout
 from mdtbench.flow.oracles import GaussianOracle
 from mdtbench.flow.path import diffuse
-from mdtbench.flow.samplers import Renoise
+from mdtbench.flow.samplers import Euler, Renoise
 from mdtbench.flow.times import LogitNormal
 from mdtbench.harness.train.taps import indices_of
-from mdtbench.methods import STUDENT, Step
+from mdtbench.methods import STUDENT, Step, StoredPairs
 from mdtbench.methods.ladd import HEADS, TEACHER, AdversarialDistillation, Heads
 from mdtbench.methods.reduction import PerVoxel
 
@@ -273,6 +273,13 @@ def test_passes_are_those_of_a_whole_cycle(label: str):
         made.loss(replace(full, networks={**full.networks, TEACHER: counting(full.networks[TEACHER])}))
     assert made.cost() == pytest.approx(sum(spent) / made.student_period())
     assert replace(made, period=5).cost() == 3.8  # type: ignore[call-arg]
+
+
+def test_samples_of_the_guided_teacher_may_stand_for_data():
+    made = ladd(pairs=64, epochs=3, teacher_steps=8, cfg_strength=2.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
+    assert made.stored_pairs() == StoredPairs(64, 3, Euler(8, 3.0, 2.0, (0.5, 1.0)), watched=False)
+    assert ladd().stored_pairs() is None
+    assert made.cost() == ladd().cost()
 
 
 def test_it_is_sampled_as_it_was_trained():

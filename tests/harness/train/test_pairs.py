@@ -14,7 +14,7 @@ from mdtbench.harness.oracle.family import LawTask
 from mdtbench.harness.oracle.plane import Plane
 from mdtbench.harness.settings.config import Train
 from mdtbench.harness.train.loop import Student, student_file, train_together
-from mdtbench.harness.train.pairs import PATIENCE, SEED, HeldOut, PairedTask, ends_of
+from mdtbench.harness.train.pairs import PATIENCE, SEED, HeldOut, PairedTask, ends_of, watching
 from mdtbench.methods import StoredPairs
 from tests.steps import method
 
@@ -129,3 +129,17 @@ def test_what_is_watched_survives_an_interruption(tmp_path: Path):
     after = student(tmp_path, task, 100)
     assert after.held_out is not None
     assert after.held_out.state().tolist() == [3.0, 2.0]
+
+
+def test_a_method_with_heads_learns_from_pairs_to_the_last_step(tmp_path: Path):
+    """Its loss is no error on held-out pairs, and nobody asks for it; of `kd` it is watched, off pairs of none."""
+    task, train = paired(), TRAIN.model_copy(update={"steps": 3})
+    made = method("ladd", **KD)
+    assert watching(made, task, 40) is None
+    assert watching(method("kd"), task.task, 40) is None
+    watch = watching(method("kd", **KD), task, 40)
+    assert watch is not None
+    assert watch.every == 2
+    student = Student("ladd", made, task.student(), train, train.steps, tmp_path, 0, watching(made, task, 3))
+    assert train_together([student], task, train, 0) == {}
+    assert student.learner.done == 3
