@@ -1,4 +1,4 @@
-"""Distribution matching distillation (DMD2) without its adversarial term: the teacher's score against a critic's."""
+"""Distribution matching distillation (DMD2): the teacher's score against a critic's, and if asked an adversary."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ..flow.samplers import Renoise, Sampler
 from ..flow.times import TimeDensity
 from .contract import METHODS, STUDENT, Distillation, Loss, Network, Step
 from .jumps import student_sample, uniform
+from .ladd import Logistic, adversaries, contest
 from .reduction import REDUCTIONS, PerSample, Reduction, reduced_mean
 
 CRITIC = "critic"
@@ -23,6 +24,8 @@ VARIANTS = {
     "": {},
     "two": {"jumps": 2},
     "four": {"jumps": 4},
+    # DEVIATION(DMD2): heads read the teacher's blocks, as in LADD; there one reads the critic's, which learns with it.
+    "gan": {"gan": 0.03},
     # DEVIATION(DMD2): without the adversarial term and the regression; its critic moves in every step, as here.
     "paper": {"period": 5, "lr": 2e-6},
 }
@@ -59,11 +62,14 @@ class Criticised(Distillation, ABC):
         v = step.teacher(at.x_t, at.t, self.cfg_strength)
         return matching_push(sample, at, v, step.layout), v - at.velocity
 
-    def matched(self, step: Step, weight: float) -> Loss:
+    def sampled(self, step: Step, moves: bool) -> Tensor:
+        """The same, without a gradient where the student does not move."""
+        with torch.set_grad_enabled(moves):
+            return self.sample(step)
+
+    def matched(self, step: Step, sample: Tensor, weight: float) -> Loss:
         """The critic's error on samples of the student, and `weight` times the push on these; none where it is 0."""
         layout = step.layout
-        with torch.set_grad_enabled(weight > 0):
-            sample = self.sample(step)
         at = judged(step, sample, step.networks[CRITIC], self.times)
         value = reduced_mean(layout, at.error.square(), self.reduction)
         sizes = {"rms_critic_error": at.error}
@@ -75,7 +81,9 @@ class Criticised(Distillation, ABC):
         return Loss(value, {name: rms(layout, one.detach()).mean() for name, one in sizes.items()})
 
 
-@METHODS.register("dmd2", version=1, source="Yin et al., DMD2, arXiv:2405.14867, Eq. 1 and Sec. 4.2", variants=VARIANTS)
+@METHODS.register(
+    "dmd2", version=1, source="Yin et al., DMD2, arXiv:2405.14867, Eq. 1, Sec. 4.2 and 4.3", variants=VARIANTS
+)
 @dataclass(frozen=True, kw_only=True)
 class DistributionMatching(Criticised):
     """The student's samples x' are pushed along (x0_F - x0_T) / mean|x' - x0_T|, in every `period`-th step.
@@ -85,12 +93,31 @@ class DistributionMatching(Criticised):
     Attributes:
         jumps: steps of the sampler that the student is made for. With more than one it begins at their times, from
             data that is diffused to them.
+        gan: weight of the adversarial term, which is that of `ladd` with the logistic objective; 0: there is none.
+        taps, width, head_rate: as in `ladd`, of that term.
     """
 
     jumps: int = 1
+    gan: float = 0.0
+    taps: int = 4
+    width: int = 256
+    head_rate: float = 30.0
+
+    def networks(self) -> Mapping[str, Network]:
+        critic = super().networks()
+        return {**critic, **adversaries(self.taps, self.width, self.head_rate)} if self.gan else critic
 
     def loss(self, step: Step) -> Loss:
-        return self.matched(step, weight=1.0 if self.updates(STUDENT, step.index) else 0.0)
+        moves = self.updates(STUDENT, step.index)
+        sample = self.sampled(step, moves)
+        matched = self.matched(step, sample, weight=float(moves))
+        if not self.gan:
+            return matched
+        found = contest(step, sample, step.t, Logistic(), self.reduction)
+        value = matched.value + found.of_heads
+        if found.of_student is not None:
+            value = value + self.gan * found.of_student
+        return Loss(value, matched.diagnostics | found.diagnostics)
 
     def sample(self, step: Step) -> Tensor:
         return student_sample(step, self.jumps, self.rescale_t)
@@ -100,7 +127,8 @@ class DistributionMatching(Criticised):
 
     def cost(self) -> float:
         sampled, judged, matched = 1, 1 + 2, 2 + 2  # student; critic and backward; teacher pair and backward
-        return sampled + judged + matched / self.period
+        tapped, fooled = (2, 2) if self.gan else (0, 0)  # sample and datum; back through the tapped teacher
+        return sampled + judged + tapped + (matched + fooled) / self.period
 
 
 @dataclass(frozen=True)

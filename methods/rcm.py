@@ -60,7 +60,7 @@ class RegularisedConsistency(Criticised):
     def loss(self, step: Step) -> Loss:
         moves = self.updates(STUDENT, step.index)
         matches = moves and step.index >= self.warmup * step.total
-        matched = self.matched(step, weight=self.weight if matches else 0.0)
+        matched = self.matched(step, self.sampled(step, matches), weight=self.weight if matches else 0.0)
         if not moves:
             return matched
         consistency = self.consistency().loss(step)

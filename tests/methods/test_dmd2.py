@@ -35,6 +35,7 @@ from mdtbench.flow.path import diffuse
 from mdtbench.flow.samplers import Renoise
 from mdtbench.methods import STUDENT, Step
 from mdtbench.methods.dmd2 import CRITIC, DistributionMatching
+from mdtbench.methods.ladd import HEADS, TEACHER, Logistic, contest
 
 SIGMA_MIN = 1e-5
 LAYOUTS = [dense(4, 3, 2), ragged((3, 5, 1), 2)]
@@ -174,7 +175,43 @@ def frozen_loss(made: DistributionMatching, step: Step) -> Tensor:
     return made.loss(step).value
 
 
-@pytest.mark.parametrize("label", ["dmd2", "dmd2:four", "dmd2:paper", "rcm", "rcm:paper", "sid", "sid:paper"])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["dense", "sparse"])
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_adversarial_term_is_that_of_ladd(index: int, layout: Layout):
+    """With a weight in the student and none in the heads; the critic learns as without it."""
+    made, weight = method("dmd2:gan"), 0.03
+    student, critic, _ = problem(layout, dmd2(), index)
+    step = make_step(layout, times(layout.batch_size, 4), bind(student, layout), bind(Mlp(2, 2), layout), index=index)
+    networks = networks_of(made, step) | {CRITIC: critic}
+    step, plain = with_networks(made, step, networks), dmd2()
+    loss = made.loss(step)
+    step.generator.manual_seed(1)
+    sample = plain.sampled(step, moves=index == 0)
+    matched = plain.matched(step, sample, weight=float(index == 0))
+    found = contest(step, sample, step.t, Logistic(), plain.reduction)
+    for name in (CRITIC, HEADS):
+        expected = gradient(matched.value + found.of_heads, networks[name])
+        assert expected.abs().max() > 0
+        assert worst(gradient(loss.value, networks[name]), expected) < 1e-12
+    assert set(loss.diagnostics) == {*matched.diagnostics, *found.diagnostics}
+    if index == 0:
+        assert found.of_student is not None
+        pushed, fooled = (gradient(value, student) for value in (matched.value, found.of_student))
+        assert worst(gradient(loss.value, student), pushed + weight * fooled) < 1e-12
+        assert fooled.abs().max() > 1e-3
+    else:
+        assert found.of_student is None
+        assert worst(gradient(loss.value, student), 0) == 0
+
+
+def test_without_an_adversary_there_are_no_heads():
+    assert set(dmd2().networks()) == {CRITIC}
+    networks = method("dmd2:gan", taps=2, head_rate=5.0).networks()
+    assert set(networks) == {CRITIC, TEACHER, HEADS}
+    assert (networks[TEACHER].taps, networks[TEACHER].rate, networks[HEADS].rate) == (2, 0, 5)
+
+
+@pytest.mark.parametrize("label", ["dmd2", "dmd2:four", "dmd2:gan", "dmd2:paper", "rcm", "rcm:paper", "sid", "sid:paper"])
 def test_passes_are_those_of_a_whole_cycle(label: str):
     made, layout, spent = method(label), dense(2, 2), []
 
@@ -202,7 +239,10 @@ def test_passes_are_those_of_a_whole_cycle(label: str):
     cycle = made.student_period() * getattr(made, "simulated", 1)
     for index in range(cycle, 2 * cycle):  # warm-ups are over
         step = make_step(layout, times(2, 1), student, lambda x, t: x, index=index, kind=Counting)
-        made.loss(replace(step, teacher=teacher, attached_teacher=attached, networks={CRITIC: critic}))
+        networks = {**with_networks(made, step).networks, CRITIC: critic}
+        if TEACHER in networks:
+            networks[TEACHER] = counting(networks[TEACHER])
+        made.loss(replace(step, teacher=teacher, attached_teacher=attached, networks=networks))
     assert made.cost() == pytest.approx(sum(spent) / cycle)
 
 
