@@ -68,6 +68,7 @@ VARIANTS = {
         "jumps": 4,
         "taps": 3,
         "objective": Logistic(),
+        "period": 2,
         "lr": 2e-6,
         "head_rate": 2.0,
     },
@@ -99,9 +100,9 @@ class AdversarialDistillation(Distillation):
         default=LogitNormal(1.0, 1.0), metadata={"choices": {"logit_normal": LogitNormal(1.0, 1.0), "uniform": UNIFORM}}
     )
     taps: int = 4
-    width: int = 64
-    head_rate: float = 3.0
-    period: int = 2
+    width: int = 256
+    head_rate: float = 30.0
+    period: int = 4
     jumps: int = 1
     objective: Objective = field(default=Hinge(), metadata={"choices": OBJECTIVES})
     # DEVIATION(LADD): data, where there are samples of the guided teacher. They cost its many steps.

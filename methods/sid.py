@@ -49,6 +49,5 @@ class ScoreIdentity(DistributionMatching):
         return push, (velocities[0] - velocities[1]).detach()
 
     def cost(self) -> float:
-        sampled, judged = 1, 1 + 2  # student; critic and backward
-        pushed = (2 + 1) * (1 + 2) + 2  # teacher's pair, critic, back through both; backward
-        return sampled + judged + pushed / self.period
+        teacher, critic = 2 * 2, 1 + 2  # back through its pair; forward and back
+        return super().cost() + (teacher + critic) / self.period

@@ -148,8 +148,8 @@ def test_the_heads_learn_to_tell_samples_from_data_in_all_steps(name: str, index
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["dense", "sparse"])
 def test_who_learns_when(layout: Layout):
-    """The student in every second step, the heads in all and the same, the teacher in none."""
-    made = ladd()
+    """The student in every `period`-th step, the heads in all and the same, the teacher in none."""
+    made = ladd(period=2)
     of_heads = []
     for index in range(4):
         student, networks, step = problem(layout, made, index)
@@ -232,7 +232,7 @@ def test_the_heads_of_exact_samples_learn_nothing():
 
 def test_heads_and_student_together_lead_to_the_data():
     """A student that only shifts its noise ends at the mean of the data, which nothing but the heads knows."""
-    mean, made, count = torch.tensor([1.5, -1.0], dtype=F64), ladd(), 256
+    mean, made, count = torch.tensor([1.5, -1.0], dtype=F64), ladd(period=2, width=64), 256
     data = GaussianOracle(mean, torch.eye(2, dtype=F64))
     student, layout = Correction(2), dense(count, 2)
     networks = networks_of(made, make_step(layout, rand(count, seed=1), data.velocity, data.velocity))
