@@ -84,18 +84,20 @@ def uniform(step: Step) -> Tensor:
     return torch.rand(step.t.shape, generator=step.generator, dtype=step.t.dtype).to(step.t.device)
 
 
-def student_sample(step: Step, jumps: int, rescale_t: float) -> Tensor:
+def student_sample(step: Step, jumps: int, rescale_t: float, first: float = 0.0) -> Tensor:
     """What the student makes of noise, with its gradient.
 
     Args:
         jumps: steps of the sampler that it is made for. With more than one it begins at a random one of their times,
             from data that is diffused to it.
+        first: share of the samples that begin at noise whatever is drawn for the others.
     """
     layout = step.layout
     x, t = layout.randn([step.generator]), torch.ones_like(step.t)
     if jumps > 1:
         times = torch.tensor(sampling_times(jumps, rescale_t)[:-1], dtype=t.dtype, device=t.device)
-        t = times[(uniform(step) * jumps).long()]
+        others = (uniform(step) - first) / (1 - first)  # below 0 for the first
+        t = times[(others.clamp(min=0) * jumps).long()]
         x = torch.where(layout.expand(t) < 1, diffuse(step.x_0, x, t, layout), x)
     return jump(x, step.student(x, t), t, torch.zeros_like(t), layout)
 

@@ -59,9 +59,8 @@ VARIANTS = {
     "": {},
     "two": {"jumps": 2},
     "four": {"jumps": 4},
-    # DEVIATION(LADD): times of the student's inputs all as likely (there 0.7 for noise, 0.1 each for the others, after
-    # a warm-up near the data); its learning rates are not known.
-    "paper": {"jumps": 4, "taps": EVERY_BLOCK},
+    # 0.7 of the student's inputs are noise. DEVIATION(LADD): without a warm-up near the data; learning rates as here.
+    "paper": {"jumps": 4, "first": 0.6, "taps": EVERY_BLOCK},
     # Wan 2.1 1.3B of NVlabs/FastGen.
     # DEVIATION(FastGen): heads of one layer, in all steps; taps 15, 22 and 29 of 30 there; without its R1 term.
     "fastgen": {
@@ -88,7 +87,8 @@ class AdversarialDistillation(Distillation):
         width: of the heads' hidden layer.
         head_rate: learning rate of the heads, as a multiple of the student's.
         period: steps from one update of the student to the next.
-        jumps: steps of the sampler that the student is made for, as in `dmd2`.
+        jumps: steps of the sampler that the student is made for, as in `dmd2`. first: share of the samples that begin
+            at noise whatever is drawn for the others.
         objective: what is made of the scores.
         pairs: how many samples of the teacher stand for data, stored as those of `kd`; 0: none, they are data.
         epochs: over these. teacher_steps: guided Euler steps that make each.
@@ -104,6 +104,7 @@ class AdversarialDistillation(Distillation):
     head_rate: float = 30.0
     period: int = 4
     jumps: int = 1
+    first: float = 0.0
     objective: Objective = field(default=Hinge(), metadata={"choices": OBJECTIVES})
     # DEVIATION(LADD): data, where there are samples of the guided teacher. They cost its many steps.
     pairs: int = 0
@@ -120,7 +121,7 @@ class AdversarialDistillation(Distillation):
     def loss(self, step: Step) -> Loss:
         moves = self.updates(STUDENT, step.index)
         with torch.set_grad_enabled(moves):
-            sample = student_sample(step, self.jumps, self.rescale_t)
+            sample = student_sample(step, self.jumps, self.rescale_t, self.first)
         found = contest(step, sample, step.t, self.objective, self.reduction)
         value = found.of_heads if found.of_student is None else found.of_heads + found.of_student
         return Loss(value, found.diagnostics)

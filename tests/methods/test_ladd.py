@@ -125,6 +125,16 @@ def test_the_student_is_pushed_to_where_the_heads_score_higher(name: str, jumps:
     assert worst(got, expected) < 1e-10 * got.abs().max()
 
 
+@pytest.mark.parametrize(("label", "shares"), [("ladd:paper", (0.1, 0.1, 0.1, 0.7)), ("ladd:two", (0.5, 0.5))])
+def test_how_many_samples_begin_at_noise(label: str, shares: tuple[float, ...]):
+    made, layout, seen = method(label), dense(20_000, 2), []
+    step = make_step(layout, times(20_000, 1), lambda x, t: seen.append(t) or x, lambda x, t: x)
+    made.loss(with_networks(made, step))
+    begun, counts = seen[0].unique(return_counts=True)
+    assert worst(begun, (torch.arange(len(shares)) + 1) / len(shares)) < 1e-12
+    assert worst(counts / 20_000, torch.tensor(shares)) < 0.02
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["dense", "sparse"])
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("name", OF_HEADS)
