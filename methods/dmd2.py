@@ -27,7 +27,7 @@ VARIANTS = {
     # DEVIATION(DMD2): heads read the teacher's blocks, as in LADD; there one reads the critic's, which learns with it.
     "gan": {"gan": 0.03},
     # DEVIATION(DMD2): without the adversarial term and the regression; its critic moves in every step, as here.
-    "paper": {"period": 5, "lr": 2e-6},
+    "paper": {"period": 5, "critic_rate": 1.0, "lr": 2e-6},
 }
 
 
@@ -44,7 +44,8 @@ class Criticised(Distillation, ABC):
     lr: float = 3e-4
     # DEVIATION(DMD2, rCM): 5. A training of a few hundred steps would move the student in less than a hundred of them.
     period: int = 2
-    critic_rate: float = 1.0
+    # DEVIATION(DMD2, rCM): 1, with more steps of the critic for each of the student's.
+    critic_rate: float = 3.0
     reduction: Reduction = field(default=PerSample(), metadata={"choices": REDUCTIONS})
 
     def networks(self) -> Mapping[str, Network]:

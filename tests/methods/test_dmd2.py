@@ -211,7 +211,9 @@ def test_without_an_adversary_there_are_no_heads():
     assert (networks[TEACHER].taps, networks[TEACHER].rate, networks[HEADS].rate) == (2, 0, 5)
 
 
-@pytest.mark.parametrize("label", ["dmd2", "dmd2:four", "dmd2:gan", "dmd2:paper", "rcm", "rcm:paper", "sid", "sid:paper"])
+@pytest.mark.parametrize(
+    "label", ["dmd2", "dmd2:four", "dmd2:gan", "dmd2:paper", "rcm", "rcm:paper", "sid", "sid:paper"]
+)
 def test_passes_are_those_of_a_whole_cycle(label: str):
     made, layout, spent = method(label), dense(2, 2), []
 

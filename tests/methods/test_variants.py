@@ -120,8 +120,8 @@ def test_controls_are_sampled_as_what_they_are():
 COSTS = {
     "cm": 6, "pcm": 6, "vm": 6, "vm:official": 6, "vm:cont": 8, "scm": 8, "scm:fd": 7, "scm:adaptive": 8,
     "ect": 6, "ayf": 8, "meanflow": 8, "lmd": 8, "shortcut": 7, "tcm": 7,
-    "dmd2": 6, "dmd2:paper": 4.8, "dmd2:gan": 9, "ladd": 4, "ladd:paper": 5, "rcm": 10, "rcm:paper": 7.9,
-    "sid": 9.5, "sid:paper": 15,
+    "dmd2": 6, "dmd2:paper": 4.8, "dmd2:gan": 9, "ladd": 4, "ladd:paper": 4, "ladd:fastgen": 5,
+    "rcm": 10, "rcm:paper": 7.9, "sid": 9.5, "sid:paper": 15,
     "mdt": 13, "mdt:official": 13, "mdt:cont": 16, "gd": 5, "kd": 53,
 }  # fmt: skip
 
