@@ -179,7 +179,7 @@ def frozen_loss(made: DistributionMatching, step: Step) -> Tensor:
 @pytest.mark.parametrize("index", [0, 1])
 def test_the_adversarial_term_is_that_of_ladd(index: int, layout: Layout):
     """With a weight in the student and none in the heads; the critic learns as without it."""
-    made, weight = method("dmd2:gan"), 0.03
+    made, weight = method("dmd2:gan", gan=0.3), 0.3
     student, critic, _ = problem(layout, dmd2(), index)
     step = make_step(layout, times(layout.batch_size, 4), bind(student, layout), bind(Mlp(2, 2), layout), index=index)
     networks = networks_of(made, step) | {CRITIC: critic}
@@ -206,7 +206,9 @@ def test_the_adversarial_term_is_that_of_ladd(index: int, layout: Layout):
 
 def test_without_an_adversary_there_are_no_heads():
     assert set(dmd2().networks()) == {CRITIC}
-    networks = method("dmd2:gan", taps=2, head_rate=5.0).networks()
+    made = method("dmd2:gan", taps=2, head_rate=5.0)
+    assert made.gan == 3e-3  # type: ignore[attr-defined]
+    networks = made.networks()
     assert set(networks) == {CRITIC, TEACHER, HEADS}
     assert (networks[TEACHER].taps, networks[TEACHER].rate, networks[HEADS].rate) == (2, 0, 5)
 
