@@ -125,3 +125,8 @@ def test_guidance_is_that_of_the_teacher_that_is_followed():
 
     sid(cfg_strength=3.0).loss(replace(step, attached_teacher=teacher))
     assert asked == [3.0]
+
+
+def test_what_the_documentation_s_tables_are_of():
+    assert (sid().alpha, sid().critic_rate, sid().period) == (0.5, 3.0, 2)
+    assert (method("dmd2").critic_rate, method("rcm").critic_rate) == (3.0, 3.0)  # type: ignore[attr-defined]
