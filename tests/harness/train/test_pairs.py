@@ -132,11 +132,11 @@ def test_what_is_watched_survives_an_interruption(tmp_path: Path):
 
 
 def test_a_method_with_heads_learns_from_pairs_to_the_last_step(tmp_path: Path):
-    """Its loss is no error on held-out pairs, and nobody asks for it; of `kd` it is watched, off pairs of none."""
+    """Its loss is no error on held-out pairs, and nobody asks for it; that of `kd` is, on pairs."""
     task, train = paired(), TRAIN.model_copy(update={"steps": 3})
     made = method("ladd", **KD)
     assert watching(made, task, 40) is None
-    assert watching(method("kd"), task.task, 40) is None
+    assert watching(method("kd"), task, 40) is watching(method("kd", **KD), task.task, 40) is None
     watch = watching(method("kd", **KD), task, 40)
     assert watch is not None
     assert watch.every == 2
