@@ -83,23 +83,42 @@ class Criticised(Distillation, ABC):
         return Loss(value, {name: rms(layout, one.detach()).mean() for name, one in sizes.items()})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Matching(Criticised, ABC):
+    """A student that is pushed in every `period`-th step, and learns nothing else.
+
+    Attributes:
+        jumps: steps of the sampler that the student is made for. With more than one it begins at their times, from
+            data that is diffused to them.
+    """
+
+    jumps: int = 1
+
+    def loss(self, step: Step) -> Loss:
+        moves = self.updates(STUDENT, step.index)
+        return self.matched(step, self.sampled(step, moves), weight=float(moves))
+
+    def sample(self, step: Step) -> Tensor:
+        return student_sample(step, self.jumps, self.rescale_t)
+
+    def sampler(self, n_steps: int) -> Sampler:
+        return Renoise(n_steps, self.rescale_t, self.jumps)
+
+
 @METHODS.register(
     "dmd2", version=1, source="Yin et al., DMD2, arXiv:2405.14867, Eq. 1, Sec. 4.2 and 4.3", variants=VARIANTS
 )
 @dataclass(frozen=True, kw_only=True)
-class DistributionMatching(Criticised):
+class DistributionMatching(Matching):
     """The student's samples x' are pushed along (x0_F - x0_T) / mean|x' - x0_T|, in every `period`-th step.
 
     x0_T and x0_F are what teacher and critic predict as the data of x'_t, a sample diffused to a time t.
 
     Attributes:
-        jumps: steps of the sampler that the student is made for. With more than one it begins at their times, from
-            data that is diffused to them.
         gan: weight of the adversarial term, which is that of `ladd` with the logistic objective; 0: there is none.
         taps, width, head_rate: as in `ladd`, of that term.
     """
 
-    jumps: int = 1
     gan: float = 0.0
     taps: int = 4
     width: int = 256
@@ -120,12 +139,6 @@ class DistributionMatching(Criticised):
         if found.of_student is not None:
             value = value + self.gan * found.of_student
         return Loss(value, matched.diagnostics | found.diagnostics)
-
-    def sample(self, step: Step) -> Tensor:
-        return student_sample(step, self.jumps, self.rescale_t)
-
-    def sampler(self, n_steps: int) -> Sampler:
-        return Renoise(n_steps, self.rescale_t, self.jumps)
 
     def cost(self) -> float:
         sampled, judged, matched = 1, 1 + 2, 2 + 2  # student; critic and backward; teacher pair and backward

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..flow.path import diffuse, jump
 from .contract import METHODS, Step
-from .dmd2 import CRITIC, DistributionMatching, Judged
+from .dmd2 import CRITIC, Judged, Matching
 
 VARIANTS = {
     "": {},
@@ -20,7 +20,7 @@ VARIANTS = {
 
 @METHODS.register("sid", version=1, source="Zhou et al., SiD, arXiv:2404.04057, Eq. 23 and Alg. 1", variants=VARIANTS)
 @dataclass(frozen=True, kw_only=True)
-class ScoreIdentity(DistributionMatching):
+class ScoreIdentity(Matching):
     """The student learns (x0_T - x0_F) . (x0_T - x' - alpha (x0_T - x0_F)) / mean|x' - x0_T|, as `dmd2` when.
 
     x0_T and x0_F are what teacher and critic predict as the data of a diffused sample x'_t; unlike in `dmd2` the
@@ -49,5 +49,6 @@ class ScoreIdentity(DistributionMatching):
         return push, (velocities[0] - velocities[1]).detach()
 
     def cost(self) -> float:
-        teacher, critic = 2 * 2, 1 + 2  # back through its pair; forward and back
-        return super().cost() + (teacher + critic) / self.period
+        sampled, judged = 1, 1 + 2  # student; critic and backward
+        pushed = (2 + 1) * (1 + 2) + 2  # teacher's pair and critic, back through them; back through the student
+        return sampled + judged + pushed / self.period
