@@ -124,6 +124,10 @@ class DistributionMatching(Matching):
     width: int = 256
     head_rate: float = 30.0
 
+    def __post_init__(self) -> None:
+        if self.taps < 1:
+            raise ValueError(f"taps must be at least 1 (got {self.taps}): set gan = 0 to have no heads")
+
     def networks(self) -> Mapping[str, Network]:
         critic = super().networks()
         return {**critic, **adversaries(self.taps, self.width, self.head_rate)} if self.gan else critic

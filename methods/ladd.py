@@ -112,6 +112,12 @@ class AdversarialDistillation(Distillation):
     teacher_steps: int = 25
     reduction: Reduction = field(default=PerSample(), metadata={"choices": REDUCTIONS})
 
+    def __post_init__(self) -> None:
+        if self.taps < 1:
+            raise ValueError(f"taps must be at least 1 (got {self.taps}): heads read nothing else")
+        if not 0 <= self.first < 1:
+            raise ValueError(f"first is a share, from 0 to below 1 (got {self.first})")
+
     def networks(self) -> Mapping[str, Network]:
         return adversaries(self.taps, self.width, self.head_rate)
 

@@ -220,6 +220,20 @@ def test_rates():
     assert made.times == LogitNormal(1.0, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("label", "wrong", "told"),
+    [
+        ("ladd", {"taps": 0}, r"taps must be at least 1 \(got 0\)"),
+        ("ladd", {"first": 1.0}, r"from 0 to below 1 \(got 1.0\)"),
+        ("ladd", {"first": -0.1}, r"from 0 to below 1 \(got -0.1\)"),
+        ("dmd2", {"taps": 0}, r"taps must be at least 1 \(got 0\): set gan = 0"),
+    ],
+)
+def test_what_cannot_be_is_refused(label: str, wrong: dict, told: str):
+    with pytest.raises(ValueError, match=told):
+        method(label, **wrong)
+
+
 def test_the_heads_of_exact_samples_learn_nothing():
     """In expectation: samples and data have one law. Of another one they do."""
     oracle, count = gaussian(2, 1), 40_000
