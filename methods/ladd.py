@@ -17,6 +17,7 @@ from ..flow.samplers import Euler, Renoise, Sampler
 from ..flow.times import UNIFORM, LogitNormal, TimeDensity
 from .contract import METHODS, STUDENT, Distillation, Features, Loss, Network, Step, StoredPairs
 from .jumps import student_sample
+from .pcm import ShiftedUniform
 from .reduction import REDUCTIONS, PerSample, Reduction, reduced_mean
 
 TEACHER, HEADS = "tapped teacher", "heads"
@@ -60,10 +61,11 @@ VARIANTS = {
     "two": {"jumps": 2},
     "four": {"jumps": 4},
     # 0.7 of the student's inputs are noise. DEVIATION(LADD): without a warm-up near the data; learning rates as here.
-    "paper": {"jumps": 4, "first": 0.6, "taps": EVERY_BLOCK},
+    "paper": {"times": LogitNormal(1.0, 1.0), "jumps": 4, "first": 0.6, "taps": EVERY_BLOCK},
     # Wan 2.1 1.3B of NVlabs/FastGen.
     # DEVIATION(FastGen): heads of one layer, in all steps; taps 15, 22 and 29 of 30 there; without its R1 term.
     "fastgen": {
+        "times": ShiftedUniform(5.0),
         "jumps": 4,
         "taps": 3,
         "objective": Logistic(),
@@ -96,8 +98,9 @@ class AdversarialDistillation(Distillation):
     """
 
     lr: float = 3e-4
+    # DEVIATION(LADD): mean 1, with which hardly a one-step sample of preset `modes` gets sharp enough to be valid.
     times: TimeDensity = field(
-        default=LogitNormal(1.0, 1.0), metadata={"choices": {"logit_normal": LogitNormal(1.0, 1.0), "uniform": UNIFORM}}
+        default=LogitNormal(0.0, 1.0), metadata={"choices": {"logit_normal": LogitNormal(0.0, 1.0), "uniform": UNIFORM}}
     )
     taps: int = 4
     width: int = 256

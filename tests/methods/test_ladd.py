@@ -39,6 +39,7 @@ from mdtbench.flow.times import LogitNormal
 from mdtbench.harness.train.taps import indices_of
 from mdtbench.methods import STUDENT, Step, StoredPairs
 from mdtbench.methods.ladd import HEADS, TEACHER, AdversarialDistillation, Heads
+from mdtbench.methods.pcm import ShiftedUniform
 from mdtbench.methods.reduction import PerVoxel
 
 LAYOUTS = [dense(4, 3, 2), ragged((3, 5, 1), 2)]
@@ -217,7 +218,9 @@ def test_rates():
     made = ladd(head_rate=7.0)
     assert made.networks()[HEADS].rate == 7
     assert made.networks()[TEACHER].rate == 0
-    assert made.times == LogitNormal(1.0, 1.0)
+    assert made.times == LogitNormal(0.0, 1.0)
+    assert method("ladd:paper").times == LogitNormal(1.0, 1.0)
+    assert method("ladd:fastgen").times == ShiftedUniform(5.0)
 
 
 @pytest.mark.parametrize(
