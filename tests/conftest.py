@@ -21,12 +21,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in jobs that a shell
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: one that is left for the end would keep one process at work and the other idle."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What tests told with the fixture `say`, whichever process ran them."""
     reports = [one for key in ("passed", "failed") for one in terminalreporter.getreports(key)]
