@@ -11,7 +11,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -100,17 +99,6 @@ def start(root: Path, *words: str, pace: float = 0.0, **environment: str) -> Run
     )
 
 
-@contextmanager
-def started(name: str, bed: AbstractContextManager[Any]) -> Iterator[Any]:
-    """A cluster on this machine; the test is skipped where the machine cannot have one."""
-    with ExitStack() as stack:
-        try:
-            found = stack.enter_context(bed)
-        except Exception as error:
-            pytest.skip(f"{name} cannot be started on this machine: {error}")
-        yield found
-
-
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple, tuple]:
     """The values of one worker process of this machine."""
@@ -124,7 +112,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple, tuple]:
 
 @pytest.fixture
 def nodes() -> Iterator[Any]:
-    with started("Ray", cluster(nodes=2)) as found:
+    with cluster(nodes=2) as found:
         yield found
 
 
@@ -239,7 +227,7 @@ def _until(what: Callable[[], bool], seconds: float = 60.0) -> None:
 @pytest.fixture
 def queue() -> Iterator[dict[str, str]]:
     folder = Path(mkdtemp(prefix="q", dir="/tmp"))  # names of sockets are short
-    with started("Slurm", slurm(folder / "s", cpus=2)) as environment:
+    with slurm(folder / "s", cpus=2) as environment:
         yield environment
     shutil.rmtree(folder, ignore_errors=True)
 
